@@ -1,0 +1,44 @@
+# Every command of this project. `make` alone lists them.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+STAMP  := .venv/.installed
+
+# `make demo SECONDS=30` and nothing else sets it: shells have a variable of that name, and may have exported it.
+DEMO_SECONDS := $(if $(filter command,$(origin SECONDS)),$(SECONDS))
+
+.PHONY: help setup system demo test check bench soak clean
+
+help:     ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## install everything, pinned, into .venv (the other commands do it when needed)
+
+$(STAMP): pyproject.toml constraints.txt requirements-demo.txt scripts/make-venv.sh
+	@PYTHON="$(PYTHON)" scripts/make-venv.sh
+	@touch $@
+
+system:   ## install the real servers that some tests use (Debian packages; as root or with sudo)
+	@scripts/install-system.sh
+
+demo: setup  ## replay a real recording through the whole runtime, live; SECONDS=30 ends it by itself
+	@$(BIN)/grf demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
+
+test: check  ## check, then all tests
+	@if [ "$$CI" = true ]; then scripts/install-system.sh; else scripts/install-system.sh --missing; fi
+	@$(BIN)/python -m pytest
+
+check: setup  ## style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy --strict grf_core runtime connectors
+
+bench: setup  ## every benchmark, full length; the last line of each is one JSON object
+	@set -e; for file in $(wildcard benchmarks/[a-z]*.py); do echo "== $$file"; $(BIN)/python $$file; done
+
+soak: setup  ## the long forms of the tests
+	@$(BIN)/python -m pytest -m soak --timeout 0
+
+clean:    ## remove caches and build output (.venv stays: rm -r it to start from nothing)
+	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Sources that turn transports and raw media into segments."""

@@ -1,0 +1,1 @@
+"""Datasets as labelled sessions of streams, and the recording format's way in and out of them."""

@@ -1,0 +1,215 @@
+"""Gated Recurrent Fusion (arXiv 2507.02985), the readable form: the one that is trained.
+
+What is unusual about this model: there is one fusion block, whatever the number of modalities. A context of fixed
+size meets the segments one after the other, each through the same block, so the cost is linear in the number of
+segments, and the next may come at any time and of any modality. Only the projection [F -> D] belongs to a modality.
+
+Shapes: B segments in the batch, T frames, F feature width, K context slots (1 in the paper), D model width, O outputs
+of a head, N packed frames of all segments. `valid_BT` is true at frames, false at padding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from grf_core.config import Carry, GRFConfig
+from grf_core.packing import PackedSegments
+
+FIRST_AGEING = -5.0
+"""Initial lambda: softplus gives a fading of 0.7 % a second."""
+
+
+class DecoderStack(nn.Module):
+    """L post-norm GELU Transformer decoder layers: `target` attends to itself, then to `memory`."""
+
+    def __init__(self, config: GRFConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(
+                config.d_model, config.n_heads, config.d_ffn, config.dropout, activation="gelu", batch_first=True
+            )
+            for _ in range(config.n_layers)
+        )
+
+    def forward(
+        self, target: Tensor, memory: Tensor, target_padding: Tensor | None, memory_padding: Tensor | None
+    ) -> Tensor:
+        for layer in self.layers:
+            target = layer(target, memory, tgt_key_padding_mask=target_padding, memory_key_padding_mask=memory_padding)
+        return target
+
+
+class GatedFusionUnit(nn.Module):
+    """Blend the context with what is new: `z = sigmoid(W_z [s'; m'] + b_z)`, `c = tanh(W_c [s'; m'] + b_c)`,
+    `h' = LayerNorm((1 - z) * kept + z * c)`, where kept is s' or the context before the block (`carry`)."""
+
+    def __init__(self, d_model: int, carry: Carry, gate_bias: float) -> None:
+        super().__init__()
+        self.carry = carry
+        self.gate = nn.Linear(2 * d_model, d_model)
+        self.candidate = nn.Linear(2 * d_model, d_model)
+        self.norm = nn.LayerNorm(d_model)
+        nn.init.constant_(self.gate.bias, gate_bias)
+
+    def forward(self, context_BKD: Tensor, enriched_BKD: Tensor, modality_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """The next context [B, K, D], and the update gate z [B, K, D]."""
+        modality_BKD = modality_BD[:, None].expand_as(enriched_BKD)
+        both_BK2D = torch.cat([enriched_BKD, modality_BKD], dim=-1)
+        gate_BKD = torch.sigmoid(self.gate(both_BK2D))
+        candidate_BKD = torch.tanh(self.candidate(both_BK2D))
+        kept_BKD = enriched_BKD if self.carry == "enriched" else context_BKD
+        return self.norm((1 - gate_BKD) * kept_BKD + gate_BKD * candidate_BKD), gate_BKD
+
+
+class FusionBlock(nn.Module):
+    """Symmetric cross-attention, then the gate: one step of the recurrence."""
+
+    def __init__(self, config: GRFConfig) -> None:
+        super().__init__()
+        self.enrich = DecoderStack(config)
+        self.contextualise = DecoderStack(config)
+        self.fuse = GatedFusionUnit(config.d_model, config.carry, config.gate_bias)
+
+    def forward(self, context_BKD: Tensor, x_BTD: Tensor, valid_BT: Tensor) -> tuple[Tensor, Tensor]:
+        padding_BT = ~valid_BT
+        enriched_BKD = self.enrich(context_BKD, x_BTD, None, padding_BT)
+        modality_BTD = self.contextualise(x_BTD, context_BKD, padding_BT, None)
+        next_BKD, gate_BKD = self.fuse(context_BKD, enriched_BKD, mean_over_frames(modality_BTD, valid_BT))
+        return next_BKD, gate_BKD
+
+
+class Head(nn.Sequential):
+    """The paper's MLP: D -> D/2 -> O, ReLU, dropout."""
+
+    def __init__(self, d_model: int, outputs: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(d_model, d_model // 2), nn.ReLU(), nn.Dropout(dropout), nn.Linear(d_model // 2, outputs)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    contexts: Tensor
+    """[B, K, D]"""
+    gate: Tensor
+    """[B]: mean update gate; 1 where the segment started the context."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOutput:
+    """What whole-sample fusion gives; head outputs [B, O] are logits, or normalised values."""
+
+    outputs: dict[str, Tensor]
+    auxiliary: dict[str, Tensor]
+    """The auxiliary heads on the first fused state; empty where the config has none."""
+    contexts: list[Tensor]
+    """h_1 .. h_n, each [B, K, D]"""
+    gates: list[Tensor]
+    """[B] for each modality after the first"""
+
+
+class GRF(nn.Module):
+    def __init__(self, config: GRFConfig) -> None:
+        super().__init__()
+        self.config = config
+        d_model, dropout = config.d_model, config.dropout
+        self.projections = nn.ModuleList(nn.Linear(modality.width, d_model) for modality in config.modalities)
+        self.blocks = nn.ModuleList(
+            FusionBlock(config) for _ in range(1 if config.shared_block else len(config.modalities) - 1)
+        )
+        self.heads = nn.ModuleList(Head(d_model, head.outputs, dropout) for head in config.heads)
+        self.auxiliary_heads = nn.ModuleList(
+            Head(d_model, head.outputs, dropout) for head in config.heads if config.auxiliary_heads
+        )
+        if config.context_slots > 1:
+            self.slots_KD = nn.Parameter(torch.randn(config.context_slots, d_model) / math.sqrt(d_model))
+        if config.ageing:
+            self.ageing_D = nn.Parameter(torch.full((d_model,), FIRST_AGEING))
+        self.positions_TD: Tensor
+        self.reset_positions()
+
+    def reset_positions(self) -> None:
+        """Compute the position table, which is not a weight and not stored with them."""
+        longest = max(modality.max_frames for modality in self.config.modalities)
+        self.register_buffer("positions_TD", sinusoidal_positions(longest, self.config.d_model), persistent=False)
+
+    def step(self, contexts_BKD: Tensor, fresh_B: Tensor, segments: PackedSegments, elapsed_s_B: Tensor) -> Step:
+        """Fuse one segment into each row's context; where `fresh_B`, the segment starts it, whatever it held."""
+        x_BTD = self.embed(segments)
+        valid_BT = segments.valid()
+        started_BKD = self.start(x_BTD, valid_BT)
+        fused_BKD, gate_BKD = self.blocks[0](self.age(contexts_BKD, elapsed_s_B), x_BTD, valid_BT)
+        return Step(
+            contexts=torch.where(fresh_B[:, None, None], started_BKD, fused_BKD),
+            gate=torch.where(fresh_B, 1.0, gate_BKD.mean(dim=(1, 2))),
+        )
+
+    def forward(self, inputs: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> SampleOutput:
+        """One whole segment [B, T, F] per modality, fused in config order; `lengths` [B], each at least 1."""
+        contexts: list[Tensor] = []
+        gates: list[Tensor] = []
+        for rank, modality in enumerate(self.config.modalities):
+            frames_BTF = inputs[modality.name]
+            valid_BT = torch.arange(frames_BTF.shape[1], device=frames_BTF.device) < lengths[modality.name][:, None]
+            x_BTD = self.projections[rank](frames_BTF) + self.positions_TD[: frames_BTF.shape[1]]
+            if not contexts:
+                contexts.append(self.start(x_BTD, valid_BT))
+                continue
+            block = self.blocks[0 if self.config.shared_block else rank - 1]
+            context_BKD, gate_BKD = block(contexts[-1], x_BTD, valid_BT)
+            contexts.append(context_BKD)
+            gates.append(gate_BKD.mean(dim=(1, 2)))
+        first_fused_BKD = contexts[min(1, len(contexts) - 1)]
+        return SampleOutput(
+            outputs=self.read_heads(contexts[-1]),
+            auxiliary=self._read(self.auxiliary_heads, first_fused_BKD) if self.auxiliary_heads else {},
+            contexts=contexts,
+            gates=gates,
+        )
+
+    def embed(self, segments: PackedSegments) -> Tensor:
+        """Project each modality's packed frames, add positions, and place them: x [B, T, D], zero at padding."""
+        projected_ND = torch.cat([self.projections[rank](frames) for rank, frames in segments.frames.items()])
+        x_BTD = projected_ND.new_zeros(len(segments.lengths), segments.longest, self.config.d_model)
+        return x_BTD.index_put((segments.row, segments.position), projected_ND + self.positions_TD[segments.position])
+
+    def start(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
+        """The context of a first segment: its mean over the valid frames, in every slot."""
+        mean_B1D = mean_over_frames(x_BTD, valid_BT)[:, None]
+        return mean_B1D + self.slots_KD if self.config.context_slots > 1 else mean_B1D
+
+    def age(self, contexts_BKD: Tensor, elapsed_s_B: Tensor) -> Tensor:
+        """`h * exp(-softplus(lambda) * dt)`, where the config asks for it."""
+        if not self.config.ageing:
+            return contexts_BKD
+        fading_B1D = torch.exp(-functional.softplus(self.ageing_D) * elapsed_s_B[:, None, None])
+        return contexts_BKD * fading_B1D
+
+    def read_heads(self, contexts_BKD: Tensor) -> dict[str, Tensor]:
+        """Each head on the mean over the slots: logits, or normalised values, [B, O] by head name."""
+        return self._read(self.heads, contexts_BKD)
+
+    def _read(self, heads: nn.ModuleList, contexts_BKD: Tensor) -> dict[str, Tensor]:
+        context_BD = contexts_BKD.mean(dim=1)
+        return {head.name: module(context_BD) for head, module in zip(self.config.heads, heads, strict=True)}
+
+
+def mean_over_frames(x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
+    valid_BT1 = valid_BT[:, :, None]
+    return x_BTD.masked_fill(~valid_BT1, 0.0).sum(dim=1) / valid_BT1.sum(dim=1)
+
+
+def sinusoidal_positions(frames: int, d_model: int) -> Tensor:
+    """PE [frames, D] of "Attention Is All You Need", section 3.5; D is even."""
+    position_T1 = torch.arange(frames, dtype=torch.float32)[:, None]
+    rate_H = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float32) * (-math.log(10_000.0) / d_model))
+    table_TD = torch.empty(frames, d_model)
+    table_TD[:, 0::2] = torch.sin(position_T1 * rate_H)
+    table_TD[:, 1::2] = torch.cos(position_T1 * rate_H)
+    return table_TD

@@ -1,0 +1,1 @@
+"""Training for streams, and evaluation through the very step model that the runtime drives."""

@@ -1,0 +1,58 @@
+"""The README.md of a bundle: what the model is for, what it was trained on, how good it is, and what it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from grf_core.data.sessions import Dataset
+from grf_core.training.recipe import Recipe
+
+
+def model_card(recipe: Recipe, dataset: Dataset, training: Mapping[str, Any]) -> str:
+    """Markdown. `training` is the bundle's provenance, with the test figures by condition under `test`."""
+    sessions = training["sessions"]
+    return f"""# {recipe.name}
+
+A Gated Recurrent Fusion model (arXiv 2507.02985) for streams, trained by the recipe `{recipe.name}` with seed
+{training["seed"]}. The context is {recipe.config.context_slots} x {recipe.config.d_model} float32.
+
+## Takes and gives
+
+{_modalities(recipe)}
+
+{_heads(recipe)}
+
+## Data
+
+{dataset.name}. Source: {dataset.source}. Licence: {dataset.licence}. Split: {dataset.split}. Of the training half,
+{sessions["train"]} sessions trained the weights and {sessions["validation"]} chose the epoch
+({training["best_epoch"]}); the {sessions["test"]} test sessions decided nothing.
+
+## Test half
+
+The answer after the last segment, through the step model that the runtime drives.
+
+{_figures(training["test"])}
+
+## Limits
+
+{recipe.limits}
+"""
+
+
+def _modalities(recipe: Recipe) -> str:
+    rows = [f"| `{m.name}` | {m.width} | {m.max_frames} |" for m in recipe.config.modalities]
+    return "\n".join(["| modality | width | longest segment, frames |", "| --- | --- | --- |", *rows])
+
+
+def _heads(recipe: Recipe) -> str:
+    rows = [f"| `{h.name}` | {h.kind} | {', '.join(h.labels) or h.outputs} |" for h in recipe.config.heads]
+    return "\n".join(["| head | kind | outputs |", "| --- | --- | --- |", *rows])
+
+
+def _figures(test: Mapping[str, Mapping[str, Any]]) -> str:
+    metrics = [name for name in next(iter(test.values())) if name not in ("n", "segments")]
+    header = ["condition", *metrics, "sessions played"]
+    rows = [[name, *(f"{result[metric]:.3f}" for metric in metrics), str(result["n"])] for name, result in test.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])

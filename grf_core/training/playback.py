@@ -1,0 +1,93 @@
+"""Sessions as the model meets them: cut into segments, some lost, in the order in which they are fused."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from grf_core.config import GRFConfig
+from grf_core.data.sessions import Cutting, LabelledSession, Segment, StreamFrames, cut_session, in_fusion_order
+from grf_core.normalisation import FARTHEST_STD, Normalisation, Statistics
+from grf_core.step import Float32Array
+from grf_core.training.recipe import CALM, Augmentation
+
+
+def normalised(session: LabelledSession, normalisation: Normalisation) -> LabelledSession:
+    streams = (
+        replace(stream, frames=_standardise(stream.frames, normalisation.modalities[stream.modality]))
+        for stream in session.streams
+    )
+    return replace(session, streams=tuple(streams))
+
+
+def play(
+    session: LabelledSession,
+    config: GRFConfig,
+    cutting: Cutting,
+    rng: np.random.Generator,
+    augmentation: Augmentation = CALM,
+) -> list[Segment]:
+    """The session's segments in the order in which they are fused, at least one."""
+    session = replace(session, streams=_surviving_streams(session, augmentation, rng))
+    max_frames = {modality.name: modality.max_frames for modality in config.modalities}
+    segments = cut_session(session, cutting, max_frames, rng)
+    kept = rng.random(len(segments)) >= augmentation.drop_segment
+    kept[rng.integers(len(segments))] = True
+    segments = [segment for segment, keep in zip(segments, kept, strict=True) if keep]
+    ordered = in_fusion_order(segments, [modality.name for modality in config.modalities])
+    lateness_s = augmentation.arrival_jitter_s * rng.standard_normal(len(ordered))
+    arrival = np.argsort([s.event_time_s + late for s, late in zip(ordered, lateness_s, strict=True)], kind="stable")
+    return [ordered[position] for position in arrival]
+
+
+def restricted(session: LabelledSession, silent: Collection[str], until_s: float) -> LabelledSession:
+    """The session without some modalities, and its first seconds only; a stream keeps at least its first frame."""
+    end_s = min(stream.times_s[0] for stream in session.streams) + until_s
+    streams = (_until(stream, end_s) for stream in session.streams if stream.modality not in silent)
+    return replace(session, streams=tuple(streams))
+
+
+def elapsed_s(segments: list[Segment]) -> list[float]:
+    """Event seconds between each segment and the one fused before it; 0 where time runs backwards, and at first."""
+    times = [segments[0].event_time_s, *(segment.event_time_s for segment in segments)]
+    return [max(0.0, later - earlier) for earlier, later in pairwise(times)]
+
+
+def _surviving_streams(
+    session: LabelledSession, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[StreamFrames, ...]:
+    kept = rng.random(len(session.streams)) >= augmentation.drop_stream
+    kept[rng.integers(len(session.streams))] = True
+    starts_s = min(stream.times_s[0] for stream in session.streams)
+    ends_s = max(stream.times_s[-1] for stream in session.streams)
+    from_s = starts_s + augmentation.crop * rng.random() * (ends_s - starts_s)
+    streams = (_from(stream, from_s) for stream, keep in zip(session.streams, kept, strict=True) if keep)
+    return tuple(_disturbed(stream, augmentation, rng) for stream in streams)
+
+
+def _from(stream: StreamFrames, from_s: float) -> StreamFrames:
+    """The stream from a time on, at least its last frame."""
+    start = min(int(np.searchsorted(stream.times_s, from_s)), len(stream.times_s) - 1)
+    return replace(stream, frames=stream.frames[start:], times_s=stream.times_s[start:])
+
+
+def _until(stream: StreamFrames, end_s: float) -> StreamFrames:
+    stop = max(int(np.searchsorted(stream.times_s, end_s)), 1)
+    return replace(stream, frames=stream.frames[:stop], times_s=stream.times_s[:stop])
+
+
+def _disturbed(stream: StreamFrames, augmentation: Augmentation, rng: np.random.Generator) -> StreamFrames:
+    if not augmentation.noise and not augmentation.scale:
+        return stream
+    factor = 1 + augmentation.scale * rng.standard_normal()
+    noise = augmentation.noise * rng.standard_normal(stream.frames.shape)
+    return replace(stream, frames=(factor * stream.frames + noise).astype(np.float32))
+
+
+def _standardise(frames: Float32Array, statistics: Statistics) -> Float32Array:
+    mean, std = np.asarray(statistics.mean, np.float32), np.asarray(statistics.std, np.float32)
+    standardised: Float32Array = np.clip((frames - mean) / std, -FARTHEST_STD, FARTHEST_STD)
+    return standardised

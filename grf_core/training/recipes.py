@@ -1,0 +1,49 @@
+"""The recipes we ship, by name."""
+
+from __future__ import annotations
+
+from grf_core.config import GRFConfig, HeadConfig, ModalityConfig
+from grf_core.data.motion import ACTIVITIES, MAX_FRAMES, MODALITIES, motion_dataset
+from grf_core.data.sessions import Cutting
+from grf_core.training.recipe import Augmentation, Condition, Recipe, Schedule
+
+ANY_CUT = Cutting(0.2, 2.0, vary=0.5)
+HALF_SECOND = Cutting(0.5, 0.5)
+
+MOTION = Recipe(
+    name="motion",
+    config=GRFConfig(
+        modalities=tuple(
+            ModalityConfig(name, columns.stop - columns.start, MAX_FRAMES) for name, columns in MODALITIES.items()
+        ),
+        heads=(HeadConfig("activity", "classification", len(ACTIVITIES), ACTIVITIES),),
+        d_model=48,
+        n_layers=1,
+        n_heads=4,
+        d_ffn=96,
+        dropout=0.1,
+        carry="context",
+        gate_bias=-1.0,
+        auxiliary_heads=False,
+    ),
+    schedule=Schedule(epochs=60, batch_sessions=8, learning_rate=2e-3, patience=20, truncate_steps=16),
+    cutting=ANY_CUT,
+    augmentation=Augmentation(
+        arrival_jitter_s=0.5, drop_stream=0.15, drop_segment=0.1, crop=0.5, noise=0.05, scale=0.1
+    ),
+    load=motion_dataset,
+    conditions=(
+        Condition("segments of 0.5 s", HALF_SECOND),
+        Condition("segments of 1 s", Cutting(1.0, 1.0)),
+        Condition("random segments, 0.1 s to 3 s", ANY_CUT, repeats=5),
+        Condition("order disturbed by 0.5 s", HALF_SECOND, Augmentation(arrival_jitter_s=0.5), repeats=5),
+        Condition("half of the segments lost", HALF_SECOND, Augmentation(drop_segment=0.5), repeats=5),
+        Condition("accelerometer alone", HALF_SECOND, silent=("gyroscope",)),
+        Condition("gyroscope alone", HALF_SECOND, silent=("accelerometer",)),
+        Condition("first 2 s", HALF_SECOND, until_s=2.0),
+        Condition("first 5 s", HALF_SECOND, until_s=5.0),
+    ),
+    limits="",
+)
+
+RECIPES = {recipe.name: recipe for recipe in (MOTION,)}

@@ -1,0 +1,1 @@
+"""The streaming fusion runtime: engine, store, worker, controller, gateway, clients and the `grf` command."""

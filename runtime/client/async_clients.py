@@ -1,0 +1,175 @@
+"""The clients for asyncio programs; the same cores as `sync_clients`, the same arguments and errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Self
+
+import numpy.typing as npt
+
+from runtime import messages as m
+from runtime.client.async_driver import AsyncDriver
+from runtime.client.errors import PublisherFull, Refused, RequestTimeout
+from runtime.client.locate import Locate, locator
+from runtime.client.publisher_core import PublisherCore, PublisherEvent, PublisherPolicy, PublisherStats
+from runtime.client.state_core import Answer, Question, StateCore
+from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
+from runtime.client.sync_clients import as_frames, new_identity
+
+
+class AsyncPublisher:
+    """As `Publisher`; use it as `async with`, or call `open` in the event loop that it lives in."""
+
+    def __init__(
+        self,
+        address: str | Locate,
+        *,
+        tenant: str = "default",
+        token: str = "",
+        client: str = "",
+        policy: PublisherPolicy | None = None,
+        on_event: Callable[[PublisherEvent], None] | None = None,
+    ) -> None:
+        core = PublisherCore(new_identity(client, tenant, token, "publisher"), policy or PublisherPolicy(), on_event)
+        self._driver = AsyncDriver(core, locator(address, token))
+
+    @property
+    def stats(self) -> PublisherStats:
+        return self._driver.core.stats
+
+    def open(self) -> None:
+        self._driver.start()
+
+    async def publish(
+        self,
+        session: str,
+        stream: str,
+        modality: str,
+        frames: npt.ArrayLike,
+        event_time_s: float,
+        *,
+        sequence: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Receipt:
+        array = as_frames(frames)
+        core = self._driver.core
+        if core.policy.when_full == "block":
+            n_bytes = array.nbytes + ENTRY_OVERHEAD_BYTES
+            if not await self._driver.wait(lambda: core.has_room(n_bytes), timeout_s):
+                raise PublisherFull(f"{core.unfinished} segments are not durable after {timeout_s} s")
+        receipt = core.publish(session, stream, modality, array, event_time_s, time.monotonic(), sequence)
+        self._driver.wake()
+        return receipt
+
+    def end(self, session: str, stream: str) -> None:
+        self._driver.core.end(session, stream)
+        self._driver.wake()
+
+    def forget(self, session: str, stream: str) -> None:
+        """Free the memory of a stream that has nothing left to send."""
+        self._driver.core.forget(session, stream)
+
+    async def wait(self, receipt: Receipt, *, until: str = "durable", timeout_s: float | None = None) -> Receipt:
+        reached = (lambda: receipt.is_fused or receipt.is_final) if until == "fused" else lambda: receipt.is_final
+        if not await self._driver.wait(reached, timeout_s):
+            raise RequestTimeout(f"segment {receipt.sequence} is not {until} after {timeout_s} s")
+        if receipt.is_refused:
+            raise Refused(receipt.code, receipt.text)
+        return receipt
+
+    async def flush(self, timeout_s: float | None = None) -> None:
+        core = self._driver.core
+        if not await self._driver.wait(lambda: core.unfinished == 0 or core.refusal is not None, timeout_s):
+            raise RequestTimeout(f"{core.unfinished} segments are not durable after {timeout_s} s")
+        if core.unfinished and core.refusal is not None:
+            raise Refused(core.refusal.code, core.refusal.text)
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+    async def __aenter__(self) -> Self:
+        self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class AsyncStateClient:
+    """As `StateClient`; use it as `async with`, or call `open` in the event loop that it lives in."""
+
+    def __init__(self, address: str | Locate, *, tenant: str = "default", token: str = "", client: str = "") -> None:
+        core = StateCore(new_identity(client, tenant, token, "reader"))
+        self._driver = AsyncDriver(core, locator(address, token))
+
+    def open(self) -> None:
+        self._driver.start()
+
+    @property
+    def welcome(self) -> m.Welcome | None:
+        """What the worker said of itself; None while there is no connection."""
+        return self._driver.core.welcome
+
+    async def connected(self, timeout_s: float) -> bool:
+        """Wait until a worker has welcomed this client."""
+        return await self._driver.wait(lambda: self._driver.core.welcome is not None, timeout_s)
+
+    async def ask(self, ask: Callable[[int], Question], timeout_s: float = 10.0) -> Answer:
+        """Ask a question of `runtime.messages`; `ask` builds it from the request number."""
+        core = self._driver.core
+        pending = core.ask(ask)
+        self._driver.wake()
+        if not await self._driver.wait(lambda: pending.is_done, timeout_s):
+            core.give_up(pending)
+            raise RequestTimeout(f"no answer within {timeout_s:g} s")
+        if pending.error is not None:
+            raise pending.error
+        assert pending.answer is not None
+        return pending.answer
+
+    async def state(
+        self,
+        session: str,
+        *,
+        after_version: int = 0,
+        wait_s: float = 0.0,
+        include_context: bool = False,
+        timeout_s: float = 10.0,
+    ) -> dict[str, Any]:
+        wait_ms = int(wait_s * 1000)
+        answer = await self.ask(
+            lambda request: m.Query(request, session, after_version, wait_ms, include_context), timeout_s + wait_s
+        )
+        assert isinstance(answer, m.State)
+        return answer.state | {"timed_out": answer.timed_out}
+
+    async def subscribe(self, session: str = "") -> AsyncIterator[m.Update]:
+        """Updates of one session, or of all, as they come."""
+        core = self._driver.core
+        subscription = core.subscribe(session)
+        self._driver.wake()
+        try:
+            while True:
+                await self._driver.wait(lambda: bool(subscription.updates), None)
+                update = core.next_update(subscription)
+                self._driver.wake()
+                if update is not None:
+                    yield update
+        finally:
+            core.unsubscribe(subscription)
+
+    async def close(self) -> None:
+        await self._driver.close()
+
+    async def __aenter__(self) -> Self:
+        self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,108 @@
+"""One connection to a worker as a state machine: hello, welcome, alive, lost. No socket, no clock.
+
+A driver (`thread_driver`, `async_driver`) owns the socket: it calls `connected` on a new one, carries messages
+both ways, and opens another when `is_lost`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol
+
+from runtime import messages as m
+
+PING_EVERY_S = 1.0
+LOST_AFTER_S = 3.0
+"""silence, although the worker was asked, after which the connection is given up"""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    client: str
+    tenant: str = "default"
+    token: str = ""
+
+
+class Core(Protocol):
+    """What a driver drives."""
+
+    def connected(self, now_s: float) -> None:
+        """A new connection is open; nothing of the last one holds any more."""
+
+    def receive(self, message: m.Message, now_s: float) -> None: ...
+
+    def outgoing(self, now_s: float) -> m.Message | None:
+        """The next message to send; None when there is none now."""
+
+    def tick(self, now_s: float) -> None: ...
+
+    @property
+    def wake_at_s(self) -> float:
+        """When `tick` or `outgoing` has something to do next, without a message coming."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Give this connection up and open another."""
+
+
+class Link:
+    """The part of a connection that every client shares."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self.welcome: m.Welcome | None = None
+        self.refusal: m.Nack | None = None
+        """why the worker does not welcome this client, for good"""
+        self.is_lost = False
+        self._to_send: list[m.ClientMessage] = []
+        self._heard_s = -inf
+        self._asked_s = inf
+        """when the worker was first asked something since it was last heard"""
+        self._ping_at_s = inf
+        self._nonce = 0
+
+    def connected(self, now_s: float) -> None:
+        self.welcome = None
+        self.is_lost = False
+        self._heard_s = now_s
+        self._asked_s = now_s
+        self._ping_at_s = now_s + PING_EVERY_S
+        self._to_send = [m.Hello(self._identity.client, self._identity.tenant, self._identity.token)]
+
+    def receive(self, message: m.Message, now_s: float) -> None:
+        self._heard_s = now_s
+        self._asked_s = inf
+        match message:
+            case m.Welcome():
+                self.welcome = message
+                self.refusal = None
+            case m.Nack("hello_first"):
+                self.is_lost = True
+            case m.Nack(code) if self.welcome is None and code in ("unauthorised", "bad_id", "version"):
+                self.refusal = message
+            case m.Pong(_, incarnation) if self.welcome and incarnation != self.welcome.incarnation:
+                self.is_lost = True
+            case _:
+                pass
+
+    def outgoing(self) -> m.ClientMessage | None:
+        return self._to_send.pop(0) if self._to_send else None
+
+    def tick(self, now_s: float) -> None:
+        if now_s >= self._asked_s + LOST_AFTER_S:
+            self.is_lost = True
+        if now_s >= self._ping_at_s:
+            self._ping_at_s = now_s + PING_EVERY_S
+            if self.welcome is not None:
+                self._nonce += 1
+                self._to_send.append(m.Ping(self._nonce))
+                self._asked_s = min(self._asked_s, now_s)
+
+    def lose(self) -> None:
+        """Open another connection: this one leads to the wrong worker."""
+        self.is_lost = True
+
+    @property
+    def wake_at_s(self) -> float:
+        return min(self._ping_at_s, self._asked_s + LOST_AFTER_S)

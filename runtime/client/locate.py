@@ -1,0 +1,49 @@
+"""From the one address a user knows to the endpoint of a worker.
+
+tcp://host:port             a worker
+http://host:port            a gateway: asked for its route table, again whenever a connection is lost
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+
+from runtime.client.errors import ClientError
+
+TIMEOUT_S = 2.0
+
+
+class NotLocated(ClientError):
+    """No worker can be named now; the runtime may be starting."""
+
+
+Locate = Callable[[], str]
+"""The ZeroMQ endpoint of a worker, asked for at every new connection; may block for a moment; raises NotLocated."""
+
+
+def locator(address: str | Locate, token: str) -> Locate:
+    """How to find a worker from what the user gave. Raises ValueError for an address of no known kind."""
+    if not isinstance(address, str):
+        return address
+    if address.startswith(("http://", "https://")):
+        return partial(_ask_gateway, address.rstrip("/"), token)
+    if address.startswith(("tcp://", "ipc://")):
+        return lambda: address
+    raise ValueError(f"address {address!r}: expected tcp://host:port of a worker or http://host:port of a gateway")
+
+
+def _ask_gateway(address: str, token: str) -> str:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{address}/v1/route", headers=headers), timeout=TIMEOUT_S
+        ) as response:
+            routes = json.load(response)
+        endpoint = routes["workers"][0]["endpoint"]
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+        raise NotLocated(f"{address} names no worker: {error}") from None
+    return str(endpoint)

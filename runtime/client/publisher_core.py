@@ -1,0 +1,320 @@
+"""What a publisher keeps and sends: numbering, windows, resending, back-pressure. No socket, thread or clock.
+
+Every segment stays in the buffer until it is durable. After a lost connection or a restarted worker the streams
+are opened again and sent again from the durable mark; the worker's sequence numbers make that free.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal, NamedTuple
+
+from runtime import messages as m
+from runtime.client.errors import StreamRefused
+from runtime.client.link import Identity, Link
+from runtime.client.stream_buffer import Entry, Receipt, StreamBuffer
+from runtime.messages import Float32Array
+
+MESSAGE_SEGMENTS = 256
+MESSAGE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherPolicy:
+    max_buffer_bytes: int = 64 << 20
+    """of segments that are not durable yet"""
+    when_full: Literal["block", "drop_oldest"] = "block"
+    """block: `publish` waits. drop_oldest: the oldest segment is given up, and counted"""
+
+    def __post_init__(self) -> None:
+        if self.when_full not in ("block", "drop_oldest"):
+            raise ValueError(f"when_full must be block or drop_oldest: {self.when_full!r}")
+        if self.max_buffer_bytes < 1:
+            raise ValueError("max_buffer_bytes must be positive")
+
+
+class PublisherEvent(NamedTuple):
+    """Something the user may want to know: a segment refused or fused late, a session reset, a stream taken."""
+
+    code: str
+    text: str
+    session: str
+    stream: str
+    sequence: int
+
+
+@dataclass(slots=True)
+class PublisherStats:
+    published: int = 0
+    fused: int = 0
+    durable: int = 0
+    refused: int = 0
+    """answered by a final Nack, late ones included"""
+    late: int = 0
+    dropped: int = 0
+    """given up because the buffer was full"""
+    resent: int = 0
+    reconnects: int = 0
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))
+    """from publish to the acknowledgement `fused`, of the newest segments"""
+
+
+StreamName = tuple[str, str]
+
+
+class PublisherCore:
+    def __init__(
+        self, identity: Identity, policy: PublisherPolicy, on_event: Callable[[PublisherEvent], None] | None = None
+    ) -> None:
+        self.stats = PublisherStats()
+        self.policy = policy
+        self._link = Link(identity)
+        self._on_event = on_event
+        self._streams: dict[StreamName, StreamBuffer] = {}
+        self._sendable: deque[StreamName] = deque()
+        """streams that may have something to send, in turns"""
+        self._to_open_or_end: dict[StreamName, None] = {}
+        """streams for which a control message may be due"""
+        self._paused: dict[StreamName, float] = {}
+        """streams told to slow down, and until when"""
+        self._n_bytes = 0
+        self._in_flight_segments = 0
+        self._in_flight_bytes = 0
+
+    # ---- the user's side ----
+
+    def has_room(self, n_bytes: int) -> bool:
+        """One segment always fits, however large."""
+        return self._n_bytes == 0 or self._n_bytes + n_bytes <= self.policy.max_buffer_bytes
+
+    def publish(
+        self,
+        session: str,
+        stream: str,
+        modality: str,
+        frames: Float32Array,
+        event_time_s: float,
+        now_s: float,
+        sequence: int | None = None,
+    ) -> Receipt:
+        """Buffer one segment. The caller has made sure of room, or wants the oldest dropped.
+
+        Raises StreamRefused once the stream was refused for good, ValueError for a number out of turn.
+        """
+        name = (session, stream)
+        buffer = self._streams.get(name)
+        if buffer is None:
+            buffer = self._streams[name] = StreamBuffer(session, stream, modality)
+        if buffer.refusal is not None:
+            raise StreamRefused(buffer.refusal.code, buffer.refusal.text)
+        if buffer.modality != modality:
+            raise ValueError(f"stream {stream!r} of session {session!r} was published as {buffer.modality!r}")
+        entry = Entry(event_time_s, frames, now_s)
+        buffer.append(entry, sequence)
+        self._n_bytes += entry.n_bytes
+        self.stats.published += 1
+        self._make_sendable(name)
+        while not self.has_room(0) and self._drop_oldest(buffer):
+            pass
+        return entry.receipt
+
+    def end(self, session: str, stream: str) -> None:
+        """Nothing more comes on this stream for now: its session need not wait for it."""
+        buffer = self._streams.get((session, stream))
+        if buffer is not None:
+            buffer.end()
+            self._to_open_or_end[session, stream] = None
+
+    def forget(self, session: str, stream: str) -> None:
+        """Let go of a stream that has nothing left to send; publishing to it opens it again."""
+        buffer = self._streams.get((session, stream))
+        if buffer is not None and buffer.is_empty:
+            del self._streams[session, stream]
+
+    @property
+    def unfinished(self) -> int:
+        """Segments that are neither durable nor refused."""
+        return sum(buffer.unfinished for buffer in self._streams.values())
+
+    def _drop_oldest(self, preferred: StreamBuffer) -> bool:
+        """Give up the oldest segment of this stream, or of the fullest one if this has only its newest."""
+        buffer = preferred
+        if len(buffer) < 2:
+            buffer = max(self._streams.values(), key=lambda candidate: candidate.n_bytes)
+        dropped = buffer.drop_oldest() if len(buffer) > 1 or buffer is not preferred else None
+        if dropped is None:
+            return False
+        self._n_bytes -= dropped.n_bytes
+        self._recount_in_flight()
+        self.stats.dropped += 1
+        return True
+
+    # ---- the driver's side (runtime.client.link.Core) ----
+
+    @property
+    def is_lost(self) -> bool:
+        return self._link.is_lost
+
+    @property
+    def refusal(self) -> m.Nack | None:
+        return self._link.refusal
+
+    @property
+    def welcome(self) -> m.Welcome | None:
+        return self._link.welcome
+
+    def connected(self, now_s: float) -> None:
+        self._link.connected(now_s)
+        self.stats.reconnects += 1
+        self._paused.clear()
+        for name, buffer in self._streams.items():
+            self.stats.resent += buffer.reconnect()
+            self._make_sendable(name)
+        self._recount_in_flight()
+
+    def tick(self, now_s: float) -> None:
+        self._link.tick(now_s)
+        for name in [name for name, until_s in self._paused.items() if until_s <= now_s]:
+            del self._paused[name]
+            self._make_sendable(name)
+            self._to_open_or_end[name] = None
+
+    @property
+    def wake_at_s(self) -> float:
+        return min(self._link.wake_at_s, min(self._paused.values(), default=inf))
+
+    def outgoing(self, now_s: float) -> m.Message | None:
+        message = self._link.outgoing()
+        if message is not None or self._link.welcome is None:
+            return message
+        return self._open_or_end() or self._segments()
+
+    def _open_or_end(self) -> m.Message | None:
+        while self._to_open_or_end:
+            name, _ = self._to_open_or_end.popitem()
+            buffer = self._streams.get(name)
+            if buffer is not None and name not in self._paused:
+                message = buffer.open_or_end()
+                if message is not None:
+                    return message
+        return None
+
+    def _segments(self) -> m.Message | None:
+        """One message of segments, streams in turns, within the window."""
+        welcome = self._link.welcome
+        assert welcome is not None
+        groups: list[m.StreamSegments] = []
+        n_segments = n_bytes = 0
+        while self._sendable and n_segments < MESSAGE_SEGMENTS and n_bytes < MESSAGE_BYTES:
+            room = min(welcome.window_segments - self._in_flight_segments, MESSAGE_SEGMENTS - n_segments)
+            if room <= 0 or (self._in_flight_bytes >= welcome.window_bytes):
+                break
+            name = self._sendable.popleft()
+            buffer = self._streams.get(name)
+            if buffer is None:
+                continue
+            buffer.queued = False
+            batch = buffer.take(room, MESSAGE_BYTES - n_bytes) if name not in self._paused else []
+            if not batch:
+                continue
+            self._make_sendable(name)
+            self._to_open_or_end[name] = None
+            sent_bytes = sum(entry.n_bytes for entry in batch)
+            n_segments, n_bytes = n_segments + len(batch), n_bytes + sent_bytes
+            self._in_flight_segments += len(batch)
+            self._in_flight_bytes += sent_bytes
+            groups.append(m.StreamSegments(*name, buffer.oldest, tuple(entry.on_wire() for entry in batch)))
+        return m.Segments(tuple(groups)) if groups else None
+
+    def receive(self, message: m.Message, now_s: float) -> None:
+        self._link.receive(message, now_s)
+        match message:
+            case m.Ack(streams):
+                for ack in streams:
+                    self._acknowledged(ack, now_s)
+            case m.Opened(session, stream):
+                buffer = self._streams.get((session, stream))
+                if buffer is not None:
+                    self._free(buffer.opened(message.durable, message.last_sequence))
+                    self._recount_in_flight()
+                    self._make_sendable((session, stream))
+                    self._to_open_or_end[session, stream] = None
+            case m.Nack(session=session, stream=stream) if stream:
+                self._refused(message, now_s)
+            case m.Moved():
+                self._link.lose()
+            case _:
+                pass
+
+    def _acknowledged(self, ack: m.StreamAck, now_s: float) -> None:
+        buffer = self._streams.get((ack.session, ack.stream))
+        if buffer is None:
+            return
+        for entry in buffer.fused(ack.fused, ack.version):
+            self._in_flight_segments -= 1
+            self._in_flight_bytes -= entry.n_bytes
+            if entry.receipt.is_fused and not entry.counted:
+                entry.counted = True
+                self.stats.fused += 1
+                self.stats.latencies_s.append(now_s - entry.published_s)
+        if buffer.has_unsent:
+            self._make_sendable((ack.session, ack.stream))
+        self._free(buffer.durable(ack.durable))
+
+    def _free(self, done: list[Entry]) -> None:
+        """These are durable, or were refused and are accounted for."""
+        for entry in done:
+            self._n_bytes -= entry.n_bytes
+            if entry.receipt.is_durable:
+                self.stats.durable += 1
+                self.stats.fused += not entry.counted
+
+    def _refused(self, nack: m.Nack, now_s: float) -> None:
+        name = (nack.session, nack.stream)
+        buffer = self._streams.get(name)
+        if buffer is None:
+            return
+        if nack.code == "not_open":
+            self.stats.resent += buffer.reconnect()
+        elif nack.code in m.RETRY_CODES:
+            self.stats.resent += buffer.send_again_from(nack.sequence)
+            self._paused[name] = now_s + max(nack.retry_after_ms, 1) / 1000
+            if nack.code == "not_owner":
+                self._link.lose()
+        elif nack.code == "stream_taken" or (buffer.is_opening and nack.code not in m.NOTICE_CODES):
+            self._stream_refused(buffer, nack)
+        elif nack.code not in m.NOTICE_CODES:
+            self._segment_refused(buffer, nack)
+        self._recount_in_flight()
+        self._make_sendable(name)
+        if nack.code not in m.RETRY_CODES and self._on_event is not None:
+            self._on_event(PublisherEvent(nack.code, nack.text, nack.session, nack.stream, nack.sequence))
+
+    def _segment_refused(self, buffer: StreamBuffer, nack: m.Nack) -> None:
+        entry = buffer.refuse(nack.sequence, nack.code, nack.text)
+        if entry is not None:
+            self.stats.refused += 1
+            self.stats.late += nack.code == "late"
+
+    def _stream_refused(self, buffer: StreamBuffer, nack: m.Nack) -> None:
+        entries = buffer.refuse_all(nack)
+        self._n_bytes -= sum(entry.n_bytes for entry in entries)
+        self.stats.refused += len(entries)
+
+    def _recount_in_flight(self) -> None:
+        counts = [buffer.in_flight() for buffer in self._streams.values()]
+        self._in_flight_segments = sum(segments for segments, _ in counts)
+        self._in_flight_bytes = sum(n_bytes for _, n_bytes in counts)
+
+    def _make_sendable(self, name: StreamName) -> None:
+        buffer = self._streams.get(name)
+        if buffer is None:
+            return
+        if not buffer.is_open:
+            self._to_open_or_end[name] = None
+        if not buffer.queued:
+            buffer.queued = True
+            self._sendable.append(name)

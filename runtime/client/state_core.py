@@ -1,0 +1,172 @@
+"""Questions and subscriptions of a client: asked again after a lost connection. No socket, thread or clock.
+
+Every question may be asked twice without harm: they read, or delete what is to be gone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+
+from runtime import messages as m
+from runtime.client.errors import ClientError, Refused
+from runtime.client.link import Identity, Link
+
+Question = m.Query | m.ListSessions | m.QueryHistory | m.Delete
+Answer = m.State | m.Sessions | m.History | m.Deleted
+CREDIT = 64
+"""updates that may be on their way to a subscription"""
+
+
+class Pending:
+    """A question that was asked."""
+
+    __slots__ = ("answer", "error", "question", "retry_at_s")
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self.answer: Answer | None = None
+        self.error: ClientError | None = None
+        self.retry_at_s = inf
+
+    @property
+    def is_done(self) -> bool:
+        return self.answer is not None or self.error is not None
+
+
+class Subscription:
+    """Updates of one session, or of all: at most CREDIT of them wait here, the rest is skipped by the worker."""
+
+    __slots__ = ("session", "updates")
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self.updates: deque[m.Update] = deque()
+
+
+class StateCore:
+    def __init__(self, identity: Identity) -> None:
+        self._link = Link(identity)
+        self._requests = 0
+        self._pending: dict[int, Pending] = {}
+        self._subscriptions: list[Subscription] = []
+        self._to_send: deque[m.ClientMessage] = deque()
+
+    # ---- the user's side ----
+
+    def ask(self, ask: Callable[[int], Question]) -> Pending:
+        """Ask; `ask` builds the question from its request number. The driver answers `Pending` in time."""
+        self._requests += 1
+        pending = self._pending[self._requests] = Pending(ask(self._requests))
+        if self._link.welcome is not None:
+            self._to_send.append(pending.question)
+        elif self._link.refusal is not None:
+            self._fail_all()
+        return pending
+
+    def give_up(self, pending: Pending) -> None:
+        self._pending.pop(pending.question.request, None)
+
+    def subscribe(self, session: str) -> Subscription:
+        subscription = Subscription(session)
+        self._subscriptions.append(subscription)
+        if self._link.welcome is not None:
+            self._to_send.append(m.Subscribe(session, CREDIT))
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self._subscriptions.remove(subscription)
+        if not any(other.session == subscription.session for other in self._subscriptions):
+            self._to_send.append(m.Unsubscribe(subscription.session))
+
+    def next_update(self, subscription: Subscription) -> m.Update | None:
+        """The next update, if one has come; taking it lets the worker send another."""
+        if not subscription.updates:
+            return None
+        self._to_send.append(m.Credit(1))
+        return subscription.updates.popleft()
+
+    # ---- the driver's side (runtime.client.link.Core) ----
+
+    @property
+    def is_lost(self) -> bool:
+        return self._link.is_lost
+
+    @property
+    def refusal(self) -> m.Nack | None:
+        return self._link.refusal
+
+    @property
+    def welcome(self) -> m.Welcome | None:
+        return self._link.welcome
+
+    def connected(self, now_s: float) -> None:
+        self._link.connected(now_s)
+        self._to_send.clear()
+
+    def receive(self, message: m.Message, now_s: float) -> None:
+        self._link.receive(message, now_s)
+        match message:
+            case m.Welcome():
+                self._to_send.extend(m.Subscribe(subscription.session, CREDIT) for subscription in self._subscriptions)
+                self._to_send.extend(pending.question for pending in self._pending.values())
+            case m.State() | m.Sessions() | m.History() | m.Deleted():
+                pending = self._pending.pop(message.request, None)
+                if pending is not None:
+                    pending.answer = message
+            case m.Update():
+                self._updated(message)
+            case m.Nack(request=request) if request:
+                self._refused(message, now_s)
+            case m.Nack() if self._link.refusal is not None:
+                self._fail_all()
+            case _:
+                pass
+
+    def _updated(self, update: m.Update) -> None:
+        takers = [s for s in self._subscriptions if s.session in ("", update.state.get("session"))]
+        for subscription in takers:
+            subscription.updates.append(update)
+            if len(subscription.updates) > CREDIT:  # credit is shared: another subscription was read faster
+                oldest, newest = subscription.updates.popleft(), subscription.updates.pop()
+                subscription.updates.append(replace(newest, missed=newest.missed + oldest.missed + 1))
+        if not takers:  # unsubscribed meanwhile
+            self._to_send.append(m.Credit(1))
+
+    def _refused(self, nack: m.Nack, now_s: float) -> None:
+        pending = self._pending.get(nack.request)
+        if pending is None:
+            return
+        if nack.code in m.RETRY_CODES:
+            pending.retry_at_s = now_s + max(nack.retry_after_ms, 10) / 1000
+            if nack.code == "not_owner":
+                self._link.lose()
+        else:
+            del self._pending[nack.request]
+            pending.error = Refused(nack.code, nack.text)
+
+    def _fail_all(self) -> None:
+        refusal = self._link.refusal
+        assert refusal is not None
+        for pending in self._pending.values():
+            pending.error = Refused(refusal.code, refusal.text)
+        self._pending.clear()
+
+    def outgoing(self, now_s: float) -> m.Message | None:
+        message = self._link.outgoing()
+        if message is not None or self._link.welcome is None:
+            return message
+        return self._to_send.popleft() if self._to_send else None
+
+    def tick(self, now_s: float) -> None:
+        self._link.tick(now_s)
+        for pending in self._pending.values():
+            if pending.retry_at_s <= now_s:
+                pending.retry_at_s = inf
+                self._to_send.append(pending.question)
+
+    @property
+    def wake_at_s(self) -> float:
+        return min(self._link.wake_at_s, min((pending.retry_at_s for pending in self._pending.values()), default=inf))

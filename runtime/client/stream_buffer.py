@@ -1,0 +1,273 @@
+"""The segments of one stream that are not durable yet, and how far each step of their way has come.
+
+oldest ........ fused_upto ........ sent_upto ........ next_sequence - 1
+  kept until durable     in flight           waiting to be sent
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from runtime import messages as m
+from runtime.messages import Float32Array
+
+ENTRY_OVERHEAD_BYTES = 400
+NO_FRAMES: Float32Array = np.empty((0, 0), dtype=np.float32)
+
+
+class Receipt:
+    """What has become of one published segment."""
+
+    __slots__ = ("code", "is_dropped", "is_durable", "is_fused", "sequence", "text", "version")
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        """0 until the stream is open and the segment numbered"""
+        self.is_fused = False
+        self.is_durable = False
+        self.is_dropped = False
+        """given up by this publisher, because its buffer was full"""
+        self.code = ""
+        """why it was refused, "" if it was not"""
+        self.text = ""
+        self.version = 0
+        """live version that holds it, once fused"""
+
+    @property
+    def is_refused(self) -> bool:
+        return bool(self.code)
+
+    @property
+    def is_final(self) -> bool:
+        return self.is_durable or self.is_dropped or self.is_refused
+
+
+class Entry:
+    __slots__ = ("counted", "event_time_s", "frames", "n_bytes", "published_s", "receipt")
+
+    def __init__(self, event_time_s: float, frames: Float32Array, published_s: float) -> None:
+        self.event_time_s = event_time_s
+        self.frames = frames
+        self.published_s = published_s
+        self.n_bytes = frames.nbytes + ENTRY_OVERHEAD_BYTES
+        self.receipt = Receipt()
+        self.counted = False
+        """in the publisher's count of fused segments"""
+
+    def on_wire(self) -> m.SegmentEntry:
+        """A refused segment is sent again without frames, if at all: its number is refused again, and so accounted."""
+        return m.SegmentEntry(self.receipt.sequence, self.event_time_s, self.frames)
+
+
+class StreamBuffer:
+    def __init__(self, session: str, stream: str, modality: str) -> None:
+        self.session = session
+        self.stream = stream
+        self.modality = modality
+        self.refusal: m.Nack | None = None
+        """why nothing can be published to this stream any more"""
+        self.n_bytes = 0
+        self.queued = False
+        """the publisher will look whether there is something to send"""
+        self._state: Literal["closed", "opening", "open"] = "closed"
+        self._entries: dict[int, Entry] = {}
+        """by sequence number, without gaps"""
+        self._unnumbered: deque[Entry] = deque()
+        """published before the worker told how far the stream had come"""
+        self._next: int | None = None
+        self._numbered_by_user = False
+        self._sent_upto = 0
+        self._fused_upto = 0
+        self._durable_upto = 0
+        self._ended = False
+        self._end_sent = False
+
+    def __len__(self) -> int:
+        return len(self._entries) + len(self._unnumbered)
+
+    @property
+    def is_empty(self) -> bool:
+        return not len(self)
+
+    @property
+    def is_opening(self) -> bool:
+        return self._state == "opening"
+
+    @property
+    def is_open(self) -> bool:
+        return self._state == "open"
+
+    @property
+    def has_unsent(self) -> bool:
+        return self._next is not None and self._sent_upto + 1 < self._next
+
+    @property
+    def oldest(self) -> int:
+        """Lowest sequence number still held; the next one to come if none is."""
+        return next(iter(self._entries), self._next or 1)
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._unnumbered) + sum(not entry.receipt.is_final for entry in self._entries.values())
+
+    # ---- the user's side ----
+
+    def append(self, entry: Entry, sequence: int | None) -> None:
+        """Number and keep a segment. Raises ValueError for a number that is not the next one."""
+        if sequence is not None:
+            self._check_number(sequence)
+            self._numbered_by_user = True
+            self._next = sequence
+        elif self._numbered_by_user:
+            raise ValueError(f"stream {self.stream!r} is numbered by its publisher: give the sequence number")
+        if self._end_sent:
+            self._state = "closed"
+        self._ended = self._end_sent = False
+        self.n_bytes += entry.n_bytes
+        if self._next is None:
+            self._unnumbered.append(entry)
+        else:
+            self._number(entry)
+
+    def _check_number(self, sequence: int) -> None:
+        if not self._numbered_by_user and (self._next is not None or self._unnumbered):
+            raise ValueError(f"stream {self.stream!r} is numbered by the client: give no sequence number")
+        if sequence < 1 or self._next not in (None, sequence):
+            raise ValueError(f"sequence {sequence} of stream {self.stream!r}: the next one is {self._next or 1}")
+
+    def _number(self, entry: Entry) -> None:
+        assert self._next is not None
+        entry.receipt.sequence = self._next
+        self._entries[self._next] = entry
+        self._next += 1
+
+    def end(self) -> None:
+        self._ended = True
+
+    def drop_oldest(self) -> Entry | None:
+        """Give up the oldest segment; its number counts as a gap at the worker, if it never arrived."""
+        if self._entries:
+            entry = self._entries.pop(self.oldest)
+        elif self._unnumbered:
+            entry = self._unnumbered.popleft()
+        else:
+            return None
+        self.n_bytes -= entry.n_bytes
+        entry.receipt.is_dropped = not entry.receipt.is_final
+        return entry
+
+    # ---- sending ----
+
+    def open_or_end(self) -> m.Open | m.End | None:
+        """The control message that is due, if one is."""
+        if self.refusal is not None:
+            return None
+        if self._state == "closed" and (len(self) or not self._ended):
+            self._state = "opening"
+            return m.Open(self.session, self.stream, self.modality, self.oldest, self._durable_upto)
+        if self._ended and not self._end_sent and self._state == "open" and self._sent_upto + 1 >= (self._next or 1):
+            self._end_sent = True
+            return m.End(self.session, self.stream)
+        return None
+
+    def take(self, max_segments: int, max_bytes: int) -> list[Entry]:
+        """The next segments to send, in order; at least one if any is waiting."""
+        if self._state != "open" or self.refusal is not None or self._next is None:
+            return []
+        batch: list[Entry] = []
+        n_bytes = 0
+        for sequence in range(max(self._sent_upto + 1, self.oldest), self._next):
+            entry = self._entries[sequence]
+            if len(batch) == max_segments or (batch and n_bytes + entry.n_bytes > max_bytes):
+                break
+            batch.append(entry)
+            n_bytes += entry.n_bytes
+        if batch:
+            self._sent_upto = batch[-1].receipt.sequence
+        return batch
+
+    def in_flight(self) -> tuple[int, int]:
+        """How many segments are sent and not fused, and their bytes."""
+        entries = list(self._between(self._fused_upto, self._sent_upto))
+        return len(entries), sum(entry.n_bytes for entry in entries)
+
+    # ---- what the worker says ----
+
+    def opened(self, durable: int, last_sequence: int) -> list[Entry]:
+        """The worker is ready for this stream; return what turned out to be durable."""
+        self._state = "open"
+        if self._next is None:
+            self._next = last_sequence + 1
+            while self._unnumbered:
+                self._number(self._unnumbered.popleft())
+        self._durable_upto = durable  # lower than before after a reset: what the worker says counts
+        done = self.durable(durable)
+        self._sent_upto = self._fused_upto = self.oldest - 1
+        return done
+
+    def reconnect(self) -> int:
+        """Open and send everything again; return how many segments had been sent already."""
+        sent = len(list(self._between(0, self._sent_upto)))
+        self._state = "closed"
+        self._sent_upto = self._fused_upto = self.oldest - 1
+        self._end_sent = False
+        return sent
+
+    def send_again_from(self, sequence: int) -> int:
+        """The worker could not take this segment now; return how many are sent again."""
+        if self._state == "opening":
+            self._state = "closed"
+        again = len(list(self._between(sequence - 1, self._sent_upto)))
+        self._sent_upto = min(self._sent_upto, max(sequence - 1, self.oldest - 1))
+        return again
+
+    def fused(self, upto: int, version: int) -> list[Entry]:
+        """All up to here are in the live state; return those that were in flight."""
+        entries = list(self._between(self._fused_upto, min(upto, self._sent_upto)))
+        self._fused_upto = max(self._fused_upto, min(upto, self._sent_upto))
+        for entry in entries:
+            if not entry.receipt.is_fused:
+                entry.receipt.version = version
+                entry.receipt.is_fused = not entry.receipt.is_refused
+        return entries
+
+    def durable(self, upto: int) -> list[Entry]:
+        """All up to here are committed; return those that need not be kept any more."""
+        self._durable_upto = max(self._durable_upto, upto)
+        done = list(self._between(0, upto))
+        for entry in done:
+            del self._entries[entry.receipt.sequence]
+            self.n_bytes -= entry.n_bytes
+            if not entry.receipt.is_refused:
+                entry.receipt.is_fused = entry.receipt.is_durable = True
+        return done
+
+    def refuse(self, sequence: int, code: str, text: str) -> Entry | None:
+        """This segment was refused for good; None if that was known. Its number stays until it is durable."""
+        entry = self._entries.get(sequence)
+        if entry is None or entry.receipt.is_refused:
+            return None
+        entry.receipt.code, entry.receipt.text = code, text
+        entry.frames = NO_FRAMES
+        return entry
+
+    def refuse_all(self, nack: m.Nack) -> list[Entry]:
+        """Nothing can be published to this stream any more; return what was held."""
+        self.refusal = nack
+        held = [*self._entries.values(), *self._unnumbered]
+        self._entries.clear()
+        self._unnumbered.clear()
+        self.n_bytes = 0
+        refused = [entry for entry in held if not entry.receipt.is_final]
+        for entry in refused:
+            entry.receipt.code, entry.receipt.text = nack.code, nack.text
+        return held
+
+    def _between(self, above: int, upto: int) -> Iterator[Entry]:
+        """Entries with above < sequence <= upto, in order."""
+        for sequence in range(max(above + 1, self.oldest), min(upto + 1, self._next or 1)):
+            yield self._entries[sequence]

@@ -1,0 +1,155 @@
+"""The worker's decisions in one object: frames in (`receive`), one turn of work (`work`), messages and store jobs out.
+
+Whoever drives it runs the store jobs in order, one after another, and brings back what came of them
+(`store.finish`): the worker with a store thread, the simulator with a virtual one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+from runtime import messages as m
+from runtime.dispatch.loading import SessionLoader
+from runtime.dispatch.outbox import Outbox
+from runtime.dispatch.ownership import OwnedGroups
+from runtime.dispatch.peers import Peer, Peers
+from runtime.dispatch.publishing import Publishing
+from runtime.dispatch.questions import Questions
+from runtime.dispatch.saving import Saver
+from runtime.dispatch.store_jobs import StoreQueue
+from runtime.dispatch.telling import Teller
+from runtime.engine.engine import Engine
+from runtime.engine.view import signature_map
+from runtime.keys import InvalidId, check_id
+from runtime.security import Tokens, Unauthorised
+from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, Frame, decode
+
+MAX_PEERS = 10_000
+PEER_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchPolicy:
+    window_segments: int = 1024
+    """per connection: segments sent and not yet fused"""
+    window_bytes: int = 8 << 20
+    checkpoint_sessions: int = 2000
+    """sessions in one write to the store, at most"""
+    checkpoint_interval_s: float = 0.02
+    """at least so long between two writes"""
+    store_retry_s: float = 0.5
+    """between two attempts while the store does not answer"""
+
+
+class Dispatcher:
+    def __init__(self, engine: Engine, worker: str, incarnation: str, tokens: Tokens, policy: DispatchPolicy) -> None:
+        self.engine = engine
+        self.worker = worker
+        self.incarnation = incarnation
+        self.owned = OwnedGroups()
+        self.peers = Peers()
+        self.outbox = Outbox()
+        self.store = StoreQueue(policy.store_retry_s)
+        self.saver = Saver(
+            engine, self.store, self.owned, incarnation, policy.checkpoint_interval_s, policy.checkpoint_sessions
+        )
+        self._policy = policy
+        self._tokens = tokens
+        self._loader = SessionLoader(engine, self.store, self.owned, incarnation)
+        self._publishing = Publishing(engine, self._loader, self.peers, self.outbox)
+        self._questions = Questions(engine, self._loader, self.owned, self.store, self.outbox)
+        self._teller = Teller(engine, self.peers, self._questions, self.outbox)
+
+    # ---- messages ----
+
+    def receive(self, identity: bytes, frames: Sequence[Frame], now_s: float, wall_s: float) -> None:
+        """One message from a connection, whatever it holds."""
+        peer = self.peers.heard(identity, now_s)
+        try:
+            message = decode(frames)
+        except DecodeError as error:
+            self.outbox.refuse(identity, error.code, str(error))
+            return
+        match message:
+            case m.Hello():
+                self._hello(identity, message, now_s)
+            case m.Goodbye():
+                self.peers.drop(identity)
+            case _ if peer is None:
+                self.outbox.refuse(identity, "hello_first", "this worker does not know the connection: say hello")
+            case m.Segments():
+                self._publishing.take(peer, message, now_s, wall_s)
+            case _:
+                self._receive_other(peer, message, now_s)
+
+    def _receive_other(self, peer: Peer, message: m.Message, now_s: float) -> None:
+        match message:
+            case m.Open():
+                self._publishing.open(peer, message, now_s)
+            case m.End():
+                self._publishing.end(peer, message, now_s)
+            case m.Query() | m.ListSessions() | m.QueryHistory() | m.Delete():
+                self._questions.ask(peer, message, now_s)
+            case m.Ping():
+                self.outbox.send(peer.identity, m.Pong(message.nonce, self.incarnation))
+            case m.Subscribe():
+                self.peers.subscribe(peer, message.session)
+                self._grant(peer, message.credit)
+            case m.Unsubscribe():
+                self.peers.unsubscribe(peer, message.session)
+            case m.Credit():
+                self._grant(peer, message.updates)
+            case _:
+                self.outbox.refuse(peer.identity, "malformed", f"{message.tag} is a message of the worker's side")
+
+    def gone(self, identity: bytes) -> None:
+        """The transport cannot reach this connection any more, or it does not read what it is sent."""
+        self.peers.drop(identity)
+
+    def _hello(self, identity: bytes, hello: m.Hello, now_s: float) -> None:
+        try:
+            check_id("client", hello.client)
+            tenant = self._tokens.tenant_of(hello.token, hello.tenant)
+        except Unauthorised as error:
+            self.outbox.refuse(identity, "unauthorised", str(error))
+            return
+        except InvalidId as error:
+            self.outbox.refuse(identity, "bad_id", str(error))
+            return
+        if len(self.peers) >= MAX_PEERS:
+            self.outbox.refuse(identity, "slow_down", f"{MAX_PEERS} connections are open", retry_after_ms=1000)
+            return
+        self.peers.welcome(identity, hello.client, tenant, now_s)
+        signature = signature_map(self.engine.signature)
+        window = self._policy.window_segments, self._policy.window_bytes
+        welcome = m.Welcome(self.worker, self.incarnation, tenant, signature, *window, MAX_MESSAGE_BYTES)
+        self.outbox.send(identity, welcome)
+
+    def _grant(self, peer: Peer, updates: int) -> None:
+        for update in peer.grant(updates):
+            self.outbox.send(peer.identity, update)
+
+    # ---- time ----
+
+    def work(self, now_s: float) -> None:
+        """One turn: one micro-batch, what time brings, what the store is to do, and tell everyone."""
+        self._loader.load()
+        self.engine.step(now_s)
+        self.engine.tick(now_s)
+        self._questions.tick(now_s)
+        self.peers.drop_silent(now_s - PEER_TIMEOUT_S)
+        self.saver.save(now_s)
+        self._teller.tell_progress()
+
+    @property
+    def has_work(self) -> bool:
+        """A turn would achieve something now, without waiting for a message or for time."""
+        return self.engine.has_work or self._loader.has_work
+
+    @property
+    def wake_at_s(self) -> float:
+        """When a turn has something to do next, if no message comes before."""
+        due_s = self.saver.due_s
+        return min(inf if due_s is None else due_s, self.engine.silent_at_s, self._questions.deadline_s)

@@ -1,0 +1,39 @@
+"""Messages that wait to be sent, and the count of refusals among them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from runtime import messages as m
+from runtime.dispatch.peers import Peer
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self._messages: list[tuple[bytes, m.WorkerMessage]] = []
+        self.refused_by_code: Counter[str] = Counter()
+        """messages and segments answered by a Nack, since the worker last took the count"""
+
+    def send(self, identity: bytes, message: m.WorkerMessage) -> None:
+        self._messages.append((identity, message))
+
+    def refuse(self, identity: bytes, code: m.Code, text: str, retry_after_ms: int = 0) -> None:
+        """Answer a message that is about no stream and no request."""
+        self._nack(identity, m.Nack(code, text, retry_after_ms=retry_after_ms))
+
+    def refuse_request(self, peer: Peer, request: int, code: m.Code, text: str, retry_after_ms: int = 0) -> None:
+        self._nack(peer.identity, m.Nack(code, text, request=request, retry_after_ms=retry_after_ms))
+
+    def refuse_segment(
+        self, peer: Peer, session: str, stream: str, sequence: int, code: str, text: str, retry_after_ms: int = 0
+    ) -> None:
+        """Answer about one sequence number of a stream, or about all from it on where the code asks to send again."""
+        self._nack(peer.identity, m.Nack(code, text, session, stream, sequence, 0, retry_after_ms))
+
+    def take(self) -> list[tuple[bytes, m.WorkerMessage]]:
+        taken, self._messages = self._messages, []
+        return taken
+
+    def _nack(self, identity: bytes, nack: m.Nack) -> None:
+        self.refused_by_code[nack.code] += 1
+        self._messages.append((identity, nack))

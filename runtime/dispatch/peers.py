@@ -1,0 +1,131 @@
+"""The connections of a worker: who they are, what they subscribe to, and how many updates they can take.
+
+A subscriber grants credit. While it has none, the newest state of each session waits for it and what was skipped
+is counted: a slow subscriber sees the newest state and knows what it missed; nothing grows without bound.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+from runtime.keys import SessionKey
+from runtime.messages import Update
+
+MAX_CREDIT = 100_000
+MAX_WAITING_SESSIONS = 1024
+"""per peer: sessions whose newest state waits for credit"""
+EVERY_SESSION = ""
+
+
+class Waiting(NamedTuple):
+    state: dict[str, Any]
+    correction: bool
+    skipped: int
+
+
+class Peer:
+    __slots__ = ("client", "credit", "identity", "last_heard_s", "missed", "subscriptions", "tenant", "waiting")
+
+    def __init__(self, identity: bytes, client: str, tenant: str, now_s: float) -> None:
+        self.identity = identity
+        self.client = client
+        self.tenant = tenant
+        self.last_heard_s = now_s
+        self.subscriptions: set[str] = set()
+        self.credit = 0
+        self.waiting: OrderedDict[str, Waiting] = OrderedDict()
+        self.missed = 0
+        """updates of sessions that were given up altogether; told with the next update of any session"""
+
+    @property
+    def owner(self) -> str:
+        """The name under which this connection owns streams."""
+        return self.identity.hex()
+
+    def offer(self, session: str, state: dict[str, Any], correction: bool) -> Update | None:
+        """The update to send now; None keeps it until there is credit."""
+        if self.credit > 0 and session not in self.waiting:
+            self.credit -= 1
+            return Update(state, correction, self._take_missed())
+        earlier = self.waiting.pop(session, None)
+        skipped = earlier.skipped + 1 if earlier else 0
+        self.waiting[session] = Waiting(state, correction or (earlier is not None and earlier.correction), skipped)
+        if len(self.waiting) > MAX_WAITING_SESSIONS:
+            _, given_up = self.waiting.popitem(last=False)
+            self.missed += given_up.skipped + 1
+        return None
+
+    def grant(self, updates: int) -> list[Update]:
+        """More credit; the updates that waited for it."""
+        self.credit = min(self.credit + max(updates, 0), MAX_CREDIT)
+        released = []
+        while self.credit > 0 and self.waiting:
+            _, waiting = self.waiting.popitem(last=False)
+            self.credit -= 1
+            released.append(Update(waiting.state, waiting.correction, waiting.skipped + self._take_missed()))
+        return released
+
+    def _take_missed(self) -> int:
+        missed, self.missed = self.missed, 0
+        return missed
+
+
+class Peers:
+    def __init__(self) -> None:
+        self._peers: OrderedDict[bytes, Peer] = OrderedDict()
+        """longest silent first"""
+        self._by_session: dict[SessionKey, dict[bytes, Peer]] = {}
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def welcome(self, identity: bytes, client: str, tenant: str, now_s: float) -> Peer:
+        self.drop(identity)
+        peer = self._peers[identity] = Peer(identity, client, tenant, now_s)
+        return peer
+
+    def heard(self, identity: bytes, now_s: float) -> Peer | None:
+        """The peer behind an identity, which has just spoken; None if it never said hello."""
+        peer = self._peers.get(identity)
+        if peer is not None:
+            peer.last_heard_s = now_s
+            self._peers.move_to_end(identity)
+        return peer
+
+    def owner(self, owner: str | None) -> Peer | None:
+        return self._peers.get(bytes.fromhex(owner)) if owner else None
+
+    def drop(self, identity: bytes) -> None:
+        peer = self._peers.pop(identity, None)
+        if peer is not None:
+            for session in list(peer.subscriptions):
+                self.unsubscribe(peer, session)
+
+    def drop_silent(self, since_s: float) -> int:
+        """Forget peers not heard of since then; return how many."""
+        dropped = 0
+        while self._peers and next(iter(self._peers.values())).last_heard_s < since_s:
+            self.drop(next(iter(self._peers)))
+            dropped += 1
+        return dropped
+
+    def subscribe(self, peer: Peer, session: str) -> None:
+        peer.subscriptions.add(session)
+        self._by_session.setdefault(SessionKey(peer.tenant, session), {})[peer.identity] = peer
+
+    def unsubscribe(self, peer: Peer, session: str) -> None:
+        peer.subscriptions.discard(session)
+        key = SessionKey(peer.tenant, session)
+        subscribers = self._by_session.get(key, {})
+        subscribers.pop(peer.identity, None)
+        if not subscribers:
+            self._by_session.pop(key, None)
+
+    def subscribers(self, key: SessionKey) -> list[Peer]:
+        """Each peer once that subscribes to this session, or to every session of its tenant."""
+        if not self._by_session:
+            return []
+        one = self._by_session.get(key, {})
+        every = self._by_session.get(SessionKey(key.tenant, EVERY_SESSION), {})
+        return list({**one, **every}.values())

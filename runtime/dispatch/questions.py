@@ -1,0 +1,196 @@
+"""Requests that want an answer: state (now, or once it is new enough), sessions, history, delete."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from math import inf
+
+from runtime import messages as m
+from runtime.dispatch.loading import SessionLoader, Visit
+from runtime.dispatch.outbox import Outbox
+from runtime.dispatch.ownership import OwnedGroups
+from runtime.dispatch.peers import Peer
+from runtime.dispatch.store_jobs import StoreJob, StoreQueue
+from runtime.engine.checkpoint import unsaved_history
+from runtime.engine.engine import Engine
+from runtime.engine.session import Session
+from runtime.engine.view import StateMap, history_view, record_view, session_view
+from runtime.keys import InvalidId, SessionKey, check_id, key_group
+from runtime.records import HistoryRow, RecordError, SessionRecord
+from runtime.store.base import StoreError
+
+MAX_WAIT_MS = 60_000
+MAX_PAGE = 1000
+MAX_HISTORY = 10_000
+MAX_WAITING = 10_000
+"""queries that wait for a newer state, over all peers"""
+RETRY_MS = 500
+
+Question = m.Query | m.ListSessions | m.QueryHistory | m.Delete
+
+
+class Questions:
+    def __init__(
+        self, engine: Engine, loader: SessionLoader, owned: OwnedGroups, store: StoreQueue, outbox: Outbox
+    ) -> None:
+        self._engine = engine
+        self._loader = loader
+        self._owned = owned
+        self._store = store
+        self._outbox = outbox
+        self._waiting: dict[SessionKey, dict[int, tuple[Peer, m.Query]]] = {}
+        """queries for a version that is not there yet, by ticket"""
+        self._deadlines: list[tuple[float, int, SessionKey]] = []
+        self._tickets = count()
+
+    def ask(self, peer: Peer, question: Question, now_s: float) -> None:
+        if isinstance(question, m.ListSessions):
+            self._list(peer, question)
+            return
+        try:
+            check_id("session", question.session)
+        except InvalidId as error:
+            self._outbox.refuse_request(peer, question.request, "bad_id", str(error))
+            return
+        key = SessionKey(peer.tenant, question.session)
+        if not self._owned.owns(key):
+            text = f"key group {key_group(key)} is not served by this worker"
+            self._outbox.refuse_request(peer, question.request, "not_owner", text, 100)
+            return
+        match question:
+            case m.Query():
+                self._query(peer, key, question, now_s)
+            case m.QueryHistory():
+                self._history(peer, key, question)
+            case m.Delete():
+                self._delete(peer, key, question)
+
+    # ---- state ----
+
+    def _query(self, peer: Peer, key: SessionKey, query: m.Query, now_s: float) -> None:
+        session = self._engine.sessions.get(key)
+        if session is not None:
+            self._answer_or_wait(peer, key, query, session_view(self._engine, session, query.include_context), now_s)
+            return
+
+        def loaded(found: dict[SessionKey, SessionRecord], now_s: float) -> None:
+            session = self._engine.sessions.get(key)  # it may have come meanwhile
+            if session is not None:
+                view = session_view(self._engine, session, query.include_context)
+            elif key in found:
+                view = record_view(self._engine.signature, found[key], query.include_context)
+            else:
+                view = None
+            self._answer_or_wait(peer, key, query, view, now_s)
+
+        self._store.put(StoreJob(lambda store: store.load([key]), loaded, self._fail(peer, query)))
+
+    def _answer_or_wait(self, peer: Peer, key: SessionKey, query: m.Query, view: StateMap | None, now_s: float) -> None:
+        if view is not None and view["version"] >= query.after_version:
+            self._outbox.send(peer.identity, m.State(query.request, view))
+        elif query.wait_ms > 0 and len(self._deadlines) < MAX_WAITING:
+            ticket = next(self._tickets)
+            self._waiting.setdefault(key, {})[ticket] = (peer, query)
+            deadline_s = now_s + min(query.wait_ms, MAX_WAIT_MS) / 1000
+            heapq.heappush(self._deadlines, (deadline_s, ticket, key))
+        else:
+            self._answer_late(peer, query, view)
+
+    def _answer_late(self, peer: Peer, query: m.Query, view: StateMap | None) -> None:
+        if view is None:
+            self._outbox.refuse_request(peer, query.request, "not_found", f"no session {query.session!r}")
+        else:
+            timed_out = view["version"] < query.after_version
+            self._outbox.send(peer.identity, m.State(query.request, view, timed_out))
+
+    def state_changed(self, session: Session) -> None:
+        """Answer the queries that waited for this."""
+        waiting = self._waiting.get(session.key)
+        if not waiting:
+            return
+        view = session_view(self._engine, session)
+        for ticket, (peer, query) in list(waiting.items()):
+            if view["version"] >= query.after_version:
+                del waiting[ticket]
+                answer = session_view(self._engine, session, True) if query.include_context else view
+                self._outbox.send(peer.identity, m.State(query.request, answer))
+        if not waiting:
+            del self._waiting[session.key]
+
+    @property
+    def deadline_s(self) -> float:
+        """When the next query runs out of time."""
+        return self._deadlines[0][0] if self._deadlines else inf
+
+    def tick(self, now_s: float) -> None:
+        """Answer the queries whose time is over with what there is."""
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            _, ticket, key = heapq.heappop(self._deadlines)
+            waiting = self._waiting.get(key, {})
+            peer_query = waiting.pop(ticket, None)
+            if peer_query is None:
+                continue
+            if not waiting:
+                del self._waiting[key]
+            peer, query = peer_query
+            self._query(peer, key, replace(query, wait_ms=0), now_s)
+
+    # ---- sessions, history, delete ----
+
+    def _list(self, peer: Peer, question: m.ListSessions) -> None:
+        limit = max(1, min(question.limit, MAX_PAGE))
+
+        def scanned(stored: list[str], now_s: float) -> None:
+            resident = (key.session for key in self._engine.sessions if key.tenant == peer.tenant)
+            known = {session for session in resident if session.encode() > question.after.encode()} | set(stored)
+            page = heapq.nsmallest(limit + 1, known, key=str.encode)
+            self._outbox.send(peer.identity, m.Sessions(question.request, page[:limit], len(page) > limit))
+
+        job = StoreJob(
+            lambda store: store.scan(peer.tenant, question.after, limit + 1), scanned, self._fail(peer, question)
+        )
+        self._store.put(job)
+
+    def _history(self, peer: Peer, key: SessionKey, question: m.QueryHistory) -> None:
+        limit = max(1, min(question.limit, MAX_HISTORY))
+
+        def read(rows: list[HistoryRow], now_s: float) -> None:
+            session = self._engine.sessions.get(key)
+            newer = unsaved_history(self._engine, session) if session else []
+            last = rows[-1].version if rows else 0
+            rows += [
+                row for row in newer if row.version > last and question.from_s <= row.event_time_s <= question.to_s
+            ]
+            views = [history_view(self._engine.signature, row) for row in rows[-limit:]]
+            self._outbox.send(peer.identity, m.History(question.request, views))
+
+        job = StoreJob(
+            lambda store: store.history(key, question.from_s, question.to_s, limit), read, self._fail(peer, question)
+        )
+        self._store.put(job)
+
+    def _delete(self, peer: Peer, key: SessionKey, question: m.Delete) -> None:
+        if self._loader.is_loading(key):  # delete what is being loaded, not what it will have become
+            refuse = partial(self._outbox.refuse_request, peer, question.request)
+            self._loader.visit(key, Visit(lambda _: self._delete(peer, key, question), refuse))
+            return
+        resident = key in self._engine.sessions
+        if resident:
+            self._engine.forget(key)
+        epochs = self._owned.epochs_of([key])
+
+        def deleted(existed: bool, now_s: float) -> None:
+            self._outbox.send(peer.identity, m.Deleted(question.request, existed or resident))
+
+        job = StoreJob(lambda store: store.delete(epochs, key), deleted, self._fail(peer, question))
+        self._store.put(job)
+
+    def _fail(self, peer: Peer, question: Question) -> Callable[[StoreError | RecordError, float], None]:
+        def failed(error: StoreError | RecordError, now_s: float) -> None:
+            self._outbox.refuse_request(peer, question.request, "unavailable", str(error), RETRY_MS)
+
+        return failed

@@ -1,0 +1,61 @@
+"""Write-behind: the settled state of dirty sessions goes to the store, one write at a time."""
+
+from __future__ import annotations
+
+from runtime.dispatch.ownership import OwnedGroups
+from runtime.dispatch.store_jobs import StoreJob, StoreQueue
+from runtime.engine import checkpoint
+from runtime.engine.engine import Engine
+from runtime.records import RecordError
+from runtime.store.base import StoreError
+
+
+class Saver:
+    def __init__(
+        self, engine: Engine, store: StoreQueue, owned: OwnedGroups, incarnation: str, interval_s: float, limit: int
+    ) -> None:
+        """Write at least `interval_s` apart, up to `limit` sessions at a time."""
+        self._engine = engine
+        self._store = store
+        self._owned = owned
+        self._incarnation = incarnation
+        self._interval_s = interval_s
+        self._limit = limit
+        self._in_flight = False
+        self._next_s = 0.0
+        self.saved_at_s = 0.0
+        """when the store last held all that was settled, or last committed"""
+
+    @property
+    def is_clean(self) -> bool:
+        """The store holds all that is settled."""
+        return not self._engine.dirty and not self._in_flight
+
+    @property
+    def due_s(self) -> float | None:
+        """When the next write is due; None while there is nothing to write, or a write is under way."""
+        return self._next_s if self._engine.dirty and not self._in_flight else None
+
+    def save(self, now_s: float) -> None:
+        """Start a write if one is due."""
+        if self.is_clean:
+            self.saved_at_s = now_s
+        due_s = self.due_s
+        if due_s is None or now_s < due_s:
+            return
+        records = checkpoint.take_records(self._engine, self._incarnation, self._limit)
+        epochs = self._owned.epochs_of(record.key for record in records)
+        self._in_flight = True
+        self._next_s = now_s + self._interval_s
+
+        def saved(_: None, now_s: float) -> None:
+            self._in_flight = False
+            self.saved_at_s = now_s
+            checkpoint.committed(self._engine, records)
+
+        def failed(_: StoreError | RecordError, now_s: float) -> None:
+            self._in_flight = False
+            self._next_s = now_s + self._store.retry_s
+            checkpoint.not_committed(self._engine, records)
+
+        self._store.put(StoreJob(lambda store: store.save(epochs, records), saved, failed))

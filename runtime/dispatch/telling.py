@@ -1,0 +1,64 @@
+"""What the engine has achieved, told to those it concerns: acknowledgements, failures, updates."""
+
+from __future__ import annotations
+
+from runtime import messages as m
+from runtime.dispatch.outbox import Outbox
+from runtime.dispatch.peers import Peers
+from runtime.dispatch.questions import Questions
+from runtime.engine.engine import Engine, Failure
+from runtime.engine.session import Session
+from runtime.engine.view import session_view
+from runtime.keys import SessionKey
+
+
+class Teller:
+    def __init__(self, engine: Engine, peers: Peers, questions: Questions, outbox: Outbox) -> None:
+        self._engine = engine
+        self._peers = peers
+        self._questions = questions
+        self._outbox = outbox
+
+    def tell_progress(self) -> None:
+        progress = self._engine.take_progress()
+        for failure in progress.failures:
+            self._tell_failure(failure)
+        acks: dict[bytes, list[m.StreamAck]] = {}
+        for key, streams in progress.streams.items():
+            session = self._engine.sessions.get(key)
+            if session is not None:
+                self._collect_acks(session, streams, acks)
+        for identity, rows in acks.items():
+            self._outbox.send(identity, m.Ack(tuple(rows)))
+        for key, correction in progress.states.items():
+            self._tell_state(key, correction)
+
+    def _collect_acks(self, session: Session, streams: dict[str, None], acks: dict[bytes, list[m.StreamAck]]) -> None:
+        for name in streams:
+            stream = session.streams[name]
+            peer = self._peers.owner(stream.owner)
+            if peer is not None:
+                ack = m.StreamAck(session.key.session, name, stream.fused.upto, stream.durable, session.live_version)
+                acks.setdefault(peer.identity, []).append(ack)
+
+    def _tell_failure(self, failure: Failure) -> None:
+        session = self._engine.sessions.get(failure.key)
+        peer = self._peers.owner(session.streams[failure.stream].owner) if session else None
+        if peer is not None:
+            self._outbox.refuse_segment(
+                peer, failure.key.session, failure.stream, failure.sequence, "step_failed", failure.text
+            )
+
+    def _tell_state(self, key: SessionKey, correction: bool) -> None:
+        session = self._engine.sessions.get(key)
+        if session is None:
+            return
+        self._questions.state_changed(session)
+        subscribers = self._peers.subscribers(key)
+        if not subscribers:
+            return
+        state = session_view(self._engine, session)
+        for peer in subscribers:
+            update = peer.offer(key.session, state, correction)
+            if update is not None:
+                self._outbox.send(peer.identity, update)

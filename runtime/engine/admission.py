@@ -1,0 +1,35 @@
+"""May this segment enter? Pure checks; each answers with the reason, or with nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from grf_core.step import ModalitySignature
+from runtime.engine.order import OrderPolicy, Timeline
+from runtime.messages import Float32Array
+
+MAX_SEQUENCES_AHEAD = 65536
+"""how far a sequence number may be ahead of the first one missing: bounds the memory for numbers seen"""
+
+
+def frames_fault(frames: Float32Array, modality: ModalitySignature) -> str:
+    """Why these frames [T, F] are no segment of the modality; "" if they are."""
+    if not 0 < len(frames) <= modality.max_frames:
+        return f"segment has {len(frames)} frames, {modality.name} takes 1 to {modality.max_frames}"
+    if frames.shape[1] != modality.width:
+        return f"frames have width {frames.shape[1]}, {modality.name} has {modality.width}"
+    # One reduction: a sum is finite unless a value is not, or the values are too large to be features at all.
+    if not np.isfinite(frames.sum(dtype=np.float64)):
+        return "frames have NaN or infinite values"
+    return ""
+
+
+def time_fault(event_time_s: float, timeline: Timeline, policy: OrderPolicy, idle_s: float, wall_s: float) -> str:
+    """Why this event time cannot be believed; "" if it can."""
+    ahead_s = event_time_s - wall_s
+    if ahead_s > policy.max_future_s:
+        return f"event time is {ahead_s:.3f} s ahead of this worker's clock, more than {policy.max_future_s:g} s"
+    if timeline.is_jump(event_time_s, idle_s):
+        jump_s = event_time_s - timeline.newest_s
+        return f"event time is {jump_s:.3f} s ahead of its session's newest, more than {policy.max_jump_s:g} s"
+    return ""

@@ -1,0 +1,146 @@
+"""From resident sessions to records and back. Only settled state is ever saved, with the sequence marks beside it."""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+
+from runtime.engine.engine import Engine
+from runtime.engine.order import NO_SLOT
+from runtime.engine.sequences import SequenceSet
+from runtime.engine.session import Session, SettledStep, StreamState
+from runtime.messages import Float32Array
+from runtime.records import HistoryRow, RecordError, SessionRecord, StreamRecord
+
+
+def take_records(engine: Engine, incarnation: str, limit: int) -> list[SessionRecord]:
+    """Records of up to `limit` dirty sessions, as they are now. They count as saved once `committed` is called."""
+    keys = list(engine.dirty)[:limit] if len(engine.dirty) > limit else list(engine.dirty)
+    sessions = [engine.sessions[key] for key in keys]
+    with_context = [session for session in sessions if session.settled_slot != NO_SLOT]
+    contexts = engine.slab.context_rows([session.settled_slot for session in with_context]) if with_context else ()
+    context_of = {session.key: context for session, context in zip(with_context, contexts, strict=True)}
+    for key in keys:
+        del engine.dirty[key]
+    return [_record(engine, session, context_of.get(session.key), incarnation) for session in sessions]
+
+
+def _record(engine: Engine, session: Session, context_KD: Float32Array | None, incarnation: str) -> SessionRecord:
+    slot, names = session.settled_slot, [modality.name for modality in engine.signature.modalities]
+    history, session.history = session.history, []
+    return SessionRecord(
+        key=session.key,
+        model_digest=engine.signature.digest,
+        incarnation=incarnation,
+        version=session.settled_version,
+        event_time_s=session.settled_event_time_s,
+        watermark_s=session.timeline.settled_watermark_s,
+        lineage=session.lineage,
+        context_KD=context_KD,
+        outputs=() if slot == NO_SLOT else tuple(engine.slab.outputs[slot].tolist()),
+        shares=() if slot == NO_SLOT else tuple(engine.slab.shares[slot].tolist()),
+        gate=0.0 if slot == NO_SLOT else float(engine.slab.gate[slot]),
+        freshness_s={name: seen for name, seen in zip(names, session.freshness_s, strict=True) if seen > -inf},
+        streams=tuple(_stream_record(session, name, state, names) for name, state in session.streams.items()),
+        reset_reason=session.reset_reason,
+        history=tuple(_history_row(step, names) for step in history),
+    )
+
+
+def _stream_record(session: Session, name: str, state: StreamState, names: list[str]) -> StreamRecord:
+    settled = state.settled
+    newest_s = min(session.timeline.clocks[name].newest_s, session.timeline.settled_watermark_s)
+    return StreamRecord(name, names[state.rank], settled.upto, tuple(sorted(settled.above)), newest_s)
+
+
+def _history_row(step: SettledStep, names: list[str]) -> HistoryRow:
+    outputs, shares = tuple(step.outputs.tolist()), tuple(step.shares.tolist())
+    return HistoryRow(step.version, step.event_time_s, names[step.rank], outputs, shares, step.gate)
+
+
+def unsaved_history(engine: Engine, session: Session) -> list[HistoryRow]:
+    """Settled versions that no checkpoint has taken yet, oldest first."""
+    names = [modality.name for modality in engine.signature.modalities]
+    return [_history_row(step, names) for step in session.history]
+
+
+def committed(engine: Engine, records: list[SessionRecord]) -> None:
+    """The store holds these records: what they settle is durable."""
+    for record in records:
+        session = engine.sessions.get(record.key)
+        if session is None:
+            continue
+        session.dirty = record.key in engine.dirty
+        session.durable_version = record.version
+        for stream in record.streams:
+            state = session.streams.get(stream.stream)
+            if state is not None and state.durable < stream.settled_upto:
+                state.durable = stream.settled_upto
+                engine.acknowledge(record.key, stream.stream)
+
+
+def not_committed(engine: Engine, records: list[SessionRecord]) -> None:
+    """The store did not take these records: their sessions wait for the next checkpoint."""
+    for record in records:
+        session = engine.sessions.get(record.key)
+        if session is None:
+            continue
+        names = [modality.name for modality in engine.signature.modalities]
+        session.history[:0] = [_settled_step(row, names) for row in record.history]
+        engine.dirty[record.key] = None
+        engine.dirty.move_to_end(record.key, last=False)
+
+
+def _settled_step(row: HistoryRow, names: list[str]) -> SettledStep:
+    outputs, shares = np.array(row.outputs, dtype=np.float32), np.array(row.shares, dtype=np.float32)
+    return SettledStep(row.version, row.event_time_s, names.index(row.modality), outputs, shares, row.gate)
+
+
+def restore(engine: Engine, session: Session, record: SessionRecord, incarnation: str, now_s: float) -> None:
+    """Fill a session that was just made resident.
+
+    Raises RecordError for a record that contradicts the model of the same digest. One saved with another model
+    keeps its sequence marks, so that nothing is fused twice, and starts a new context; `reset_reason` says so.
+    """
+    _restore_streams(engine, session, record, incarnation, now_s)
+    session.timeline.watermark_s = record.watermark_s
+    session.timeline.newest_s = max(record.watermark_s, record.event_time_s)
+    session.settled_event_time_s = record.event_time_s
+    session.settled_version = session.durable_version = record.version
+    session.lineage = record.lineage
+    session.reset_reason = record.reset_reason
+    if record.model_digest != engine.signature.digest:
+        session.reset_reason = "the model was replaced"
+        return
+    for name, seen_s in record.freshness_s.items():
+        session.freshness_s[engine.signature.rank(name)] = seen_s
+    if record.context_KD is not None:
+        _restore_context(engine, session, record, record.context_KD)
+
+
+def _restore_streams(engine: Engine, session: Session, record: SessionRecord, incarnation: str, now_s: float) -> None:
+    known = {modality.name: rank for rank, modality in enumerate(engine.signature.modalities)}
+    order = engine.policy.order
+    flowing_since_s = record.watermark_s - order.idle_timeout_s
+    for stream in record.streams:
+        if stream.modality not in known:
+            continue
+        settled = SequenceSet(stream.settled_upto, stream.settled_above)
+        session.streams[stream.stream] = StreamState(known[stream.modality], settled, stream.settled_upto)
+        was_cut_off = record.incarnation != incarnation and stream.newest_s >= flowing_since_s
+        wait_until_s = now_s + order.restart_grace_s if was_cut_off else -inf
+        session.timeline.open_stream(stream.stream, stream.modality, wait_until_s, stream.newest_s)
+        session.streams[stream.stream].newest_s = stream.newest_s
+
+
+def _restore_context(engine: Engine, session: Session, record: SessionRecord, context_KD: Float32Array) -> None:
+    signature, slab = engine.signature, engine.slab
+    if context_KD.shape != signature.context_shape:
+        raise RecordError(f"{record.key}: context {context_KD.shape}, the model has {signature.context_shape}")
+    if len(record.outputs) != signature.output_width or len(record.shares) != len(signature.modalities):
+        raise RecordError(f"{record.key}: outputs or shares do not fit the model")
+    slot = slab.allocate()
+    outputs, shares = np.array(record.outputs, dtype=np.float32), np.array(record.shares, dtype=np.float32)
+    slab.write(slot, context_KD, outputs, shares, record.gate)
+    session.settled_slot = slot

@@ -1,0 +1,398 @@
+"""The engine: segments in, contexts forward. Plain objects driven by calls; every call is told the time.
+
+    add -> timeline (fusion order) -> ready queue -> step (one micro-batch) -> settle -> checkpoint
+
+The shell around it (the worker, a test, the simulator) decides when to call `step`, `tick` and `checkpoint`, and
+reads what has happened from `take_progress`. A session must be resident (`create` or `restore`) before its
+segments may come.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
+
+from grf_core.step import StepModel
+from runtime.engine.admission import MAX_SEQUENCES_AHEAD, frames_fault, time_fault
+from runtime.engine.batcher import BatchPolicy, ReadyQueue
+from runtime.engine.order import NO_SLOT, Entry, FusionKey, OrderPolicy
+from runtime.engine.quota import QuotaPolicy, Quotas, Refusal
+from runtime.engine.residents import Residents
+from runtime.engine.sequences import SequenceSet
+from runtime.engine.session import Session, SettledStep, ShownState, StreamState, extend_lineage
+from runtime.engine.slab import Slab
+from runtime.engine.stepper import Step, run_steps
+from runtime.engine.tally import Tally
+from runtime.keys import SessionKey
+from runtime.messages import SegmentEntry
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePolicy:
+    order: OrderPolicy = field(default_factory=OrderPolicy)
+    batch: BatchPolicy = field(default_factory=BatchPolicy)
+    quota: QuotaPolicy = field(default_factory=QuotaPolicy)
+    capacity: int = 65536
+    """rows of the slab"""
+    evict_after_s: float = 60.0
+    """processing time: an idle session leaves memory; its record stays in the store"""
+
+
+class Verdict(NamedTuple):
+    """What became of a segment: "accepted", "duplicate", or a Nack code with its text."""
+
+    code: str
+    text: str = ""
+    retry_after_ms: int = 0
+
+
+ACCEPTED = Verdict("accepted")
+DUPLICATE = Verdict("duplicate")
+
+
+class Failure(NamedTuple):
+    key: SessionKey
+    stream: str
+    sequence: int
+    text: str
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has changed since it was last taken."""
+
+    streams: dict[SessionKey, dict[str, None]] = field(default_factory=dict)
+    """streams whose fused, durable or duplicate state is to be acknowledged"""
+    states: dict[SessionKey, bool] = field(default_factory=dict)
+    """sessions whose live or settled state is new; True for a correction"""
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Engine:
+    def __init__(self, model: StepModel, policy: EnginePolicy) -> None:
+        self.model = model
+        self.policy = policy
+        self.signature = model.signature
+        for modality in policy.order.lateness_by_modality_s:
+            self.signature.rank(modality)
+        self.slab = Slab(self.signature, policy.capacity, model.device)
+        self.quotas = Quotas(policy.quota)
+        self.residents = Residents(self.slab, self.quotas, policy.order, len(self.signature.modalities))
+        self.dirty: OrderedDict[SessionKey, None] = OrderedDict()
+        """sessions with settled state that no checkpoint has taken yet, longest waiting first"""
+        self.tally = Tally()
+        self._progress = Progress()
+        self._ready = ReadyQueue(policy.batch)
+        self._silent_at: list[tuple[float, SessionKey]] = []
+        """heap: when to look whether a session with unsettled segments has fallen silent"""
+
+    @property
+    def sessions(self) -> OrderedDict[SessionKey, Session]:
+        """Resident sessions."""
+        return self.residents.sessions
+
+    # ---- residence ----
+
+    def create(self, key: SessionKey, now_s: float) -> Session | Refusal:
+        """Make a session resident; restore its record next, if it has one (`engine.checkpoint.restore`)."""
+        session = self.residents.create(key, now_s)
+        if isinstance(session, Refusal):
+            self.tally.slowed_by_reason[session.reason] += 1
+        return session
+
+    def forget(self, key: SessionKey) -> None:
+        """Drop a session and all that is unsettled of it from memory."""
+        self.residents.remove(key)
+        self._ready.discard(key)
+        self.dirty.pop(key, None)
+
+    # ---- streams ----
+
+    def open_stream(self, session: Session, stream: str, modality: str, base: int, owner: str, now_s: float) -> str:
+        """Open a stream for publishing from sequence number `base` on; return the client that owned it before.
+
+        Raises KeyError for a modality that the model does not know, ValueError when the stream has another one.
+        """
+        rank = self.signature.rank(modality)
+        state = session.streams.get(stream)
+        if state is None:
+            state = session.streams[stream] = StreamState(rank, SequenceSet(base - 1), base - 1)
+        elif state.rank != rank:
+            raise ValueError(f"stream {stream!r} is of modality {self.signature.modalities[state.rank].name}")
+        previous = state.owner if state.owner not in (None, owner) else ""
+        state.owner = owner
+        session.timeline.open_stream(stream, modality, now_s + self.policy.order.idle_timeout_s)
+        self.residents.touch(session, now_s)
+        return previous or ""
+
+    def end_stream(self, session: Session, stream: str, now_s: float) -> None:
+        session.timeline.end_stream(stream)
+        session.timeline.advance_watermark(now_s)
+        self._settle(session)
+        self._offer(session)
+
+    def skip_below(self, session: Session, stream: str, oldest: int, now_s: float) -> None:
+        """The publisher holds nothing below `oldest` any more: what never came is a gap, and is counted."""
+        state = session.streams[stream]
+        upto = state.settled.upto
+        if oldest <= upto + 1:
+            return
+        self.tally.gaps += state.skip_below(oldest)
+        if state.settled.upto != upto:
+            self._mark_dirty(session)
+        self._landed(session, stream, state.newest_s, now_s)
+
+    # ---- segments ----
+
+    def add(self, session: Session, stream: str, segment: SegmentEntry, now_s: float, wall_s: float) -> Verdict:
+        """Take a segment into its session's timeline, or say why not. Refused for good counts as seen."""
+        state = session.streams[stream]
+        modality = self.signature.modalities[state.rank]
+        self.tally.received[modality.name] += 1
+        if segment.sequence in state.received:
+            self.tally.duplicates[modality.name] += 1
+            self._acknowledge(session.key, stream)
+            return DUPLICATE
+        if segment.sequence > state.received.upto + MAX_SEQUENCES_AHEAD:
+            text = f"sequence {segment.sequence} is more than {MAX_SEQUENCES_AHEAD} ahead of {state.received.upto}"
+            return self._slow_down(session, stream, Refusal("sequence_ahead", text), now_s)
+        fault = frames_fault(segment.frames, modality)
+        if fault:
+            return self._reject(session, stream, segment.sequence, "bad_segment", fault, now_s)
+        order = self.policy.order
+        fault = time_fault(segment.event_time_s, session.timeline, order, now_s - session.last_segment_s, wall_s)
+        if fault:
+            return self._reject(session, stream, segment.sequence, "far_future", fault, now_s)
+        late = session.timeline.is_late(segment.event_time_s)
+        if late and not order.fuses_late:
+            self.tally.late_dropped[modality.name] += 1
+            behind_s = session.timeline.watermark_s - segment.event_time_s
+            return self._reject(
+                session, stream, segment.sequence, "late", f"{behind_s:.6f} s behind the watermark", now_s
+            )
+        return self._accept(session, stream, state, segment, late, now_s)
+
+    def _accept(
+        self, session: Session, stream: str, state: StreamState, segment: SegmentEntry, late: bool, now_s: float
+    ) -> Verdict:
+        timeline = session.timeline
+        event_time_s = timeline.just_after_watermark() if late else segment.event_time_s
+        entry = Entry(FusionKey(event_time_s, state.rank, stream, segment.sequence), segment.frames, now_s)
+        refusal = self.quotas.refuses_segment(session.key.tenant, entry.n_bytes, now_s)
+        if refusal is not None:
+            return self._slow_down(session, stream, refusal, now_s)
+        state.received.add(segment.sequence)
+        state.newest_s = max(state.newest_s, event_time_s)
+        self.quotas.pending(session.key.tenant, entry.n_bytes)
+        self._rewind(session, entry)
+        self.residents.touch(session, now_s)
+        session.last_segment_s = now_s
+        self._landed(session, stream, event_time_s, now_s)
+        if late and self.policy.order.mode != "arrival":
+            self.tally.late_fused[self.signature.modalities[state.rank].name] += 1
+            return Verdict("late_fused", f"fused at the watermark, {event_time_s - segment.event_time_s:.6f} s later")
+        return ACCEPTED
+
+    def _landed(self, session: Session, stream: str, event_time_s: float, now_s: float) -> None:
+        """Move the watermark, and do what that allows."""
+        timeline = session.timeline
+        timeline.land(stream, event_time_s, session.streams[stream].complete_upto_s, now_s)
+        if timeline.cut():
+            self.tally.horizon_cuts += 1
+        self._settle(session)
+        self._offer(session)
+        self._watch(session)
+
+    def _rewind(self, session: Session, entry: Entry) -> None:
+        """Insert the entry; where that breaks the fused order, keep showing the live state as it was until then."""
+        slot, version, event_time_s = session.live_slot, session.live_version, session.live_event_time_s
+        stale = session.timeline.insert(entry)
+        if not stale:
+            return
+        if session.shown is None:
+            session.shown = ShownState(
+                version,
+                event_time_s,
+                self.slab.contexts[slot].cpu().numpy().copy(),
+                self.slab.outputs[slot].copy(),
+                self.slab.shares[slot].copy(),
+                float(self.slab.gate[slot]),
+            )
+        for slot in stale:
+            self.slab.free(slot)
+        self.tally.rewinds += 1
+        self.tally.fused_again += len(stale)
+
+    def _slow_down(self, session: Session, stream: str, refusal: Refusal, now_s: float) -> Verdict:
+        self.residents.touch(session, now_s)
+        retry_s = now_s + refusal.retry_after_ms / 1000
+        session.timeline.wait_longer(stream, retry_s + self.policy.order.idle_timeout_s)
+        self.tally.slowed_by_reason[refusal.reason] += 1
+        return Verdict("slow_down", refusal.text, refusal.retry_after_ms)
+
+    def _reject(self, session: Session, stream: str, sequence: int, code: str, text: str, now_s: float) -> Verdict:
+        state = session.streams[stream]
+        state.consume(sequence)
+        self.tally.rejected_by_reason[code] += 1
+        self._mark_dirty(session)
+        self._acknowledge(session.key, stream)
+        self._landed(session, stream, state.newest_s, now_s)
+        return Verdict(code, text)
+
+    # ---- steps ----
+
+    @property
+    def has_work(self) -> bool:
+        return len(self._ready) > 0
+
+    def step(self, now_s: float) -> int:
+        """Fuse the next segment of every session in the next micro-batch; return how many were fused."""
+        keys = self._ready.take(self._room_for_each())
+        if not keys:
+            return 0
+        sessions = [self.sessions[key] for key in keys]
+        entries = [session.timeline.entries[session.timeline.fused] for session in sessions]
+        steps = [self._step(session, entry) for session, entry in zip(sessions, entries, strict=True)]
+        faults = run_steps(self.model, self.slab, steps)
+        self.tally.batch_sizes.append(len(steps))
+        for session, entry, step, fault in zip(sessions, entries, steps, faults, strict=True):
+            if fault:
+                self.slab.free(step.out_slot)
+                self._step_failed(session, entry, fault, now_s)
+            else:
+                self._step_done(session, entry, step.out_slot, now_s)
+            self._settle(session)
+            self._offer(session)
+        return len(steps)
+
+    def _room_for_each(self) -> _Room:
+        self.residents.make_room(min(len(self._ready), self.policy.batch.max_segments))
+        return _Room(self.slab.available)
+
+    def _step(self, session: Session, entry: Entry) -> Step:
+        in_slot = session.live_slot
+        elapsed_s = 0.0 if in_slot == NO_SLOT else entry.key.event_time_s - session.live_event_time_s
+        return Step(in_slot, self.slab.allocate(), entry.key.rank, entry.frames, elapsed_s)
+
+    def _step_done(self, session: Session, entry: Entry, slot: int, now_s: float) -> None:
+        key = entry.key
+        session.timeline.advance(slot)
+        session.streams[key.stream].fused.add(key.sequence)
+        session.freshness_s[key.rank] = max(session.freshness_s[key.rank], key.event_time_s)
+        self.tally.fused[self.signature.modalities[key.rank].name] += 1
+        self.tally.latencies_s.append(now_s - entry.arrived_s)
+        self._acknowledge(session.key, key.stream)
+        self._state_changed(session)
+
+    def _step_failed(self, session: Session, entry: Entry, fault: str, now_s: float) -> None:
+        session.timeline.remove(entry)
+        self.quotas.pending(session.key.tenant, -entry.n_bytes)
+        self._reject(session, entry.key.stream, entry.key.sequence, "step_failed", fault, now_s)
+        self._progress.failures.append(Failure(session.key, entry.key.stream, entry.key.sequence, fault))
+        self._state_changed(session)
+
+    def _state_changed(self, session: Session) -> None:
+        """Note a new live state; while a rewind is being fused again there is none until it has caught up."""
+        if session.shown is None:
+            self._progress.states.setdefault(session.key, False)
+        elif session.timeline.next_entry() is None or session.live_version > session.shown.version:
+            session.shown = None
+            self._progress.states[session.key] = True
+
+    def _settle(self, session: Session) -> None:
+        settled = session.timeline.settle()
+        if not settled:
+            return
+        for entry in settled:
+            self._settle_entry(session, entry)
+        self.quotas.pending(session.key.tenant, -sum(entry.n_bytes for entry in settled))
+        self._mark_dirty(session)
+        self._progress.states.setdefault(session.key, False)
+
+    def _settle_entry(self, session: Session, entry: Entry) -> None:
+        key, slot = entry.key, entry.slot
+        session.streams[key.stream].settled.add(key.sequence)
+        if session.settled_slot != NO_SLOT:
+            self.slab.free(session.settled_slot)
+        session.settled_slot = slot
+        session.settled_version += 1
+        session.settled_event_time_s = key.event_time_s
+        session.lineage = extend_lineage(session.lineage, key)
+        outputs, shares, gate = (
+            self.slab.outputs[slot].copy(),
+            self.slab.shares[slot].copy(),
+            float(self.slab.gate[slot]),
+        )
+        session.history.append(SettledStep(session.settled_version, key.event_time_s, key.rank, outputs, shares, gate))
+        self.tally.settled[self.signature.modalities[key.rank].name] += 1
+
+    def _offer(self, session: Session) -> None:
+        """Put the session in the ready queue if its next segment can be fused."""
+        entry = session.timeline.next_entry()
+        if entry is not None:
+            self._ready.add(session.key, len(entry.frames))
+
+    # ---- time ----
+
+    def tick(self, now_s: float) -> None:
+        """Settle sessions that have fallen silent; let go of sessions that have long been idle."""
+        while self._silent_at and self._silent_at[0][0] <= now_s:
+            _, key = heapq.heappop(self._silent_at)
+            session = self.sessions.get(key)
+            if session is None or not session.watched:
+                continue
+            session.watched = False
+            session.timeline.advance_watermark(now_s)
+            self._settle(session)
+            self._offer(session)
+            self._watch(session)
+        self.residents.evict_inactive(now_s - self.policy.evict_after_s)
+
+    @property
+    def silent_at_s(self) -> float:
+        """When `tick` has a session to look at next."""
+        return self._silent_at[0][0] if self._silent_at else inf
+
+    def _watch(self, session: Session) -> None:
+        """Look again once no stream of the session is waited for, while it has segments that could settle then."""
+        timeline = session.timeline
+        if not session.watched and timeline.entries and timeline.watermark_s < timeline.newest_s:
+            session.watched = True
+            heapq.heappush(self._silent_at, (timeline.idle_at_s, session.key))
+
+    # ---- what the shell reads ----
+
+    def take_progress(self) -> Progress:
+        progress, self._progress = self._progress, Progress()
+        return progress
+
+    def take_tally(self) -> Tally:
+        tally, self.tally = self.tally, Tally()
+        tally.evicted, self.residents.evicted = self.residents.evicted, 0
+        return tally
+
+    def acknowledge(self, key: SessionKey, stream: str) -> None:
+        self._acknowledge(key, stream)
+
+    def _acknowledge(self, key: SessionKey, stream: str) -> None:
+        self._progress.streams.setdefault(key, {})[stream] = None
+
+    def _mark_dirty(self, session: Session) -> None:
+        session.dirty = True
+        self.dirty[session.key] = None
+
+
+class _Room:
+    """Lets so many sessions into a batch."""
+
+    __slots__ = ("_rows",)
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+
+    def __call__(self, key: SessionKey) -> bool:
+        self._rows -= 1
+        return self._rows >= 0

@@ -1,0 +1,265 @@
+"""Fusion order and the watermark of one session. No model, no clock: time is an argument.
+
+A session's unsettled segments form a chain in fusion order; the settled context stands before its first entry,
+the live context after the last entry that has been fused:
+
+    settled context | e0  e1  e2  e3 | e4  e5
+                      fused -------^   waiting for their step
+
+- A segment that lands at the end waits for its step.
+- A segment that lands before an entry already fused *rewinds*: the chain is cut back to the snapshot before the
+  newcomer, and the entries behind it wait for their step again.
+- The watermark follows the stream that is furthest behind, at the allowed lateness of the slowest modality with
+  an open stream. A stream that is silent for the idle time-out, or has ended, holds it back no longer.
+  Entries at or before it settle as soon as they are fused: no segment can land before them any more.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf, nextafter
+from typing import Literal, NamedTuple
+
+from runtime.messages import Float32Array
+
+NO_SLOT = -1
+ENTRY_OVERHEAD_BYTES = 512
+"""what an entry costs beside its frames: its objects, its snapshot row"""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderPolicy:
+    """How sessions order their segments. Times in seconds of event time unless the remark says otherwise."""
+
+    mode: Literal["rewind", "hold", "arrival"] = "rewind"
+    """rewind: fuse at once, fuse again when order was wrong. hold: fuse only what is settled.
+    arrival: the order of arrival is the fusion order"""
+    lateness_s: float = 0.5
+    lateness_by_modality_s: Mapping[str, float] = field(default_factory=dict)
+    idle_timeout_s: float = 2.0
+    """processing time: a stream silent for so long is not waited for, a silent session settles all it has"""
+    restart_grace_s: float = 10.0
+    """processing time: how long a stream that was flowing when its worker died is waited for"""
+    late: Literal["drop", "fuse"] = "drop"
+    """fuse: a late segment is fused as if it had happened just after the watermark"""
+    max_future_s: float = 60.0
+    """how far ahead of this machine's wall clock an event may claim to be"""
+    max_jump_s: float = 3600.0
+    """how far ahead of its session's newest event a segment may be, while the session is not idle"""
+    max_unsettled_segments: int = 1024
+    max_unsettled_bytes: int = 32 << 20
+
+    def __post_init__(self) -> None:
+        for name in ("lateness_s", "idle_timeout_s", "restart_grace_s", "max_future_s", "max_jump_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
+        for modality, lateness_s in self.lateness_by_modality_s.items():
+            if not lateness_s >= 0:
+                raise ValueError(f"lateness_by_modality_s[{modality!r}] must not be negative: {lateness_s}")
+        if self.mode not in ("rewind", "hold", "arrival"):
+            raise ValueError(f"mode must be rewind, hold or arrival: {self.mode!r}")
+        if self.late not in ("drop", "fuse"):
+            raise ValueError(f"late must be drop or fuse: {self.late!r}")
+        if self.max_unsettled_segments < 1 or self.max_unsettled_bytes < 1:
+            raise ValueError("max_unsettled_segments and max_unsettled_bytes must be positive")
+
+    def lateness_of(self, modality: str) -> float:
+        if self.mode == "arrival":
+            return 0.0
+        return self.lateness_by_modality_s.get(modality, self.lateness_s)
+
+    @property
+    def fuses_late(self) -> bool:
+        return self.late == "fuse" or self.mode == "arrival"
+
+
+class FusionKey(NamedTuple):
+    """Fusion order. Two segments of a session never share a key."""
+
+    event_time_s: float
+    rank: int
+    stream: str
+    sequence: int
+
+
+class Entry:
+    """One unsettled segment and, once it has been fused, the slot of the context after it."""
+
+    __slots__ = ("arrived_s", "frames", "key", "n_bytes", "slot")
+
+    def __init__(self, key: FusionKey, frames: Float32Array, arrived_s: float) -> None:
+        self.key = key
+        self.frames = frames
+        self.arrived_s = arrived_s
+        self.n_bytes = frames.nbytes + ENTRY_OVERHEAD_BYTES
+        self.slot = NO_SLOT
+
+
+class StreamClock:
+    """How far one stream is complete, and until when it is waited for (processing time)."""
+
+    __slots__ = ("newest_s", "wait_until_s")
+
+    def __init__(self, newest_s: float, wait_until_s: float) -> None:
+        self.newest_s = newest_s
+        self.wait_until_s = wait_until_s
+
+
+class Timeline:
+    """The chain of one session's unsettled segments, its stream clocks and its watermark."""
+
+    __slots__ = ("clocks", "entries", "fused", "lateness_s", "n_bytes", "newest_s", "policy", "watermark_s")
+
+    def __init__(self, policy: OrderPolicy, watermark_s: float = -inf, newest_s: float = -inf) -> None:
+        self.policy = policy
+        self.entries: list[Entry] = []
+        self.fused = 0
+        """how many entries, from the first, are in the live context"""
+        self.n_bytes = 0
+        self.clocks: dict[str, StreamClock] = {}
+        self.lateness_s = 0.0
+        """the largest lateness of any stream's modality"""
+        self.newest_s = newest_s
+        self.watermark_s = watermark_s
+
+    # ---- what may enter ----
+
+    def open_stream(self, stream: str, modality: str, wait_until_s: float, newest_s: float = -inf) -> None:
+        """Wait for this stream until then, and keep its modality's lateness from now on."""
+        self.lateness_s = max(self.lateness_s, self.policy.lateness_of(modality))
+        clock = self.clocks.setdefault(stream, StreamClock(newest_s, wait_until_s))
+        clock.wait_until_s = max(clock.wait_until_s, wait_until_s)
+
+    def end_stream(self, stream: str) -> None:
+        """Nothing more comes on this stream: do not wait for it."""
+        if stream in self.clocks:
+            self.clocks[stream].wait_until_s = -inf
+
+    def is_late(self, event_time_s: float) -> bool:
+        return event_time_s <= self.watermark_s
+
+    def is_jump(self, event_time_s: float, idle_s: float) -> bool:
+        """A stamp so far ahead that it would make its whole session late; believed once the session is idle."""
+        if self.newest_s == -inf or idle_s >= self.policy.idle_timeout_s:
+            return False
+        return event_time_s - self.newest_s > self.policy.max_jump_s + idle_s
+
+    def just_after_watermark(self) -> float:
+        return nextafter(self.watermark_s, inf)
+
+    def insert(self, entry: Entry) -> list[int]:
+        """Put a segment in its place; return the slots of the snapshots that this made worthless.
+
+        The caller has refused what is late, and moves the watermark next (`land`).
+        """
+        position = bisect_left(self.entries, entry.key, key=_fusion_key)
+        stale = self._rewind_to(position) if position < self.fused else []
+        self.entries.insert(position, entry)
+        self.n_bytes += entry.n_bytes
+        return stale
+
+    def remove(self, entry: Entry) -> list[int]:
+        """Take out an entry whose step failed; return the slots of snapshots that held it."""
+        position = self.entries.index(entry)
+        stale = self._rewind_to(position) if position < self.fused else []
+        del self.entries[position]
+        self.n_bytes -= entry.n_bytes
+        return stale
+
+    def _rewind_to(self, position: int) -> list[int]:
+        stale = []
+        for entry in self.entries[position : self.fused]:
+            stale.append(entry.slot)
+            entry.slot = NO_SLOT
+        self.fused = position
+        return stale
+
+    # ---- the watermark ----
+
+    def land(self, stream: str, event_time_s: float, reached_s: float, now_s: float) -> None:
+        """A segment of this stream has landed, and the stream is complete up to `reached_s`.
+
+        A stream with a gap in its sequence numbers is complete only up to the gap: the watermark does not pass
+        what its publisher still holds.
+        """
+        clock = self.clocks[stream]
+        clock.newest_s = max(clock.newest_s, reached_s)
+        clock.wait_until_s = max(clock.wait_until_s, now_s + self.policy.idle_timeout_s)
+        self.newest_s = max(self.newest_s, event_time_s)
+        self.advance_watermark(now_s)
+
+    def wait_longer(self, stream: str, until_s: float) -> None:
+        """The stream's next segment was seen but cannot be taken yet: its publisher will send it again."""
+        clock = self.clocks[stream]
+        clock.wait_until_s = max(clock.wait_until_s, until_s)
+
+    def advance_watermark(self, now_s: float) -> None:
+        """Move the watermark as far as the streams allow; to the newest event when none is waited for."""
+        if self.policy.mode == "arrival":
+            self.watermark_s = max(self.watermark_s, self.newest_s)
+            return
+        waited_for = [clock.newest_s for clock in self.clocks.values() if clock.wait_until_s > now_s]
+        reached_s = min(waited_for) - self.lateness_s if waited_for else self.newest_s
+        self.watermark_s = max(self.watermark_s, reached_s)
+
+    @property
+    def settled_watermark_s(self) -> float:
+        """The watermark as far as it has settled: entries it has passed may still wait for their step.
+
+        This is what a checkpoint saves, for those entries will be sent again after a crash and must not be late.
+        """
+        waiting_s = self.entries[0].key.event_time_s if self.entries else inf
+        return min(self.watermark_s, nextafter(waiting_s, -inf))
+
+    @property
+    def idle_at_s(self) -> float:
+        """Processing time from which no stream is waited for; -inf when that is so already."""
+        return max((clock.wait_until_s for clock in self.clocks.values()), default=-inf)
+
+    def cut(self) -> bool:
+        """Keep the chain in its limits by settling the oldest entries early; True if that moved the watermark."""
+        excess = len(self.entries) - self.policy.max_unsettled_segments
+        n_bytes = self.n_bytes - sum(entry.n_bytes for entry in self.entries[: max(excess, 0)])
+        position = max(excess, 0)
+        while n_bytes > self.policy.max_unsettled_bytes and position < len(self.entries) - 1:
+            n_bytes -= self.entries[position].n_bytes
+            position += 1
+        if position == 0 or self.entries[position - 1].key.event_time_s <= self.watermark_s:
+            return False
+        self.watermark_s = self.entries[position - 1].key.event_time_s
+        return True
+
+    # ---- progress ----
+
+    def next_entry(self) -> Entry | None:
+        """The next segment to fuse, or None while there is nothing to do."""
+        if self.fused == len(self.entries):
+            return None
+        entry = self.entries[self.fused]
+        if self.policy.mode == "hold" and entry.key.event_time_s > self.watermark_s:
+            return None
+        return entry
+
+    def advance(self, slot: int) -> None:
+        """The next entry has been fused; the context after it stands in `slot`."""
+        self.entries[self.fused].slot = slot
+        self.fused += 1
+
+    def settle(self) -> list[Entry]:
+        """Take out the fused entries at or before the watermark, in fusion order. They are final."""
+        count = 0
+        while count < self.fused and self.entries[count].key.event_time_s <= self.watermark_s:
+            count += 1
+        if not count:
+            return []
+        settled = self.entries[:count]
+        del self.entries[:count]
+        self.fused -= count
+        self.n_bytes -= sum(entry.n_bytes for entry in settled)
+        return settled
+
+
+def _fusion_key(entry: Entry) -> FusionKey:
+    return entry.key

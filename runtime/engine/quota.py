@@ -1,0 +1,95 @@
+"""What one tenant may ask of a worker: sessions, pending bytes, segments per second. Time is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+SLOW_DOWN_MS = 50
+"""how long a sender waits that met a limit which the engine's own work relieves"""
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaPolicy:
+    """Per tenant and worker, but for `worker_pending_bytes`."""
+
+    max_sessions: int = 1_000_000
+    """in memory at once"""
+    max_pending_bytes: int = 256 << 20
+    """of segments that have landed and are not settled"""
+    max_segments_per_s: float = inf
+    """sustained; a second's worth may come at once"""
+    worker_pending_bytes: int = 1 << 30
+    """over all tenants"""
+
+    def __post_init__(self) -> None:
+        for name in ("max_sessions", "max_pending_bytes", "max_segments_per_s", "worker_pending_bytes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive: {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Over a limit: the reason, and when to try again."""
+
+    reason: str
+    text: str
+    retry_after_ms: int = SLOW_DOWN_MS
+
+
+class _Usage:
+    __slots__ = ("pending_bytes", "refilled_s", "sessions", "tokens")
+
+    def __init__(self, tokens: float) -> None:
+        self.sessions = 0
+        self.pending_bytes = 0
+        self.tokens = tokens
+        self.refilled_s = -inf
+
+
+class Quotas:
+    def __init__(self, policy: QuotaPolicy) -> None:
+        self._policy = policy
+        self._tenants: dict[str, _Usage] = {}
+        self.pending_bytes = 0
+        """of all tenants together"""
+
+    def refuses_session(self, tenant: str) -> Refusal | None:
+        if self._usage(tenant).sessions >= self._policy.max_sessions:
+            return Refusal("tenant_sessions", f"tenant has {self._policy.max_sessions} sessions in memory", 1000)
+        return None
+
+    def refuses_segment(self, tenant: str, n_bytes: int, now_s: float) -> Refusal | None:
+        """A reason not to take a segment now; None takes a token from the tenant's rate."""
+        usage = self._usage(tenant)
+        if usage.pending_bytes + n_bytes > self._policy.max_pending_bytes:
+            return Refusal("tenant_bytes", f"tenant has {usage.pending_bytes} bytes pending")
+        if self.pending_bytes + n_bytes > self._policy.worker_pending_bytes:
+            return Refusal("worker_bytes", f"worker has {self.pending_bytes} bytes pending")
+        rate = self._policy.max_segments_per_s
+        if rate == inf:
+            return None
+        usage.tokens = min(max(rate, 1.0), usage.tokens + rate * (now_s - max(usage.refilled_s, now_s - 1.0)))
+        usage.refilled_s = now_s
+        if usage.tokens < 1.0:
+            wait_ms = int(1000 * (1.0 - usage.tokens) / rate) + 1
+            return Refusal("tenant_rate", f"tenant sends more than {rate:g} segments/s", wait_ms)
+        usage.tokens -= 1.0
+        return None
+
+    def session_added(self, tenant: str) -> None:
+        self._usage(tenant).sessions += 1
+
+    def session_removed(self, tenant: str) -> None:
+        self._usage(tenant).sessions -= 1
+
+    def pending(self, tenant: str, n_bytes: int) -> None:
+        """Bytes that have landed (positive) or are settled or dropped (negative)."""
+        self._usage(tenant).pending_bytes += n_bytes
+        self.pending_bytes += n_bytes
+
+    def _usage(self, tenant: str) -> _Usage:
+        usage = self._tenants.get(tenant)
+        if usage is None:
+            usage = self._tenants[tenant] = _Usage(min(self._policy.max_segments_per_s, 1e18))
+        return usage

@@ -1,0 +1,84 @@
+"""The sessions in memory: who is resident, who leaves when room is needed, and the rows they hold.
+
+The slab is a cache of the store: a session that is idle and saved may leave at any time and comes back at its next
+segment, so sessions are bounded by the store and not by the device.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import islice
+
+from runtime.engine.order import NO_SLOT, OrderPolicy
+from runtime.engine.quota import Quotas, Refusal
+from runtime.engine.session import Session
+from runtime.engine.slab import Slab
+from runtime.keys import SessionKey
+
+LOOK_AT = 64
+"""how many of the longest inactive sessions are looked at to find one that may leave"""
+
+
+class Residents:
+    def __init__(self, slab: Slab, quotas: Quotas, order: OrderPolicy, modalities: int) -> None:
+        self._slab = slab
+        self._quotas = quotas
+        self._order = order
+        self._modalities = modalities
+        self.sessions: OrderedDict[SessionKey, Session] = OrderedDict()
+        """longest inactive first"""
+        self.evicted = 0
+
+    def create(self, key: SessionKey, now_s: float) -> Session | Refusal:
+        """Make a session resident, empty; the caller fills it from its record, if there is one."""
+        refusal = self._quotas.refuses_session(key.tenant)
+        if refusal is None and not self.make_room(1):
+            refusal = Refusal("slab", f"all {self._slab.capacity} rows of the slab are in use", 200)
+        if refusal is not None:
+            return refusal
+        session = Session(key, self._order, self._modalities, now_s)
+        self.sessions[key] = session
+        self._quotas.session_added(key.tenant)
+        return session
+
+    def remove(self, key: SessionKey) -> None:
+        """Free all that a session holds."""
+        session = self.sessions.pop(key)
+        for entry in session.timeline.entries:
+            if entry.slot != NO_SLOT:
+                self._slab.free(entry.slot)
+        if session.settled_slot != NO_SLOT:
+            self._slab.free(session.settled_slot)
+        self._quotas.pending(key.tenant, -session.timeline.n_bytes)
+        self._quotas.session_removed(key.tenant)
+
+    def touch(self, session: Session, now_s: float) -> None:
+        session.last_active_s = now_s
+        self.sessions.move_to_end(session.key)
+
+    def make_room(self, rows: int) -> bool:
+        """Let idle sessions leave, longest inactive first, until so many rows are free; False if they are not."""
+        if self._slab.available >= rows:
+            return True
+        candidates = [s.key for s in islice(self.sessions.values(), LOOK_AT + rows) if s.is_idle]
+        for key in candidates:
+            self._evict(key)
+            if self._slab.available >= rows:
+                return True
+        return False
+
+    def evict_inactive(self, since_s: float) -> None:
+        """Let go of every idle session that was last active before `since_s`."""
+        while self.sessions:
+            session = next(iter(self.sessions.values()))
+            if session.last_active_s > since_s:
+                return
+            if session.is_idle:
+                self._evict(session.key)
+            else:
+                self.sessions.move_to_end(session.key)
+                return
+
+    def _evict(self, key: SessionKey) -> None:
+        self.remove(key)
+        self.evicted += 1

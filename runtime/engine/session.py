@@ -1,0 +1,153 @@
+"""One resident session: its streams, its timeline and where its contexts stand in the slab."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import inf
+
+from runtime.engine.order import NO_SLOT, FusionKey, OrderPolicy, Timeline
+from runtime.engine.sequences import SequenceSet
+from runtime.keys import SessionKey
+from runtime.messages import Float32Array
+
+NO_LINEAGE = b"\0" * 16
+
+
+def extend_lineage(lineage: bytes, key: FusionKey) -> bytes:
+    """The lineage after one more settled segment: equal lineages mean the same segments in the same order.
+
+    It holds names and times, not the numbers of the model, so it is equal to the bit on every device.
+    """
+    packed = struct.pack("<dqq", key.event_time_s, key.rank, key.sequence)
+    return blake2b(lineage + packed + key.stream.encode(), digest_size=16).digest()
+
+
+class StreamState:
+    """Sequence numbers of one stream: received, fused, settled (sets), durable (all up to it are committed)."""
+
+    __slots__ = ("durable", "fused", "newest_s", "owner", "rank", "received", "settled")
+
+    def __init__(self, rank: int, settled: SequenceSet, durable: int) -> None:
+        self.rank = rank
+        self.received = settled.copy()
+        self.fused = settled.copy()
+        self.settled = settled
+        self.durable = durable
+        self.newest_s = -inf
+        """newest event time received"""
+        self.owner: str | None = None
+        """the client that opened it last; None after a restart, until one does"""
+
+    def consume(self, sequence: int) -> None:
+        """Count a segment as done that will never be fused: it was refused for good, and its sender told."""
+        self.received.add(sequence)
+        self.fused.add(sequence)
+        self.settled.add(sequence)
+
+    @property
+    def complete_upto_s(self) -> float:
+        """The newest event time received, if no sequence number is missing before it; else nothing is known."""
+        return -inf if self.received.above else self.newest_s
+
+    def skip_below(self, oldest: int) -> int:
+        """The publisher gave up what it does not hold any more; return how many were never received."""
+        missing = self.received.skip_below(oldest)
+        self.fused.skip_below(oldest)
+        self.settled.skip_below(oldest)
+        return missing
+
+
+@dataclass(frozen=True, slots=True)
+class SettledStep:
+    """One settled version, for the history."""
+
+    version: int
+    event_time_s: float
+    rank: int
+    outputs: Float32Array
+    shares: Float32Array
+    gate: float
+
+
+@dataclass(frozen=True, slots=True)
+class ShownState:
+    """The live state as it was last complete, kept while a rewound session is fused again."""
+
+    version: int
+    event_time_s: float
+    context_KD: Float32Array
+    outputs: Float32Array
+    shares: Float32Array
+    gate: float
+
+
+class Session:
+    """State of one session in memory. The engine owns the transitions; this owns the data."""
+
+    __slots__ = (
+        "dirty",
+        "durable_version",
+        "freshness_s",
+        "history",
+        "key",
+        "last_active_s",
+        "last_segment_s",
+        "lineage",
+        "reset_reason",
+        "settled_event_time_s",
+        "settled_slot",
+        "settled_version",
+        "shown",
+        "streams",
+        "timeline",
+        "watched",
+    )
+
+    def __init__(self, key: SessionKey, policy: OrderPolicy, modalities: int, now_s: float) -> None:
+        self.key = key
+        self.streams: dict[str, StreamState] = {}
+        self.timeline = Timeline(policy)
+        self.settled_slot = NO_SLOT
+        self.settled_version = 0
+        """how many segments are in the settled context"""
+        self.durable_version = 0
+        """how many segments are in the context that the store holds"""
+        self.settled_event_time_s = -inf
+        self.lineage = NO_LINEAGE
+        self.freshness_s = [-inf] * modalities
+        """newest event time of each modality"""
+        self.history: list[SettledStep] = []
+        """settled since the last checkpoint"""
+        self.shown: ShownState | None = None
+        """set while a rewind is being fused again"""
+        self.dirty = False
+        """the store does not hold all that is settled"""
+        self.watched = False
+        """the engine will look again when the session should have fallen silent"""
+        self.reset_reason = ""
+        """why the session does not continue what was stored of it"""
+        self.last_active_s = now_s
+        self.last_segment_s = -inf
+        """processing time of the last segment accepted since the session became resident"""
+
+    @property
+    def live_version(self) -> int:
+        """How many segments are in the live context."""
+        return self.settled_version + self.timeline.fused
+
+    @property
+    def live_slot(self) -> int:
+        fused = self.timeline.fused
+        return self.timeline.entries[fused - 1].slot if fused else self.settled_slot
+
+    @property
+    def live_event_time_s(self) -> float:
+        fused = self.timeline.fused
+        return self.timeline.entries[fused - 1].key.event_time_s if fused else self.settled_event_time_s
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing unsettled, nothing unsaved: the store holds all there is."""
+        return not (self.timeline.entries or self.dirty)

@@ -1,0 +1,78 @@
+"""The slab: one row per context, allocated once. A session holds row numbers.
+
+A row is a context on the device and, on the host, what is known of it: the heads' outputs, the share of each
+modality and the mean gate of the step that made it.
+
+    free --allocate--> used --free--> free
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from grf_core.step import ModelSignature
+
+
+class SlabFull(Exception):
+    """No row is free; the number of rows is the engine's capacity setting."""
+
+
+class SlabMisuse(Exception):
+    """A row was freed twice, or is none of this slab."""
+
+
+class Slab:
+    def __init__(self, signature: ModelSignature, capacity: int, device: torch.device) -> None:
+        if capacity < 2:
+            raise ValueError(f"a slab needs at least 2 rows: {capacity}")
+        self.capacity = capacity
+        self.contexts = torch.zeros((capacity, *signature.context_shape), dtype=torch.float32, device=device)
+        """[capacity, K, D]"""
+        self.outputs = np.zeros((capacity, signature.output_width), dtype=np.float32)
+        self.shares = np.zeros((capacity, len(signature.modalities)), dtype=np.float32)
+        self.gate = np.zeros(capacity, dtype=np.float32)
+        self._free = list(range(capacity - 1, -1, -1))
+        self._used = np.zeros(capacity, dtype=np.bool_)
+
+    @property
+    def available(self) -> int:
+        return len(self._free)
+
+    def allocate(self) -> int:
+        if not self._free:
+            raise SlabFull(f"all {self.capacity} rows are in use")
+        slot = self._free.pop()
+        self._used[slot] = True
+        return slot
+
+    def free(self, slot: int) -> None:
+        if not 0 <= slot < self.capacity or not self._used[slot]:
+            raise SlabMisuse(f"row {slot} is not in use")
+        self._used[slot] = False
+        self._free.append(slot)
+
+    def context_rows(self, slots: list[int]) -> npt.NDArray[np.float32]:
+        """[len(slots), K, D] on the host: one gather and one copy for all."""
+        rows: npt.NDArray[np.float32] = self.contexts[torch.as_tensor(slots, device=self.contexts.device)].cpu().numpy()
+        return rows
+
+    def write(
+        self,
+        slot: int,
+        context_KD: npt.NDArray[np.float32],
+        outputs: npt.NDArray[np.float32],
+        shares: npt.NDArray[np.float32],
+        gate: float,
+    ) -> None:
+        """Fill a row from a stored record."""
+        self.contexts[slot] = torch.from_numpy(np.array(context_KD, dtype=np.float32))
+        self.outputs[slot] = outputs
+        self.shares[slot] = shares
+        self.gate[slot] = gate
+
+    def check_integrity(self) -> None:
+        """Raise SlabMisuse unless every row is either free once or in use."""
+        if len(set(self._free)) != len(self._free) or len(self._free) + int(self._used.sum()) != self.capacity:
+            raise SlabMisuse(f"{len(self._free)} free and {int(self._used.sum())} used of {self.capacity}")

@@ -1,0 +1,88 @@
+"""One micro-batch through the model and back into the slab. A segment that breaks its step fails alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from grf_core.step import StepBatch, StepModel, StepResult
+from runtime.engine.order import NO_SLOT
+from runtime.engine.slab import Slab
+from runtime.messages import Float32Array
+
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Fuse `frames` into the context in `in_slot` (NO_SLOT: start one) and put the result in `out_slot`."""
+
+    in_slot: int
+    out_slot: int
+    rank: int
+    frames: Float32Array
+    elapsed_s: float
+
+
+def run_steps(model: StepModel, slab: Slab, steps: Sequence[Step]) -> list[str]:
+    """Run all steps in one batch; return for each the reason why it failed, "" where it did not.
+
+    The out slot of a failed step holds nothing. Running out of memory is not a segment's fault and is raised.
+    """
+    try:
+        result = model.step(_batch(model, slab, steps))
+        _check_shape(result, slab, len(steps))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a model raises, only the segment that caused it may suffer
+        if len(steps) == 1:
+            return [f"{type(error).__name__}: {error}"]
+        return [run_steps(model, slab, [step])[0] for step in steps]
+    return _scatter(slab, steps, result)
+
+
+def _batch(model: StepModel, slab: Slab, steps: Sequence[Step]) -> StepBatch:
+    in_slots = np.array([step.in_slot for step in steps], dtype=np.int64)
+    fresh = in_slots == NO_SLOT
+    gathered = torch.from_numpy(np.where(fresh, 0, in_slots)).to(model.device)
+    return StepBatch(
+        contexts=slab.contexts.index_select(0, gathered),
+        fresh=fresh,
+        ranks=np.array([step.rank for step in steps], dtype=np.int64),
+        frames=[step.frames for step in steps],
+        elapsed_s=np.array([step.elapsed_s for step in steps], dtype=np.float32),
+    )
+
+
+def _check_shape(result: StepResult, slab: Slab, rows: int) -> None:
+    expected = (rows, *slab.contexts.shape[1:])
+    if tuple(result.contexts.shape) != expected:
+        raise ValueError(f"the model returned contexts {tuple(result.contexts.shape)} for {expected}")
+    if result.outputs.shape != (rows, slab.outputs.shape[1]) or result.gate.shape != (rows,):
+        raise ValueError(f"the model returned outputs {result.outputs.shape}, gate {result.gate.shape} for {rows} rows")
+
+
+def _scatter(slab: Slab, steps: Sequence[Step], result: StepResult) -> list[str]:
+    in_slots = np.array([step.in_slot for step in steps], dtype=np.int64)
+    out_slots = np.array([step.out_slot for step in steps], dtype=np.int64)
+    ranks = np.array([step.rank for step in steps], dtype=np.int64)
+    finite = torch.isfinite(result.contexts).flatten(1).all(dim=1).cpu().numpy()
+    finite &= np.isfinite(result.outputs).all(axis=1) & np.isfinite(result.gate)
+    slab.contexts.index_copy_(0, torch.from_numpy(out_slots).to(slab.contexts.device), result.contexts)
+    slab.outputs[out_slots] = result.outputs
+    slab.gate[out_slots] = result.gate
+    slab.shares[out_slots] = _shares(slab.shares[in_slots], in_slots == NO_SLOT, ranks, result.gate)
+    return ["" if good else "the step gave values that are not finite" for good in finite]
+
+
+def _shares(shares_BM: Float32Array, fresh: BoolArray, ranks: IntArray, gate: Float32Array) -> Float32Array:
+    """Every share is scaled by (1 - z), then the segment's own modality gains z: shares always sum to 1."""
+    z = np.where(fresh, np.float32(1), gate)
+    shares: Float32Array = np.where(fresh[:, None], np.float32(0), shares_BM) * (1 - z)[:, None]
+    shares[np.arange(len(ranks)), ranks] += z
+    return shares

@@ -1,0 +1,326 @@
+"""The messages between a client and a worker: small frozen dataclasses, no I/O.
+
+Evolution: new fields last and with defaults; never retype a field; never reuse a tag; skip what is unknown.
+The order of a class's fields is its order on the wire (`docs/protocol.md`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+
+# Why a message or a segment was not taken. The first group is final: sending it again gives the same answer.
+FinalCode = Literal[
+    "malformed",  # not a message of this protocol
+    "version",  # a protocol version this worker does not speak
+    "unauthorised",
+    "bad_id",
+    "unknown_modality",
+    "bad_segment",  # width, length, dtype or value of the frames
+    "far_future",
+    "late",  # at or before the watermark, and the policy drops
+    "step_failed",  # the model gave no finite result for this segment
+    "not_found",
+    "too_large",
+]
+RetryCode = Literal[
+    "hello_first",  # this worker does not know the connection (it is new, or was restarted)
+    "not_open",  # the stream is not open on this worker: OPEN it, then send again from the durable mark
+    "slow_down",  # a limit is reached: send again from this sequence after retry_after_ms
+    "not_owner",  # the session's key group is served elsewhere
+    "unavailable",  # the store does not answer
+]
+NoticeCode = Literal[
+    "late_fused",  # it was late, and the policy fused it at the watermark
+    "session_reset",  # the session does not continue what the client knew; the text says why
+    "stream_taken",  # another publisher opened this stream; this one no longer owns it
+]
+Code = FinalCode | RetryCode | NoticeCode
+RETRY_CODES: frozenset[str] = frozenset({"hello_first", "not_open", "slow_down", "not_owner", "unavailable"})
+NOTICE_CODES: frozenset[str] = frozenset({"late_fused", "session_reset", "stream_taken"})
+
+
+# ---- client to worker -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message of every connection; answered by Welcome."""
+
+    tag: ClassVar[str] = "hello"
+    client: str
+    """name of the client, for logs and for the ownership of streams"""
+    tenant: str = "default"
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open one stream of a session for publishing; answered by Opened or Nack."""
+
+    tag: ClassVar[str] = "open"
+    session: str
+    stream: str
+    modality: str
+    base: int
+    """lowest sequence number that will ever be sent from now on; what lies below is durable or given up"""
+    known_durable: int = 0
+    """highest sequence number the client has seen acknowledged as durable: less on the worker means a reset"""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentEntry:
+    sequence: int
+    """1, 2, 3, ... within the stream"""
+    event_time_s: float
+    """when it happened at the source, seconds; any epoch, but one and the same for a session"""
+    frames: Float32Array
+    """[T, F]"""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSegments:
+    """Segments of one stream, in sequence order."""
+
+    session: str
+    stream: str
+    oldest: int
+    """lowest sequence number the publisher still holds: what lies below is durable or given up"""
+    entries: tuple[SegmentEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Segments of one or more streams in one message; answered by Ack, and by a Nack for each one refused."""
+
+    tag: ClassVar[str] = "segments"
+    groups: tuple[StreamSegments, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Nothing more comes on this stream for now: the watermark need not wait for it. Open it again to go on."""
+
+    tag: ClassVar[str] = "end"
+    session: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Ask for a session's state; answered by State."""
+
+    tag: ClassVar[str] = "query"
+    request: int
+    session: str
+    after_version: int = 0
+    """answer once the live version is at least this, or when wait_ms is over"""
+    wait_ms: int = 0
+    include_context: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListSessions:
+    """Ask for the ids of the tenant's sessions in code point order; answered by Sessions."""
+
+    tag: ClassVar[str] = "list"
+    request: int
+    after: str = ""
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class QueryHistory:
+    """Ask for the settled versions of a session with event time in [from_s, to_s]; answered by History."""
+
+    tag: ClassVar[str] = "history"
+    request: int
+    session: str
+    from_s: float = float("-inf")
+    to_s: float = float("inf")
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Forget a session for good; answered by Deleted."""
+
+    tag: ClassVar[str] = "delete"
+    request: int
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Receive an Update whenever the state of a session changes; "" means every session of the tenant."""
+
+    tag: ClassVar[str] = "subscribe"
+    session: str = ""
+    credit: int = 64
+    """how many updates may be sent before the client grants more (Credit)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    tag: ClassVar[str] = "unsubscribe"
+    session: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Grant more updates, counted over all subscriptions of the connection."""
+
+    tag: ClassVar[str] = "credit"
+    updates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Proves that both ends live; answered by Pong. A connection silent for long is forgotten."""
+
+    tag: ClassVar[str] = "ping"
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    tag: ClassVar[str] = "goodbye"
+
+
+# ---- worker to client -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    tag: ClassVar[str] = "welcome"
+    worker: str
+    incarnation: str
+    """changes whenever the worker process does"""
+    tenant: str
+    signature: dict[str, Any]
+    """name, digest, context_shape, modalities [{name, width, max_frames}], heads [{name, kind, labels, start, stop}]"""
+    window_segments: int
+    """how many segments of this connection may be on their way: sent and not yet fused"""
+    window_bytes: int
+    max_message_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    tag: ClassVar[str] = "opened"
+    session: str
+    stream: str
+    durable: int
+    """send again from the sequence number after this one"""
+    last_sequence: int
+    """highest sequence number ever seen of this stream: a new publisher numbers on from here"""
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAck:
+    session: str
+    stream: str
+    fused: int
+    """every sequence number up to this one is in the live state, or was answered by a Nack"""
+    durable: int
+    """every sequence number up to this one is in the committed settled state, or was answered by a Nack"""
+    version: int
+    """version of the live state that holds everything up to `fused`"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    tag: ClassVar[str] = "ack"
+    streams: tuple[StreamAck, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """One message or segment was not taken, or was taken with a remark; `text` is for people."""
+
+    tag: ClassVar[str] = "nack"
+    code: str
+    text: str
+    session: str = ""
+    stream: str = ""
+    sequence: int = 0
+    request: int = 0
+    """the request this answers, when it is not about a segment"""
+    retry_after_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Answer to Query. `state` is a `runtime.views.StateView` as a map."""
+
+    tag: ClassVar[str] = "state"
+    request: int
+    state: dict[str, Any]
+    timed_out: bool = False
+    """the live version asked for was not reached in time; `state` is what there is"""
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    tag: ClassVar[str] = "sessions"
+    request: int
+    sessions: list[str]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    tag: ClassVar[str] = "past"
+    request: int
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    tag: ClassVar[str] = "deleted"
+    request: int
+    existed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A session's state has changed."""
+
+    tag: ClassVar[str] = "update"
+    state: dict[str, Any]
+    correction: bool = False
+    """the live state was fused again because a segment landed out of order"""
+    missed: int = 0
+    """updates of this session that were skipped since the last one, because the subscriber granted no credit"""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    tag: ClassVar[str] = "pong"
+    nonce: int
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The key group is served by another worker from `epoch` on."""
+
+    tag: ClassVar[str] = "moved"
+    group: int
+    endpoint: str
+    epoch: int
+    session: str = field(default="")
+
+
+ClientMessage = (
+    Hello | Open | Segments | End | Query | ListSessions | QueryHistory | Delete | Subscribe | Unsubscribe | Credit
+    | Ping | Goodbye
+)  # fmt: skip
+WorkerMessage = Welcome | Opened | Ack | Nack | State | Sessions | History | Deleted | Update | Pong | Moved
+Message = ClientMessage | WorkerMessage

@@ -1,0 +1,163 @@
+"""What is stored of a session: its settled context and, in the same atomic write, the sequence marks that go with it.
+
+A record is one msgpack array behind a format number. Records read back are not trusted: `decode_record` returns
+a record that fits the model's signature, or raises RecordError naming what does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgpack
+import numpy as np
+
+from runtime.keys import SessionKey
+from runtime.messages import Float32Array
+
+RECORD_FORMAT = 1
+
+
+class RecordError(ValueError):
+    """Bytes in the store that are no record of this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRecord:
+    stream: str
+    modality: str
+    settled_upto: int
+    """all sequence numbers up to this one are settled"""
+    settled_above: tuple[int, ...]
+    """and these few above it"""
+    newest_s: float
+    """newest settled event time, -inf before the first"""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One settled version of a session."""
+
+    version: int
+    event_time_s: float
+    modality: str
+    outputs: tuple[float, ...]
+    shares: tuple[float, ...]
+    gate: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    key: SessionKey
+    model_digest: str
+    incarnation: str
+    """of the worker that saved it"""
+    version: int
+    """how many segments are in the context"""
+    event_time_s: float
+    watermark_s: float
+    lineage: bytes
+    context_KD: Float32Array | None
+    """[K, D]; None while nothing has settled"""
+    outputs: tuple[float, ...]
+    shares: tuple[float, ...]
+    gate: float
+    freshness_s: dict[str, float]
+    """newest settled event time of each modality that has one"""
+    streams: tuple[StreamRecord, ...]
+    reset_reason: str = ""
+    history: tuple[HistoryRow, ...] = ()
+    """settled since the record was saved last; kept beside the record, not in it"""
+
+
+def encode_record(record: SessionRecord) -> bytes:
+    """All of a record but its key and its history."""
+    context = record.context_KD
+    fields = [
+        RECORD_FORMAT,
+        record.model_digest,
+        record.incarnation,
+        record.version,
+        record.event_time_s,
+        record.watermark_s,
+        record.lineage,
+        None if context is None else [list(context.shape), np.ascontiguousarray(context, dtype="<f4").tobytes()],
+        record.outputs,
+        record.shares,
+        record.gate,
+        record.freshness_s,
+        [[s.stream, s.modality, s.settled_upto, s.settled_above, s.newest_s] for s in record.streams],
+        record.reset_reason,
+    ]
+    return cast(bytes, msgpack.packb(fields))
+
+
+def decode_record(key: SessionKey, data: bytes) -> SessionRecord:
+    try:
+        fields = msgpack.unpackb(data)
+        if fields[0] != RECORD_FORMAT:
+            raise RecordError(f"{key}: record format {fields[0]!r}, this version reads {RECORD_FORMAT}")
+        return _record(key, *fields[1:])
+    except RecordError:
+        raise
+    except Exception as error:  # any shape of foreign bytes may come out of a store
+        raise RecordError(f"{key}: {error or type(error).__name__}") from None
+
+
+def _record(
+    key: SessionKey,
+    model_digest: str,
+    incarnation: str,
+    version: int,
+    event_time_s: float,
+    watermark_s: float,
+    lineage: bytes,
+    context: list[Any] | None,
+    outputs: list[float],
+    shares: list[float],
+    gate: float,
+    freshness_s: dict[str, float],
+    streams: list[list[Any]],
+    reset_reason: str,
+) -> SessionRecord:
+    if len(lineage) != 16 or version < 0:
+        raise RecordError(f"{key}: damaged version or lineage")
+    return SessionRecord(
+        key=key,
+        model_digest=str(model_digest),
+        incarnation=str(incarnation),
+        version=int(version),
+        event_time_s=float(event_time_s),
+        watermark_s=float(watermark_s),
+        lineage=bytes(lineage),
+        context_KD=None if context is None else _context(key, *context),
+        outputs=tuple(map(float, outputs)),
+        shares=tuple(map(float, shares)),
+        gate=float(gate),
+        freshness_s={str(name): float(value) for name, value in freshness_s.items()},
+        streams=tuple(
+            StreamRecord(str(stream), str(modality), int(upto), tuple(map(int, above)), float(newest_s))
+            for stream, modality, upto, above, newest_s in streams
+        ),
+        reset_reason=str(reset_reason),
+    )
+
+
+def _context(key: SessionKey, shape: list[int], data: bytes) -> Float32Array:
+    slots, width = shape
+    context: Float32Array = np.frombuffer(data, dtype="<f4").reshape(slots, width)
+    if not np.isfinite(context).all():
+        raise RecordError(f"{key}: the context is not finite")
+    return context
+
+
+def encode_history(row: HistoryRow) -> bytes:
+    return cast(bytes, msgpack.packb([row.modality, row.outputs, row.shares, row.gate]))
+
+
+def decode_history(version: int, event_time_s: float, data: bytes) -> HistoryRow:
+    try:
+        modality, outputs, shares, gate = msgpack.unpackb(data)
+        return HistoryRow(version, event_time_s, str(modality), tuple(outputs), tuple(shares), float(gate))
+    except Exception as error:  # as in decode_record
+        raise RecordError(f"history of version {version}: {error or type(error).__name__}") from None

@@ -1,0 +1,228 @@
+"""The embedded store: one SQLite file, in WAL mode, synced at every commit. Any number of processes may share it.
+
+An object is used by one thread at a time, not necessarily the one that made it. After StoreUnavailable the same
+object works again once the cause is gone. The disk must be a local one; export a store rather than copy its files.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from runtime.keys import SessionKey
+from runtime.records import HistoryRow, SessionRecord
+from runtime.store.base import Ownership, StoreUnavailable
+from runtime.store.fencing import check_epochs, check_expected
+from runtime.store.sealing import open_history, open_record, seal_history, seal_record
+from runtime.store.sqlite_file import CONNECTION_SURVIVES, open_file, open_snapshot, primary_code, translated
+
+LOAD_CHUNK = 256
+"""keys in one statement; SQLite before 3.32 takes 999 values"""
+MAX_LIMIT = 2**31
+"""SQLite reads a negative limit as none at all, and refuses one beyond 64 bits"""
+
+WRITE_RECORD = """INSERT INTO sessions (tenant, session, record) VALUES (?, ?, ?)
+    ON CONFLICT (tenant, session) DO UPDATE SET record = excluded.record"""
+WRITE_HISTORY = "INSERT OR REPLACE INTO history (tenant, session, version, event_time_s, data) VALUES (?, ?, ?, ?, ?)"
+
+_RecordRow = tuple[str, str, bytes]
+_HistoryRow = tuple[str, str, int, float, bytes]
+
+
+class SqliteStore:
+    """`runtime.store.base.Store` in the file `path`, made with its directory if there is none."""
+
+    def __init__(self, path: str | os.PathLike[str], *, history_length: int = 256, busy_timeout_s: float = 2.0) -> None:
+        # SQLite puts the -wal file beside what a symbolic link points to; so do we.
+        self.path = Path(os.path.realpath(path))
+        self.history_length = history_length
+        self.busy_timeout_s = busy_timeout_s
+        self._closed = False
+        self._connection: sqlite3.Connection | None = None
+        self._connect(create=True)
+
+    def load(self, keys: Sequence[SessionKey]) -> dict[SessionKey, SessionRecord]:
+        sealed: list[tuple[str, str, bytes]] = []
+        with self._transaction("BEGIN") as connection:
+            for start in range(0, len(keys), LOAD_CHUNK):
+                chunk = keys[start : start + LOAD_CHUNK]
+                wanted = f"WITH wanted (tenant, session) AS (VALUES {', '.join(['(?, ?)'] * len(chunk))})"
+                # CROSS JOIN: look each wanted one up, rather than go through all sessions
+                query = (
+                    f"{wanted} SELECT tenant, session, record FROM wanted CROSS JOIN sessions USING (tenant, session)"
+                )
+                sealed += connection.execute(query, list(chain.from_iterable(chunk)))
+        return {(key := SessionKey(tenant, session)): open_record(key, data) for tenant, session, data in sealed}
+
+    def save(self, epochs: Mapping[int, int], records: Sequence[SessionRecord]) -> None:
+        record_rows, history_rows = self._rows(records)
+        # Rows of an earlier life of a session (it was deleted, or reset) make way for those of this one.
+        begins = [min((row.version for row in record.history), default=record.version + 1) for record in records]
+        not_before = [(*record.key, version) for record, version in zip(records, begins, strict=True)]
+        too_old = [(*record.key, record.version - self.history_length) for record in records]
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            check_epochs(_current(connection, epochs), epochs, (record.key for record in records))
+            delete = "DELETE FROM history WHERE tenant = ? AND session = ? AND version"
+            connection.executemany(f"{delete} >= ?", not_before)
+            connection.executemany(f"{delete} <= ?", too_old)
+            connection.executemany(WRITE_RECORD, record_rows)
+            connection.executemany(WRITE_HISTORY, history_rows)
+
+    def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            check_epochs(_current(connection, epochs), epochs, [key])
+            connection.execute("DELETE FROM history WHERE tenant = ? AND session = ?", key)
+            return connection.execute("DELETE FROM sessions WHERE tenant = ? AND session = ?", key).rowcount > 0
+
+    def scan(self, tenant: str, after: str, limit: int) -> list[str]:
+        with self._transaction("BEGIN") as connection:
+            rows = connection.execute(
+                "SELECT session FROM sessions WHERE tenant = ? AND session > ? ORDER BY session LIMIT ?",
+                (tenant, after, _bounded(limit)),
+            )
+            return [session for (session,) in rows]
+
+    def history(self, key: SessionKey, from_s: float, to_s: float, limit: int) -> list[HistoryRow]:
+        with self._transaction("BEGIN") as connection:
+            rows = connection.execute(
+                "SELECT version, event_time_s, data FROM history WHERE tenant = ? AND session = ?"
+                " AND event_time_s BETWEEN ? AND ? ORDER BY version DESC LIMIT ?",
+                (*key, from_s, to_s, _bounded(limit)),
+            ).fetchall()
+        return [open_history(key, *row) for row in reversed(rows)]
+
+    def claim(self, owner: str, expected: Mapping[int, int]) -> dict[int, int]:
+        claimed = {group: epoch + 1 for group, epoch in expected.items()}
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            check_expected(_current(connection, expected), expected)
+            rows = [(group, owner, epoch) for group, epoch in claimed.items()]
+            connection.executemany("INSERT OR REPLACE INTO groups (key_group, owner, epoch) VALUES (?, ?, ?)", rows)
+        return claimed
+
+    def ownership(self) -> dict[int, Ownership]:
+        with self._transaction("BEGIN") as connection:
+            rows = connection.execute("SELECT key_group, owner, epoch FROM groups ORDER BY key_group")
+            return {group: Ownership(owner, epoch) for group, owner, epoch in rows}
+
+    def records(self) -> Iterator[SessionRecord]:
+        """As the contract says; the snapshot is taken at the first `next`.
+
+        It has a connection of its own, so any thread may iterate while this object saves. Until it is closed or at
+        its end the -wal file grows with every save.
+        """
+        self._refuse_closed()
+        return self._records()
+
+    def _records(self) -> Iterator[SessionRecord]:
+        try:
+            with closing(open_snapshot(self.path, self.busy_timeout_s)) as connection:
+                for tenant, session, data in connection.execute(
+                    "SELECT tenant, session, record FROM sessions ORDER BY tenant, session"
+                ):
+                    key = SessionKey(tenant, session)
+                    rows = connection.execute(
+                        "SELECT version, event_time_s, data FROM history WHERE tenant = ? AND session = ?"
+                        " ORDER BY version",
+                        key,
+                    )
+                    history = tuple(open_history(key, *row) for row in rows)
+                    yield replace(open_record(key, data), history=history)
+        except sqlite3.Error as error:
+            raise translated(error, self.path) from error
+
+    def restore(self, records: Sequence[SessionRecord]) -> None:
+        record_rows, history_rows = self._rows(records)
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            keys = [record.key for record in records]
+            connection.executemany("DELETE FROM history WHERE tenant = ? AND session = ?", keys)
+            connection.executemany(WRITE_RECORD, record_rows)
+            connection.executemany(WRITE_HISTORY, history_rows)
+
+    def close(self) -> None:
+        self._closed = True
+        self._disconnect()
+
+    # ---- the connection ----
+
+    def _connect(self, *, create: bool) -> sqlite3.Connection:
+        self._connection = open_file(self.path, self.busy_timeout_s, create=create)
+        self._standing = _standing(self.path)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"store {self.path}: it was closed")
+
+    def _use(self) -> sqlite3.Connection:
+        self._refuse_closed()
+        return self._connection or self._connect(create=False)
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        connection = self._use()
+        try:
+            connection.execute(begin)
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self._undo(connection, error)
+            if isinstance(error, sqlite3.Error):
+                raise translated(error, self.path) from error
+            raise
+        if _standing(self.path) != self._standing:
+            # What was committed went into a file that nobody will find.
+            self._disconnect()
+            raise StoreUnavailable(f"store {self.path}: moved, deleted or replaced while in use: put it back")
+
+    def _undo(self, connection: sqlite3.Connection, error: BaseException) -> None:
+        sound = not isinstance(error, sqlite3.Error) or primary_code(error) in CONNECTION_SURVIVES
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            sound = False
+        if not sound:
+            self._disconnect()
+
+    def _rows(self, records: Sequence[SessionRecord]) -> tuple[list[_RecordRow], list[_HistoryRow]]:
+        record_rows = [(*record.key, seal_record(record)) for record in records]
+        history_rows = [
+            (*record.key, row.version, row.event_time_s, seal_history(record.key, row))
+            for record in records
+            for row in record.history
+            if row.version > record.version - self.history_length
+        ]
+        return record_rows, history_rows
+
+
+def _current(connection: sqlite3.Connection, groups: Iterable[int]) -> dict[int, int]:
+    """Epochs of these groups, and perhaps of some between them."""
+    span = (min(groups, default=0), max(groups, default=0))
+    return dict(connection.execute("SELECT key_group, epoch FROM groups WHERE key_group BETWEEN ? AND ?", span))
+
+
+def _standing(path: Path) -> list[tuple[int, int] | None]:
+    """Which files stand at the store's names now."""
+    found: list[tuple[int, int] | None] = []
+    for name in (path, f"{path}-wal"):
+        try:
+            stat = os.stat(name)
+            found.append((stat.st_dev, stat.st_ino))
+        except OSError:
+            found.append(None)
+    return found
+
+
+def _bounded(limit: int) -> int:
+    return max(0, min(limit, MAX_LIMIT))

@@ -1,0 +1,177 @@
+"""One SQLite file as a store: recognised or made, opened the way we need it, and its errors in our words.
+
+The mark of a store is `application_id` with the schema's version in `user_version`; a file without the mark is
+never written to. The mark is made together with the tables, in one transaction, before the file goes to WAL mode:
+so the main file holds it from then on, whatever a crash leaves in the -wal file.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from runtime.store.base import StoreError, StoreUnavailable, StoreUnusable
+
+APPLICATION_ID = int.from_bytes(b"GRFS", "big")
+SCHEMA_VERSION = 1
+
+# Text is compared byte by byte (BINARY, the default), never folded or normalised. `sessions` keeps its rows beside
+# the index: rows of 1.5 KB inside one (WITHOUT ROWID) took twice the time and the space (docs/decisions).
+SCHEMA = {
+    "sessions": """CREATE TABLE sessions (
+        tenant TEXT NOT NULL, session TEXT NOT NULL, record BLOB NOT NULL, PRIMARY KEY (tenant, session))""",
+    "history": """CREATE TABLE history (
+        tenant TEXT NOT NULL, session TEXT NOT NULL, version INTEGER NOT NULL, event_time_s REAL NOT NULL,
+        data BLOB NOT NULL, PRIMARY KEY (tenant, session, version)) WITHOUT ROWID""",
+    "groups": """CREATE TABLE groups (
+        key_group INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL)""",
+}
+
+# docs/decisions/sqlite-durability.md argues the first three.
+PRAGMAS = (
+    "PRAGMA synchronous = FULL",
+    "PRAGMA fullfsync = ON",  # macOS: without it fsync stops at the drive's cache
+    "PRAGMA secure_delete = ON",  # a deleted session's bytes do not stay in the file
+    "PRAGMA temp_store = MEMORY",  # else a full or missing /tmp fails a commit
+    "PRAGMA cell_size_check = ON",  # find damaged pages early
+    "PRAGMA trusted_schema = OFF",
+)
+
+# By primary result code. What is missing here raises StoreUnusable with SQLite's own words.
+MEANINGS: dict[int, tuple[type[StoreError], str]] = {
+    sqlite3.SQLITE_FULL: (StoreUnavailable, "the disk is full: free some space"),
+    sqlite3.SQLITE_READONLY: (StoreUnavailable, "read-only: make the file, its directory and the disk writable"),
+    sqlite3.SQLITE_BUSY: (
+        StoreUnavailable,
+        "locked by another process (`fuser -v` on the file names it): end that one",
+    ),
+    sqlite3.SQLITE_LOCKED: (StoreUnavailable, "locked from within this process"),
+    sqlite3.SQLITE_PROTOCOL: (StoreUnavailable, "locked by too many processes at once"),
+    sqlite3.SQLITE_IOERR: (StoreUnavailable, "input/output error: check the disk, its free space and the system log"),
+    sqlite3.SQLITE_CANTOPEN: (StoreUnavailable, "cannot be opened: is the path right, and the directory writable?"),
+    sqlite3.SQLITE_PERM: (StoreUnavailable, "permission denied: give this user the right to read and write it"),
+    sqlite3.SQLITE_NOMEM: (StoreUnavailable, "out of memory"),
+    sqlite3.SQLITE_CORRUPT: (StoreUnusable, "damaged: put a backup in its place, or move it away to begin anew"),
+    sqlite3.SQLITE_NOTADB: (StoreUnusable, "no SQLite file, or damaged at its beginning: give another path"),
+    sqlite3.SQLITE_NOLFS: (StoreUnusable, "larger than this system can handle"),
+}
+
+# After these the connection is as good as before. After the others it is opened anew: a file opened on a disk that
+# was read-only, for example, stays read-only.
+CONNECTION_SURVIVES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # missing where Python itself complains
+    return code & 0xFF
+
+
+def translated(error: sqlite3.Error, path: Path) -> StoreError:
+    kind, meaning = MEANINGS.get(primary_code(error), (StoreUnusable, "unexpected error"))
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    return kind(f"store {path}: {meaning} ({name}: {error})")
+
+
+def open_file(path: Path, busy_timeout_s: float, *, create: bool) -> sqlite3.Connection:
+    """A connection to the store at `path`, for use by one thread at a time. Raises StoreError.
+
+    Without `create` a missing file is StoreUnavailable: it may be on a disk that is away.
+    """
+    try:
+        if create:
+            _make_directory(path.parent)
+        _refuse_foreign(path)
+        connection = _connect(path, "rwc" if create else "rw", busy_timeout_s)
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
+    except OSError as error:
+        raise StoreUnavailable(f"store {path}: {error.strerror}: {error.filename}") from error
+
+
+def open_snapshot(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    """A second connection that sees the store as it is now, and holds up nobody. Raises sqlite3.Error."""
+    connection = _connect(path, "ro", busy_timeout_s)
+    connection.execute("BEGIN")
+    return connection
+
+
+def _connect(path: Path, mode: str, busy_timeout_s: float = 0) -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?{'immutable=1' if mode == 'immutable' else f'mode={mode}'}"
+    return sqlite3.connect(uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+
+
+def _make_directory(directory: Path) -> None:
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        descriptor = os.open(path.parent, os.O_RDONLY)  # a name in a directory is durable once that is synced
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Look at the mark before opening for real, which would leave files beside a foreign database in WAL mode.
+
+    `immutable` reads the main file alone and takes no lock. It must be SQLite that opens the file: closing a file
+    of our own would drop the locks that other connections of this process hold on it (POSIX).
+    """
+    if not path.exists() or path.stat().st_size == 0 or Path(f"{path}-journal").exists():
+        return  # to be made, or left half made by a crash: SQLite rolls that back once it is opened for real
+    with closing(_connect(path, "immutable")) as connection:
+        _check_mark(connection, path)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    for pragma in PRAGMAS:
+        connection.execute(pragma)
+    if _number(connection, "page_count") == 0:
+        _make_tables(connection)
+    _check_mark(connection, path)
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StoreUnusable(f"store {path}: no WAL mode on this file system: choose a local disk")
+    names = _names(connection)
+    if names != SCHEMA.keys():
+        raise StoreUnusable(f"store {path}: holds {sorted(names)} instead of {sorted(SCHEMA)}: not a store of ours")
+    # What a crash or an I/O error left in the -wal file may never have reached the disk, though it can be read.
+    # Written to the main file and synced once more it has, before anything new is acknowledged on top of it.
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN EXCLUSIVE")
+    if not _names(connection):  # else another process was quicker
+        for statement in SCHEMA.values():
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def _check_mark(connection: sqlite3.Connection, path: Path) -> None:
+    if _number(connection, "application_id") != APPLICATION_ID:
+        raise StoreUnusable(f"store {path}: an SQLite database of another program: left as it is, give another path")
+    version = _number(connection, "user_version")
+    if version != SCHEMA_VERSION:
+        age, do = ("newer", "upgrade") if version > SCHEMA_VERSION else ("older", "export it with its own version")
+        raise StoreUnusable(f"store {path}: schema {version} of a {age} version, this one knows {SCHEMA_VERSION}: {do}")
+
+
+def _names(connection: sqlite3.Connection) -> set[str]:
+    """Tables, indexes, views and triggers that somebody made."""
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name NOT GLOB 'sqlite_*'")}
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    (value,) = connection.execute(f"PRAGMA {pragma}").fetchone()
+    return int(value)

@@ -1,0 +1,254 @@
+"""Messages <-> frames. Pure: no socket, no clock.
+
+A message is a msgpack header `[version, tag, *fields]`, followed by raw little-endian tensor frames: one per
+`StreamSegments`, the rows of all its segments one after another. `docs/protocol.md` describes every message.
+
+Whatever bytes come in, `decode` returns a Message or raises DecodeError: peers are not trusted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from runtime import messages
+from runtime.messages import (
+    Ack,
+    Float32Array,
+    Message,
+    SegmentEntry,
+    Segments,
+    StreamAck,
+    StreamSegments,
+)
+
+PROTOCOL_VERSION = 1
+MAX_HEADER_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 16 << 20
+MAX_GROUPS = 4096
+MAX_SEQUENCE = 2**62
+
+assert sys.byteorder == "little", "tensor frames are little-endian views of host memory"
+
+Frame = bytes | memoryview
+
+
+class DecodeError(ValueError):
+    """A peer sent something that is not a message; `code` is the Nack code that tells it so."""
+
+    def __init__(self, code: messages.FinalCode, text: str) -> None:
+        super().__init__(text)
+        self.code: messages.FinalCode = code
+
+
+def _malformed(text: str) -> DecodeError:
+    return DecodeError("malformed", text)
+
+
+# ---- encode -----------------------------------------------------------------------------------------------
+
+
+def encode(message: Message) -> list[Frame]:
+    """The frames of a message: the header first, then its tensors."""
+    match message:
+        case Segments(groups):
+            header = [PROTOCOL_VERSION, Segments.tag, [_group_header(group) for group in groups]]
+            return [_pack(header), *(_group_tensor(group) for group in groups)]
+        case Ack(streams):
+            rows = [[a.session, a.stream, a.fused, a.durable, a.version] for a in streams]
+            return [_pack([PROTOCOL_VERSION, Ack.tag, rows])]
+        case _:
+            fields = [getattr(message, field.name) for field in dataclasses.fields(message)]
+            return [_pack([PROTOCOL_VERSION, message.tag, *fields])]
+
+
+def _pack(header: list[Any]) -> bytes:
+    return typing.cast(bytes, msgpack.packb(header))
+
+
+def _group_header(group: StreamSegments) -> list[Any]:
+    rows = [[entry.sequence, entry.event_time_s, len(entry.frames)] for entry in group.entries]
+    return [group.session, group.stream, group.oldest, "f32", rows]
+
+
+def _group_tensor(group: StreamSegments) -> Frame:
+    frames = [entry.frames for entry in group.entries]
+    rows: Float32Array = np.ascontiguousarray(frames[0] if len(frames) == 1 else np.concatenate(frames), dtype="<f4")
+    return rows.reshape(-1).view(np.uint8).data
+
+
+# ---- decode -----------------------------------------------------------------------------------------------
+
+
+def decode(frames: Sequence[Frame]) -> Message:
+    """The message in these frames. Tensors are read-only views of the frames where the dtype allows.
+
+    Raises DecodeError when they are no message of this protocol.
+    """
+    if not frames:
+        raise _malformed("no frames")
+    tag, fields = _header(frames[0])
+    tensors = frames[1:]
+    if tag == Segments.tag:
+        return _decode_segments(fields, tensors)
+    if tensors:
+        raise _malformed(f"{tag}: {len(tensors)} tensor frames, expected none")
+    if tag == Ack.tag:
+        return _decode_ack(fields)
+    if tag not in _PLAIN:
+        raise _malformed(f"unknown message {tag!r}")
+    return _decode_plain(tag, fields)
+
+
+def _header(frame: Frame) -> tuple[str, list[Any]]:
+    if len(frame) > MAX_HEADER_BYTES:
+        raise DecodeError("too_large", f"header of {len(frame)} bytes, more than {MAX_HEADER_BYTES}")
+    try:
+        header = msgpack.unpackb(frame, strict_map_key=True)
+    except Exception as error:  # msgpack documents no closed set of exceptions
+        raise _malformed(f"header is not msgpack: {error or type(error).__name__}") from None
+    if not isinstance(header, list) or len(header) < 2:
+        raise _malformed("header is not an array of version, tag and fields")
+    version, tag, *fields = header
+    if type(version) is not int or version != PROTOCOL_VERSION:
+        raise DecodeError("version", f"protocol version {version!r}, this side speaks {PROTOCOL_VERSION}")
+    if type(tag) is not str:
+        raise _malformed("tag is not text")
+    return tag, fields
+
+
+def _decode_segments(fields: list[Any], tensors: Sequence[Frame]) -> Segments:
+    if not fields or not isinstance(fields[0], list):
+        raise _malformed("segments: groups is not an array")
+    groups = fields[0]
+    if len(groups) > MAX_GROUPS:
+        raise DecodeError("too_large", f"segments: {len(groups)} groups, more than {MAX_GROUPS}")
+    if len(groups) != len(tensors):
+        raise _malformed(f"segments: {len(groups)} groups but {len(tensors)} tensor frames")
+    if sum(map(len, tensors)) > MAX_MESSAGE_BYTES:
+        raise DecodeError("too_large", f"segments: more than {MAX_MESSAGE_BYTES} bytes")
+    return Segments(tuple(_decode_group(group, tensor) for group, tensor in zip(groups, tensors, strict=True)))
+
+
+def _decode_group(group: Any, tensor: Frame) -> StreamSegments:
+    match group:
+        case [str(session), str(stream), int(oldest), str(dtype), [_, *_] as rows, *_] if 0 < oldest <= MAX_SEQUENCE:
+            return StreamSegments(session, stream, oldest, _decode_entries(rows, dtype, tensor))
+    raise _malformed("segments: a group is not [session, stream, oldest, dtype, [[sequence, event time, T], ...]]")
+
+
+def _decode_entries(rows: list[Any], dtype: str, tensor: Frame) -> tuple[SegmentEntry, ...]:
+    total = 0
+    for row in rows:
+        match row:
+            case [int(sequence), float() | int() as event_time_s, int(length), *_] if length >= 0:
+                if not 0 < sequence <= MAX_SEQUENCE:
+                    raise _malformed(f"segments: sequence {sequence} is outside 1 .. 2**62")
+                if not -1e15 < event_time_s < 1e15:
+                    raise _malformed(f"segments: event time {event_time_s} is not a finite number of seconds")
+                total += length
+            case _:
+                raise _malformed("segments: an entry is not [sequence, event time in seconds, T]")
+    frames = _decode_tensor(tensor, dtype, total)
+    entries, start = [], 0
+    for sequence, event_time_s, length, *_ in rows:
+        entries.append(SegmentEntry(sequence, float(event_time_s), frames[start : start + length]))
+        start += length
+    return tuple(entries)
+
+
+def _decode_tensor(tensor: Frame, dtype: str, rows: int) -> Float32Array:
+    convert = _DTYPES.get(dtype)
+    if convert is None:
+        raise _malformed(f"segments: dtype {dtype!r}, expected one of {', '.join(_DTYPES)}")
+    if rows == 0:
+        if len(tensor):
+            raise _malformed(f"segments: {len(tensor)} bytes for no frames at all")
+        return np.empty((0, 0), dtype=np.float32)
+    row_bytes, rest = divmod(len(tensor), rows)
+    item_bytes = 4 if dtype == "f32" else 2
+    if rest or row_bytes % item_bytes or not row_bytes:
+        raise _malformed(f"segments: {len(tensor)} bytes are no {rows} frames of {dtype}")
+    return convert(tensor).reshape(rows, row_bytes // item_bytes)
+
+
+def _from_f32(tensor: Frame) -> Float32Array:
+    return np.frombuffer(tensor, dtype=np.float32)
+
+
+def _from_f16(tensor: Frame) -> Float32Array:
+    return np.frombuffer(tensor, dtype=np.float16).astype(np.float32)
+
+
+def _from_bf16(tensor: Frame) -> Float32Array:
+    bits = np.left_shift(np.frombuffer(tensor, dtype=np.uint16), 16, dtype=np.uint32)
+    return bits.view(np.float32)
+
+
+_DTYPES: dict[str, Callable[[Frame], Float32Array]] = {"f32": _from_f32, "f16": _from_f16, "bf16": _from_bf16}
+
+
+def _decode_ack(fields: list[Any]) -> Ack:
+    if not fields or not isinstance(fields[0], list):
+        raise _malformed("ack: streams is not an array")
+    streams = []
+    for row in fields[0]:
+        match row:
+            case [str(session), str(stream), int(fused), int(durable), int(version), *_]:
+                streams.append(StreamAck(session, stream, fused, durable, version))
+            case _:
+                raise _malformed("ack: an entry is not [session, stream, fused, durable, version]")
+    return Ack(tuple(streams))
+
+
+# ---- all other messages: one field after another ------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _PlainMessage:
+    build: Callable[..., Message]
+    fields: tuple[tuple[str, Callable[[Any], bool], str], ...]
+    """name, is this value of the right type, the type's name"""
+    required: int
+
+
+_CHECKS: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    int: (lambda value: type(value) is int and -(2**63) <= value < 2**63, "an integer"),
+    float: (lambda value: type(value) in (int, float) and not math.isnan(value), "a number"),
+    str: (lambda value: type(value) is str, "text"),
+    bool: (lambda value: type(value) is bool, "true or false"),
+    dict[str, Any]: (lambda value: isinstance(value, dict), "a map"),
+    list[str]: (lambda value: isinstance(value, list) and all(type(item) is str for item in value), "texts"),
+    list[dict[str, Any]]: (lambda value: isinstance(value, list) and all(isinstance(m, dict) for m in value), "maps"),
+}
+
+
+def _plain(kind: type[Any]) -> _PlainMessage:
+    hints = typing.get_type_hints(kind)
+    fields = dataclasses.fields(kind)
+    no_default = dataclasses.MISSING
+    return _PlainMessage(
+        build=kind,
+        fields=tuple((field.name, *_CHECKS[hints[field.name]]) for field in fields),
+        required=sum(field.default is no_default and field.default_factory is no_default for field in fields),
+    )
+
+
+_PLAIN = {kind.tag: _plain(kind) for kind in typing.get_args(Message) if kind not in (Segments, Ack)}
+
+
+def _decode_plain(tag: str, values: list[Any]) -> Message:
+    plain = _PLAIN[tag]
+    if len(values) < plain.required:
+        raise _malformed(f"{tag}: {len(values)} fields, at least {plain.required} expected")
+    for value, (name, is_right, expected) in zip(values, plain.fields, strict=False):
+        if not is_right(value):
+            raise _malformed(f"{tag}: {name} is not {expected}")
+    return plain.build(*values[: len(plain.fields)])

@@ -1,0 +1,180 @@
+"""The worker's one thread: sockets -> dispatcher -> device -> sockets. It waits; it decides nothing.
+
+drain the socket -> take what the store has done -> one turn of work -> hand out store jobs -> send
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+import zmq
+
+from runtime.dispatch.dispatcher import Dispatcher
+from runtime.doorbell import Doorbell
+from runtime.store.base import Store
+from runtime.store_thread import StoreThread
+from runtime.wire import MAX_MESSAGE_BYTES, encode
+
+log = logging.getLogger(__name__)
+
+RECEIVE_AT_ONCE = 256
+"""messages taken from the socket before the device gets its turn"""
+MAX_POLL_S = 0.25
+SEND_QUEUE_MESSAGES = 10_000
+"""per connection, in the transport: a peer that reads nothing is dropped when it is full"""
+
+T = TypeVar("T")
+
+
+class WorkerLoop:
+    """Owns the socket and the thread. Other threads speak to it through `call`."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, open_store: Callable[[], Store], on_turn: Callable[[float], None] | None = None
+    ) -> None:
+        """`on_turn` is called in the loop's thread after every turn, with the time: metrics are flushed there."""
+        self.dispatcher = dispatcher
+        self._bell = Doorbell()
+        self._store = StoreThread(open_store, self._bell.ring)
+        self._on_turn = on_turn
+        self._calls: deque[Callable[[], None]] = deque()
+        self._stopping = False
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, 4 * MAX_MESSAGE_BYTES)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._bell, zmq.POLLIN)
+        self._thread = threading.Thread(target=self._run, name="grf-loop", daemon=True)
+
+    def bind(self, host: str, port: int) -> int:
+        """Listen; port 0 takes a free one, and so does a port that is in use. Returns the port."""
+        try:
+            self._socket.bind(f"tcp://{host}:{port or '*'}")
+        except zmq.ZMQError as error:
+            if not port or error.errno != zmq.EADDRINUSE:
+                raise
+            log.warning("port %d is in use, taking a free one", port)
+            self._socket.bind(f"tcp://{host}:*")
+        endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        return int(endpoint.rsplit(":", 1)[1])
+
+    def start(self) -> None:
+        self._thread.start()
+
+    # ---- other threads ----
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function in the loop's thread, between two turns."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._calls.append(run)
+        self._bell.ring()
+        return future
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def stop(self, drain_s: float = 5.0) -> bool:
+        """Stop taking messages, save what is settled (for `drain_s` at most), close. True if all was saved."""
+        saved = self.call(lambda: self._drain(time.monotonic() + drain_s))
+        clean = saved.result(timeout=drain_s + 5.0) if self._thread.is_alive() else False
+        self._stopping = True
+        self._bell.ring()
+        self._thread.join()
+        return clean
+
+    def kill(self) -> None:
+        """Stop at once, as a crash would: nothing more is saved or sent."""
+        self._stopping = True
+        self._bell.ring()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    # ---- the loop's thread ----
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except Exception:
+            log.exception("the worker's loop failed")
+            raise
+        finally:
+            self._store.close()
+            self._context.destroy(linger=0)
+            self._bell.close()
+
+    def _turn(self) -> None:
+        now_s = time.monotonic()
+        wait_s = 0.0 if self.dispatcher.has_work else min(max(self.dispatcher.wake_at_s - now_s, 0.0), MAX_POLL_S)
+        # Rounded up: waking before the time only to wait again would spin.
+        ready = dict(self._poller.poll(int(wait_s * 1000) + (wait_s > 0)))
+        if self._socket in ready:
+            self._receive()
+        if self._bell.fileno() in ready:
+            self._bell.hear()
+            self._run_calls()
+        self._work()
+
+    def _receive(self) -> None:
+        now_s, wall_s = time.monotonic(), time.time()
+        for _ in range(RECEIVE_AT_ONCE):
+            try:
+                identity, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            self.dispatcher.receive(identity, frames, now_s, wall_s)
+
+    def _run_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
+
+    def _work(self) -> None:
+        while (outcome := self._store.take_outcome()) is not None:
+            self.dispatcher.store.finish(*outcome, time.monotonic())
+        self.dispatcher.work(time.monotonic())
+        for job in self.dispatcher.store.take():
+            self._store.submit(job)
+        self._send()
+        if self._on_turn is not None:
+            self._on_turn(time.monotonic())
+
+    def _send(self) -> None:
+        for identity, message in self.dispatcher.outbox.take():
+            try:
+                self._socket.send_multipart([identity, *encode(message)], zmq.DONTWAIT)
+            except zmq.Again:
+                log.warning("connection %s does not read what it is sent: dropped", identity.hex())
+                self.dispatcher.gone(identity)
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH:
+                    raise
+                self.dispatcher.gone(identity)
+
+    def _drain(self, until_s: float) -> bool:
+        """Save what is settled; what is not stays with its publishers, who will send it again."""
+        self._poller.unregister(self._socket)
+        while not self.dispatcher.saver.is_clean and time.monotonic() < until_s:
+            self._work()
+            self._poller.poll(10)
+            self._bell.hear()
+        self._work()
+        return self.dispatcher.saver.is_clean

@@ -1,0 +1,45 @@
+"""Small models and random segments for the tests of grf_core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from grf_core.config import GRFConfig, HeadConfig, ModalityConfig
+from grf_core.model import GRF
+from grf_core.step import Float32Array
+
+MODALITIES = (ModalityConfig("text", 5, 12), ModalityConfig("audio", 3, 9), ModalityConfig("imu", 1, 12))
+HEADS = (
+    HeadConfig("mood", "classification", 3, ("low", "even", "high")),
+    HeadConfig("effort", "regression", 1),
+)
+
+
+def small_config(**changes: Any) -> GRFConfig:
+    settings: dict[str, Any] = {"d_model": 16, "n_layers": 2, "n_heads": 2, "d_ffn": 24} | changes
+    return GRFConfig(**{"modalities": MODALITIES, "heads": HEADS} | settings)
+
+
+def small_model(seed: int = 0, **changes: Any) -> GRF:
+    """In evaluation mode, with every weight drawn, biases and norms too, so that none is hidden by its start value."""
+    model = GRF(small_config(**changes)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def random_segments(count: int, rng: np.random.Generator) -> list[tuple[int, Float32Array]]:
+    """(rank, frames) of random modality and length."""
+    ranks = rng.integers(len(MODALITIES), size=count)
+    return [(int(rank), random_frames(int(rank), rng)) for rank in ranks]
+
+
+def random_frames(rank: int, rng: np.random.Generator) -> Float32Array:
+    modality = MODALITIES[rank]
+    frames = int(rng.integers(1, modality.max_frames + 1))
+    return rng.normal(size=(frames, modality.width)).astype(np.float32)

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from grf_core.data.sessions import Cutting, LabelledSession, StreamFrames
+from grf_core.normalisation import Normalisation, Statistics
+from grf_core.training.playback import elapsed_s, normalised, play, restricted
+from grf_core.training.recipe import Augmentation
+from tests.grf_core.models import small_config
+
+CONFIG = small_config()
+CUTTING = Cutting(0.5, 0.5)
+TIMES_S = np.arange(100) * 0.1
+SESSION = LabelledSession(
+    "s",
+    {"mood": "low"},
+    (
+        StreamFrames("cam", "text", np.ones((100, 5), np.float32), TIMES_S),
+        StreamFrames("mic", "audio", np.ones((100, 3), np.float32), TIMES_S + 0.01),
+    ),
+)
+
+
+def played(augmentation: Augmentation, seed: int = 0) -> list[tuple[str, int]]:
+    segments = play(SESSION, CONFIG, CUTTING, np.random.default_rng(seed), augmentation)
+    return [(segment.stream, segment.sequence) for segment in segments]
+
+
+def test_calm_playback_is_every_segment_in_fusion_order() -> None:
+    assert played(Augmentation()) == [(stream, k) for k in range(20) for stream in ("cam", "mic")]
+
+
+def test_arrival_jitter_changes_the_order_and_loses_nothing() -> None:
+    calm, jittered = played(Augmentation()), played(Augmentation(arrival_jitter_s=1.0))
+    assert jittered != calm
+    assert sorted(jittered) == sorted(calm)
+    assert jittered.index(("cam", 0)) < jittered.index(("cam", 19))
+
+
+def test_one_stream_always_speaks_and_one_segment_is_never_lost() -> None:
+    lossy = Augmentation(drop_stream=1.0, drop_segment=1.0)
+    streams = {played(lossy, seed)[0][0] for seed in range(20)}
+    assert all(len(played(lossy, seed)) == 1 for seed in range(20))
+    assert streams == {"cam", "mic"}
+
+
+def test_a_crop_cuts_the_beginning() -> None:
+    lengths = {len(played(Augmentation(crop=0.5), seed)) for seed in range(20)}
+    assert min(lengths) >= 20
+    assert len(lengths) > 5
+
+
+def test_noise_and_scale_change_values_but_not_the_recording() -> None:
+    noisy = Augmentation(noise=0.1, scale=0.1)
+    segments = play(SESSION, CONFIG, CUTTING, np.random.default_rng(0), noisy)
+    assert segments[0].frames.dtype == np.float32
+    assert segments[0].frames.std() == pytest.approx(0.1, abs=0.05)
+    assert (SESSION.streams[0].frames == 1).all()
+
+
+def test_elapsed_seconds_never_run_backwards() -> None:
+    segments = play(SESSION, CONFIG, CUTTING, np.random.default_rng(0))[:4]
+    assert elapsed_s(segments) == pytest.approx([0.0, 0.01, 0.49, 0.01])
+    assert elapsed_s(segments[::-1]) == [0.0] * 4
+
+
+def test_restricted_leaves_out_modalities_and_what_comes_later() -> None:
+    heard = restricted(SESSION, silent=("text",), until_s=2.0)
+    assert [(stream.stream, len(stream.frames)) for stream in heard.streams] == [("mic", 20)]
+
+
+def test_normalised_frames_have_mean_zero_and_deviation_one_and_bounds() -> None:
+    frames = np.array([[0.0, 0, 0], [4, 4, 1e9]], np.float32)
+    session = replace(SESSION, streams=(StreamFrames("mic", "audio", frames, TIMES_S[:2]),))
+    statistics = Statistics((2.0, 2.0, 0.0), (2.0, 4.0, 1.0))
+    (stream,) = normalised(session, Normalisation({"audio": statistics}, {})).streams
+    assert stream.frames.tolist() == [[-1.0, -0.5, 0.0], [1.0, 0.5, 1e4]]

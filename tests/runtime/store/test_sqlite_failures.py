@@ -1,0 +1,273 @@
+"""A store that is away: said clearly, nothing half written, and the same object works again once it is back."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.store import sqlite_file
+from runtime.store.base import StoreUnavailable
+from runtime.store.sqlite import SqliteStore
+from tests.runtime.store.conftest import BreakableDisk, protect, unprotect
+from tests.runtime.store.samples import assert_same, key, owned, record
+
+BIG = 40_000
+"""floats of a context that does not fit where little is left"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(path, busy_timeout_s=0.05)
+    yield store
+    store.close()
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 512):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                continue
+    return filler
+
+
+# ---- disk full ----
+
+
+def test_a_full_disk_refuses_saves_but_not_loads_and_works_once_there_is_space(small_disk: Path) -> None:
+    store = SqliteStore(small_disk / "state.db")
+    of = [key(session) for session in "abc"]
+    epochs = owned(store, *of)
+    store.save(epochs, [record(each, version=1) for each in of])
+    filler = fill(small_disk)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match=r"state\.db: the disk is full: free some space"):
+            store.save(epochs, [record(of[0], version=2), record(of[1], version=2, width=BIG)])
+        for each, found in store.load(of).items():
+            assert_same(found, record(each, version=1))
+    with pytest.raises(StoreUnavailable, match="disk"):
+        SqliteStore(small_disk / "another.db")
+    filler.unlink()
+    store.save(epochs, [record(each, version=2) for each in of])
+    assert {found.version for found in store.load(of).values()} == {2}
+    store.close()
+
+
+def test_a_store_at_its_limit_of_pages_refuses_what_does_not_fit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same error without root: SQLite's own limit on the size of the file."""
+    monkeypatch.setattr(sqlite_file, "PRAGMAS", (*sqlite_file.PRAGMAS, "PRAGMA max_page_count = 40"))
+    store = SqliteStore(path)
+    epochs = owned(store, key("a"), key("b"))
+    store.save(epochs, [record(key("a"), version=1)])
+    with pytest.raises(StoreUnavailable, match="the disk is full"):
+        store.save(epochs, [record(key("a"), version=2), record(key("b"), width=BIG)])
+    assert_same(store.load([key("a")])[key("a")], record(key("a"), version=1))
+    store.save(epochs, [record(key("a"), version=2)])
+    store.close()
+
+
+# ---- read-only, input/output errors ----
+
+
+def test_a_disk_that_turns_read_only_under_the_store_is_told_and_works_once_repaired(breakable_disk: BreakableDisk) -> None:  # fmt: skip
+    store = SqliteStore(breakable_disk.path / "state.db")
+    epochs = owned(store, key("a"))
+    store.save(epochs, [record(key("a"), version=1)])
+    breakable_disk.turn_read_only()
+    with pytest.raises(StoreUnavailable, match="input/output error"):
+        store.save(epochs, [record(key("a"), version=2)])
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="read-only"):
+            store.save(epochs, [record(key("a"), version=2)])
+    breakable_disk.repair()
+    assert_same(store.load([key("a")])[key("a")], record(key("a"), version=1))
+    store.save(epochs, [record(key("a"), version=2)])
+    store.close()
+
+
+def test_a_read_only_file_is_told(path: Path) -> None:
+    SqliteStore(path).close()
+    protect(path)
+    try:
+        with pytest.raises(StoreUnavailable, match="read-only: make the file"):
+            SqliteStore(path)
+    finally:
+        unprotect(path)
+    SqliteStore(path).close()
+
+
+def test_a_read_only_directory_is_told(read_only_directory: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="cannot be opened: is the path right"):
+        SqliteStore(read_only_directory / "state.db")
+    with pytest.raises(StoreUnavailable, match=r"(not permitted|denied): \S*/read-only/missing"):
+        SqliteStore(read_only_directory / "missing" / "state.db")
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Writes beyond this offset of any file fail with EFBIG, an error like any other of a disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_an_input_output_error_in_the_middle_of_a_save_leaves_what_was_there(store: SqliteStore) -> None:
+    epochs = owned(store, key("a"), key("b"))
+    store.save(epochs, [record(key("a"), version=1)])
+    for _ in range(3):
+        with files_up_to(200_000), pytest.raises(StoreUnavailable, match=r"input/output error.*SQLITE_IOERR_WRITE"):
+            store.save(epochs, [record(key("a"), version=2), record(key("b"), width=4 * BIG)])
+    assert store.load([key("a"), key("b")]).keys() == {key("a")}
+    assert_same(store.load([key("a")])[key("a")], record(key("a"), version=1))
+    store.save(epochs, [record(key("a"), version=2), record(key("b"), width=4 * BIG)])
+    assert store.load([key("a"), key("b")]).keys() == {key("a"), key("b")}
+
+
+# ---- locks ----
+
+HOLD_THE_LOCK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+if sys.argv[2] == "all":
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+connection.execute("BEGIN EXCLUSIVE")
+connection.execute("INSERT INTO groups VALUES (1, 'somebody', 1)")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def locked_by_another_process(path: Path, what: str) -> Iterator[None]:
+    command = [sys.executable, "-c", HOLD_THE_LOCK, str(path), what]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        yield
+        other.kill()  # it ends without a COMMIT
+
+
+def test_a_store_locked_by_another_process_is_told_and_works_once_that_is_gone(store: SqliteStore, path: Path) -> None:
+    epochs = owned(store, key("a"))
+    store.save(epochs, [record(key("a"), version=1)])
+    with locked_by_another_process(path, "writing"):
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match="locked by another process"):
+                store.save(epochs, [record(key("a"), version=2)])
+        with pytest.raises(StoreUnavailable, match="locked by another process"):
+            store.claim("worker-2", {1: 0})
+        assert store.load([key("a")])[key("a")].version == 1
+    store.save(epochs, [record(key("a"), version=2)])
+    assert store.claim("worker-2", {1: 0}) == {1: 1}
+
+
+def test_a_store_locked_for_readers_too_is_told_when_it_is_opened(path: Path) -> None:
+    SqliteStore(path).close()
+    with (
+        locked_by_another_process(path, "all"),
+        pytest.raises(StoreUnavailable, match="locked by another process"),
+    ):
+        SqliteStore(path, busy_timeout_s=0.05)
+    SqliteStore(path).close()
+
+
+# ---- paths ----
+
+
+def test_missing_directories_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b c" / "?#%é" / "state.db"
+    SqliteStore(path).close()
+    assert path.exists()
+
+
+def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match="Not a directory"):
+        SqliteStore(tmp_path / "file" / "below" / "state.db")
+
+
+def test_a_directory_in_the_place_of_the_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        SqliteStore(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["state.db", "state.db-wal"])
+def test_nothing_is_saved_into_a_file_that_was_taken_away(store: SqliteStore, path: Path, name: str) -> None:
+    epochs = owned(store, key("a"))
+    store.save(epochs, [record(key("a"), version=1)])
+    os.rename(path.parent / name, path.parent / "elsewhere")
+    with pytest.raises(StoreUnavailable, match="moved, deleted or replaced while in use"):
+        store.save(epochs, [record(key("a"), version=2)])
+    if name == "state.db":
+        with pytest.raises(StoreUnavailable, match="cannot be opened"):
+            store.load([key("a")])
+        assert not path.exists(), "no new store is made in its place"
+        os.rename(path.parent / "elsewhere", path)
+    store.save(epochs, [record(key("a"), version=3)])
+    assert SqliteStore(path).load([key("a")])[key("a")].version == 3
+
+
+def test_a_store_put_back_from_a_backup_fences_who_owned_it_since(store: SqliteStore, path: Path) -> None:
+    old = owned(store, key("a"))
+    store.close()
+    shutil.copy(path, path.parent / "backup")
+    store = SqliteStore(path)
+    epochs = owned(store, key("a"))
+    assert epochs != old
+    path.unlink()
+    shutil.copy(path.parent / "backup", path)
+    with pytest.raises(StoreUnavailable, match="replaced"):
+        store.save(epochs, [record(key("a"))])
+    with pytest.raises(Exception, match="epoch 2 is over"):
+        store.save(epochs, [record(key("a"))])
+    store.close()
+
+
+# ---- the connection ----
+
+
+class BreaksAtRollback:
+    """A connection that loses its transaction's end, as one on a disk that has gone away may."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        if statement == "ROLLBACK":
+            raise sqlite3.OperationalError("disk I/O error")
+        return self._connection.execute(statement, *values)
+
+
+def test_a_connection_that_cannot_roll_back_is_replaced(store: SqliteStore) -> None:
+    epochs = owned(store, key("a"))
+    broken = BreaksAtRollback(store._connection)  # type: ignore[arg-type]
+    store._connection = broken  # type: ignore[assignment]
+    with pytest.raises(TypeError):
+        store.claim(object(), {1: 0, "x": 0})  # type: ignore[arg-type, dict-item]
+    store.save(epochs, [record(key("a"))])
+    assert store._connection is not broken  # type: ignore[comparison-overlap]
+    assert set(store.ownership()) == set(epochs)
