@@ -191,8 +191,8 @@ def _check_segment(segment: RecordedSegment, head: RecordingHead) -> None:
     _check_text("modality", segment.modality)
     if segment.modality not in head.modalities:
         raise ValueError(f"modality {segment.modality!r:.60} is not in the head")
-    if not _is_int(segment.sequence) or not 0 <= segment.sequence <= MAX_SEQUENCE:
-        raise ValueError(f"sequence {segment.sequence!r:.30} is not a whole number from 0 to {MAX_SEQUENCE}")
+    if not _is_int(segment.sequence) or not 1 <= segment.sequence <= MAX_SEQUENCE:
+        raise ValueError(f"sequence {segment.sequence!r:.30} is not a whole number from 1 to {MAX_SEQUENCE}")
     if not _is_finite(segment.event_time_s):
         raise ValueError(f"event_time_s {segment.event_time_s!r:.30} is not a finite number")
     if segment.arrival_s is not None and not _is_finite(segment.arrival_s):

@@ -93,7 +93,7 @@ def cut_session(
             Segment(
                 stream.stream, stream.modality, sequence, float(stream.times_s[stop - 1]), stream.frames[start:stop]
             )
-            for sequence, (start, stop) in enumerate(bounds)
+            for sequence, (start, stop) in enumerate(bounds, start=1)
         ]
     return segments
 

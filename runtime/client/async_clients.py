@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from runtime import messages as m
 from runtime.client.async_driver import AsyncDriver
-from runtime.client.errors import PublisherFull, Refused, RequestTimeout
+from runtime.client.errors import ClientClosed, PublisherFull, Refused, RequestTimeout
 from runtime.client.locate import Locate, locator
 from runtime.client.publisher_core import PublisherCore, PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.state_core import Answer, Question, StateCore
@@ -114,9 +115,18 @@ class AsyncStateClient:
         """What the worker said of itself; None while there is no connection."""
         return self._driver.core.welcome
 
-    async def connected(self, timeout_s: float) -> bool:
-        """Wait until a worker has welcomed this client."""
-        return await self._driver.wait(lambda: self._driver.core.welcome is not None, timeout_s)
+    @property
+    def refusal(self) -> m.Nack | None:
+        """Why the worker does not welcome this client, for good; None if it does, or has not answered."""
+        return self._driver.core.refusal
+
+    async def check(self, timeout_s: float) -> None:
+        """Wait until a worker has welcomed this client. Raises Refused for a bad token, RequestTimeout."""
+        core = self._driver.core
+        if not await self._driver.wait(lambda: core.welcome is not None or core.refusal is not None, timeout_s):
+            raise RequestTimeout(f"no answer within {timeout_s:g} s")
+        if core.refusal is not None:
+            raise Refused(core.refusal.code, core.refusal.text)
 
     async def ask(self, ask: Callable[[int], Question], timeout_s: float = 10.0) -> Answer:
         """Ask a question of `runtime.messages`; `ask` builds it from the request number."""
@@ -147,7 +157,7 @@ class AsyncStateClient:
         assert isinstance(answer, m.State)
         return answer.state | {"timed_out": answer.timed_out}
 
-    async def subscribe(self, session: str = "") -> AsyncIterator[m.Update]:
+    async def subscribe(self, session: str = "") -> AsyncGenerator[m.Update, None]:
         """Updates of one session, or of all, as they come."""
         core = self._driver.core
         subscription = core.subscribe(session)
@@ -161,6 +171,8 @@ class AsyncStateClient:
                     yield update
         finally:
             core.unsubscribe(subscription)
+            with contextlib.suppress(ClientClosed):
+                self._driver.wake()  # the worker is told at once
 
     async def close(self) -> None:
         await self._driver.close()

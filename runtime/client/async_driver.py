@@ -57,8 +57,7 @@ class AsyncDriver(Generic[CoreT]):
         if self._task is None or self._context is None:
             return
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait({self._task})
         self._notify()
         self._context.destroy(linger=0)
         self._task = None
@@ -82,6 +81,7 @@ class AsyncDriver(Generic[CoreT]):
         finally:
             if socket is not None:
                 socket.close(linger=0)
+            self._notify()  # whoever waits is told that the client has closed, or failed
 
     async def _connect(self) -> zmq.asyncio.Socket | None:
         assert self._context is not None

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from runtime import messages as m
 from runtime.client.errors import StreamRefused
 from runtime.client.link import Identity, Link
-from runtime.client.stream_buffer import Entry, Receipt, StreamBuffer
+from runtime.client.stream_buffer import Entry, Receipt, StreamBuffer, stream_segments
 from runtime.messages import Float32Array
 
 MESSAGE_SEGMENTS = 256
@@ -226,7 +226,7 @@ class PublisherCore:
             n_segments, n_bytes = n_segments + len(batch), n_bytes + sent_bytes
             self._in_flight_segments += len(batch)
             self._in_flight_bytes += sent_bytes
-            groups.append(m.StreamSegments(*name, buffer.oldest, tuple(entry.on_wire() for entry in batch)))
+            groups += stream_segments(*name, buffer.oldest, (entry.on_wire() for entry in batch))
         return m.Segments(tuple(groups)) if groups else None
 
     def receive(self, message: m.Message, now_s: float) -> None:

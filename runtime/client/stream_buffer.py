@@ -7,7 +7,8 @@ oldest ........ fused_upto ........ sent_upto ........ next_sequence - 1
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -61,6 +62,14 @@ class Entry:
     def on_wire(self) -> m.SegmentEntry:
         """A refused segment is sent again without frames, if at all: its number is refused again, and so accounted."""
         return m.SegmentEntry(self.receipt.sequence, self.event_time_s, self.frames)
+
+
+def stream_segments(
+    session: str, stream: str, oldest: int, entries: Iterable[m.SegmentEntry]
+) -> list[m.StreamSegments]:
+    """Groups for the wire: one tensor holds frames of one width, and refused segments may have any, or none."""
+    runs = groupby(entries, key=lambda entry: entry.frames.shape[1])
+    return [m.StreamSegments(session, stream, oldest, tuple(run)) for _, run in runs]
 
 
 class StreamBuffer:

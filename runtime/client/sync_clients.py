@@ -130,6 +130,15 @@ class StateClient:
         identity = new_identity(client, tenant, token, "reader")
         self._driver = ThreadDriver(StateCore(identity), locator(address, token), identity.client)
 
+    def check(self, timeout_s: float) -> None:
+        """Wait until a worker has welcomed this client. Raises Refused for a bad token, RequestTimeout."""
+        core = self._driver.core
+        with self._driver.changed:
+            if not self._driver.wait(lambda: core.welcome is not None or core.refusal is not None, timeout_s):
+                raise RequestTimeout(f"no answer within {timeout_s:g} s")
+            if core.refusal is not None:
+                raise Refused(core.refusal.code, core.refusal.text)
+
     def state(
         self,
         session: str,

@@ -6,7 +6,7 @@ Whoever drives it runs the store jobs in order, one after another, and brings ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -22,7 +22,7 @@ from runtime.dispatch.store_jobs import StoreQueue
 from runtime.dispatch.telling import Teller
 from runtime.engine.engine import Engine
 from runtime.engine.view import signature_map
-from runtime.keys import InvalidId, check_id
+from runtime.keys import InvalidId, check_id, key_group
 from runtime.security import Tokens, Unauthorised
 from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, Frame, decode
 
@@ -130,6 +130,15 @@ class Dispatcher:
     def _grant(self, peer: Peer, updates: int) -> None:
         for update in peer.grant(updates):
             self.outbox.send(peer.identity, update)
+
+    # ---- ownership ----
+
+    def own(self, epochs: Mapping[int, int]) -> None:
+        """Serve these key groups and no others. Sessions of a group that is lost are another worker's: forget them."""
+        lost = self.owned.replace(epochs)
+        if lost:
+            for key in [key for key in self.engine.sessions if key_group(key) in lost]:
+                self.engine.forget(key)
 
     # ---- time ----
 

@@ -96,6 +96,9 @@ class SessionLoader:
         self._store.put(StoreJob(lambda store: store.load(keys), loaded, failed))
 
     def _loaded(self, key: SessionKey, record: SessionRecord | None, now_s: float) -> None:
+        if not self._owned.owns(key):
+            self._refuse_all(key, "not_owner", f"key group {key_group(key)} has moved", 100)
+            return
         if record is None and not any(visit.creates for visit in self._waiting[key]):
             self._run_all(key, None)
             return

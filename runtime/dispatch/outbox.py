@@ -11,8 +11,7 @@ from runtime.dispatch.peers import Peer
 class Outbox:
     def __init__(self) -> None:
         self._messages: list[tuple[bytes, m.WorkerMessage]] = []
-        self.refused_by_code: Counter[str] = Counter()
-        """messages and segments answered by a Nack, since the worker last took the count"""
+        self._refused_by_code: Counter[str] = Counter()
 
     def send(self, identity: bytes, message: m.WorkerMessage) -> None:
         self._messages.append((identity, message))
@@ -34,6 +33,11 @@ class Outbox:
         taken, self._messages = self._messages, []
         return taken
 
+    def take_refusals(self) -> Counter[str]:
+        """How many messages and segments were answered by a Nack since this was last asked, by code."""
+        taken, self._refused_by_code = self._refused_by_code, Counter()
+        return taken
+
     def _nack(self, identity: bytes, nack: m.Nack) -> None:
-        self.refused_by_code[nack.code] += 1
+        self._refused_by_code[nack.code] += 1
         self._messages.append((identity, nack))

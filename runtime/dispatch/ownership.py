@@ -11,8 +11,11 @@ class OwnedGroups:
     def __init__(self) -> None:
         self._epochs: dict[int, int] = {}
 
-    def take_over(self, epochs: Mapping[int, int]) -> None:
-        self._epochs.update(epochs)
+    def replace(self, epochs: Mapping[int, int]) -> set[int]:
+        """Own these groups and no others; return those lost, a group that came back at another epoch included."""
+        lost = {group for group, epoch in self._epochs.items() if epochs.get(group) != epoch}
+        self._epochs = dict(epochs)
+        return lost
 
     def owns(self, key: SessionKey) -> bool:
         return key_group(key) in self._epochs

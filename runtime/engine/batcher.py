@@ -95,6 +95,10 @@ class ReadyQueue:
         return batch
 
     def _forget_idle_tenants(self) -> None:
+        if not self._length:  # everyone has got all that was asked for: the turns begin anew
+            self._tenants.clear()
+            self._round_frames = 0
+            return
         idle = [
             name
             for name, tenant in self._tenants.items()

@@ -41,7 +41,7 @@ def _record(engine: Engine, session: Session, context_KD: Float32Array | None, i
         outputs=() if slot == NO_SLOT else tuple(engine.slab.outputs[slot].tolist()),
         shares=() if slot == NO_SLOT else tuple(engine.slab.shares[slot].tolist()),
         gate=0.0 if slot == NO_SLOT else float(engine.slab.gate[slot]),
-        freshness_s={name: seen for name, seen in zip(names, session.freshness_s, strict=True) if seen > -inf},
+        freshness_s={name: seen for name, seen in zip(names, session.settled_freshness_s, strict=True) if seen > -inf},
         streams=tuple(_stream_record(session, name, state, names) for name, state in session.streams.items()),
         reset_reason=session.reset_reason,
         history=tuple(_history_row(step, names) for step in history),
@@ -88,6 +88,7 @@ def not_committed(engine: Engine, records: list[SessionRecord]) -> None:
             continue
         names = [modality.name for modality in engine.signature.modalities]
         session.history[:0] = [_settled_step(row, names) for row in record.history]
+        session.dirty = True
         engine.dirty[record.key] = None
         engine.dirty.move_to_end(record.key, last=False)
 
@@ -113,8 +114,9 @@ def restore(engine: Engine, session: Session, record: SessionRecord, incarnation
     if record.model_digest != engine.signature.digest:
         session.reset_reason = "the model was replaced"
         return
-    for name, seen_s in record.freshness_s.items():
-        session.freshness_s[engine.signature.rank(name)] = seen_s
+    for rank, modality in enumerate(engine.signature.modalities):
+        seen_s = record.freshness_s.get(modality.name, -inf)
+        session.freshness_s[rank] = session.settled_freshness_s[rank] = seen_s
     if record.context_KD is not None:
         _restore_context(engine, session, record, record.context_KD)
 

@@ -19,7 +19,7 @@ from grf_core.step import StepModel
 from runtime.engine.admission import MAX_SEQUENCES_AHEAD, frames_fault, time_fault
 from runtime.engine.batcher import BatchPolicy, ReadyQueue
 from runtime.engine.order import NO_SLOT, Entry, FusionKey, OrderPolicy
-from runtime.engine.quota import QuotaPolicy, Quotas, Refusal
+from runtime.engine.quota import BYTE_LIMITS, QuotaPolicy, Quotas, Refusal
 from runtime.engine.residents import Residents
 from runtime.engine.sequences import SequenceSet
 from runtime.engine.session import Session, SettledStep, ShownState, StreamState, extend_lineage
@@ -76,11 +76,14 @@ class Engine:
         self.model = model
         self.policy = policy
         self.signature = model.signature
-        for modality in policy.order.lateness_by_modality_s:
-            self.signature.rank(modality)
+        unknown = policy.order.lateness_by_modality_s.keys() - {modality.name for modality in self.signature.modalities}
+        if unknown:
+            raise ValueError(f"lateness_by_modality_s names {', '.join(sorted(unknown))}: no modality of the model")
         self.slab = Slab(self.signature, policy.capacity, model.device)
         self.quotas = Quotas(policy.quota)
-        self.residents = Residents(self.slab, self.quotas, policy.order, len(self.signature.modalities))
+        self.residents = Residents(
+            self.slab, self.quotas, policy.order, len(self.signature.modalities), self._is_untold
+        )
         self.dirty: OrderedDict[SessionKey, None] = OrderedDict()
         """sessions with settled state that no checkpoint has taken yet, longest waiting first"""
         self.tally = Tally()
@@ -108,6 +111,9 @@ class Engine:
         self.residents.remove(key)
         self._ready.discard(key)
         self.dirty.pop(key, None)
+        self._progress.streams.pop(key, None)
+        self._progress.states.pop(key, None)
+        self._progress.failures = [failure for failure in self._progress.failures if failure.key != key]
 
     # ---- streams ----
 
@@ -120,6 +126,7 @@ class Engine:
         state = session.streams.get(stream)
         if state is None:
             state = session.streams[stream] = StreamState(rank, SequenceSet(base - 1), base - 1)
+            self._mark_dirty(session)  # after a crash it is waited for only if it was saved
         elif state.rank != rank:
             raise ValueError(f"stream {stream!r} is of modality {self.signature.modalities[state.rank].name}")
         previous = state.owner if state.owner not in (None, owner) else ""
@@ -181,7 +188,10 @@ class Engine:
         timeline = session.timeline
         event_time_s = timeline.just_after_watermark() if late else segment.event_time_s
         entry = Entry(FusionKey(event_time_s, state.rank, stream, segment.sequence), segment.frames, now_s)
-        refusal = self.quotas.refuses_segment(session.key.tenant, entry.n_bytes, now_s)
+        if timeline.is_full:
+            refusal = Refusal("session_backlog", f"{len(timeline.entries)} segments of the session wait for their step")
+        else:
+            refusal = self.quotas.refuses_segment(session.key.tenant, entry.n_bytes, now_s)
         if refusal is not None:
             return self._slow_down(session, stream, refusal, now_s)
         state.received.add(segment.sequence)
@@ -208,18 +218,19 @@ class Engine:
 
     def _rewind(self, session: Session, entry: Entry) -> None:
         """Insert the entry; where that breaks the fused order, keep showing the live state as it was until then."""
-        slot, version, event_time_s = session.live_slot, session.live_version, session.live_event_time_s
+        slot, version, upto = session.live_slot, session.live_version, session.timeline.last_fused_key
         stale = session.timeline.insert(entry)
-        if not stale:
+        if not stale or upto is None:
             return
         if session.shown is None:
             session.shown = ShownState(
                 version,
-                event_time_s,
+                upto.event_time_s,
                 self.slab.contexts[slot].cpu().numpy().copy(),
                 self.slab.outputs[slot].copy(),
                 self.slab.shares[slot].copy(),
                 float(self.slab.gate[slot]),
+                upto,
             )
         for slot in stale:
             self.slab.free(slot)
@@ -227,9 +238,12 @@ class Engine:
         self.tally.fused_again += len(stale)
 
     def _slow_down(self, session: Session, stream: str, refusal: Refusal, now_s: float) -> Verdict:
+        """Refuse for now, and wait for the stream. But not at a limit of bytes: what waits for this stream may be what
+        fills it, and would never settle."""
         self.residents.touch(session, now_s)
-        retry_s = now_s + refusal.retry_after_ms / 1000
-        session.timeline.wait_longer(stream, retry_s + self.policy.order.idle_timeout_s)
+        if refusal.reason not in BYTE_LIMITS:
+            retry_s = now_s + refusal.retry_after_ms / 1000
+            session.timeline.wait_longer(stream, retry_s + self.policy.order.idle_timeout_s)
         self.tally.slowed_by_reason[refusal.reason] += 1
         return Verdict("slow_down", refusal.text, refusal.retry_after_ms)
 
@@ -245,18 +259,29 @@ class Engine:
     # ---- steps ----
 
     @property
+    def ready_sessions(self) -> int:
+        """Sessions whose next segment waits for its step."""
+        return len(self._ready)
+
+    @property
     def has_work(self) -> bool:
-        return len(self._ready) > 0
+        return self.ready_sessions > 0
 
     def step(self, now_s: float) -> int:
         """Fuse the next segment of every session in the next micro-batch; return how many were fused."""
-        keys = self._ready.take(self._room_for_each())
+        keys = self._ready.take(self._room_for_each(now_s))
         if not keys:
             return 0
         sessions = [self.sessions[key] for key in keys]
         entries = [session.timeline.entries[session.timeline.fused] for session in sessions]
         steps = [self._step(session, entry) for session, entry in zip(sessions, entries, strict=True)]
-        faults = run_steps(self.model, self.slab, steps)
+        try:
+            faults = run_steps(self.model, self.slab, steps)
+        except BaseException:  # out of memory, or a broken device: no segment's fault, all of them wait again
+            for session, step in zip(sessions, steps, strict=True):
+                self.slab.free(step.out_slot)
+                self._offer(session)
+            raise
         self.tally.batch_sizes.append(len(steps))
         for session, entry, step, fault in zip(sessions, entries, steps, faults, strict=True):
             if fault:
@@ -268,8 +293,8 @@ class Engine:
             self._offer(session)
         return len(steps)
 
-    def _room_for_each(self) -> _Room:
-        self.residents.make_room(min(len(self._ready), self.policy.batch.max_segments))
+    def _room_for_each(self, now_s: float) -> _Room:
+        self.residents.make_room(min(len(self._ready), self.policy.batch.max_segments), now_s)
         return _Room(self.slab.available)
 
     def _step(self, session: Session, entry: Entry) -> Step:
@@ -298,7 +323,9 @@ class Engine:
         """Note a new live state; while a rewind is being fused again there is none until it has caught up."""
         if session.shown is None:
             self._progress.states.setdefault(session.key, False)
-        elif session.timeline.next_entry() is None or session.live_version > session.shown.version:
+            return
+        entry = session.timeline.next_entry()
+        if entry is None or entry.key > session.shown.upto:
             session.shown = None
             self._progress.states[session.key] = True
 
@@ -308,6 +335,7 @@ class Engine:
             return
         for entry in settled:
             self._settle_entry(session, entry)
+        self.tally.watermark_lags_s.append(session.timeline.newest_s - session.timeline.watermark_s)
         self.quotas.pending(session.key.tenant, -sum(entry.n_bytes for entry in settled))
         self._mark_dirty(session)
         self._progress.states.setdefault(session.key, False)
@@ -319,7 +347,7 @@ class Engine:
             self.slab.free(session.settled_slot)
         session.settled_slot = slot
         session.settled_version += 1
-        session.settled_event_time_s = key.event_time_s
+        session.settled_event_time_s = session.settled_freshness_s[key.rank] = key.event_time_s
         session.lineage = extend_lineage(session.lineage, key)
         outputs, shares, gate = (
             self.slab.outputs[slot].copy(),
@@ -349,7 +377,7 @@ class Engine:
             self._settle(session)
             self._offer(session)
             self._watch(session)
-        self.residents.evict_inactive(now_s - self.policy.evict_after_s)
+        self.residents.evict_inactive(now_s - self.policy.evict_after_s, now_s)
 
     @property
     def silent_at_s(self) -> float:
@@ -366,13 +394,22 @@ class Engine:
     # ---- what the shell reads ----
 
     def take_progress(self) -> Progress:
+        """What has changed, but no acknowledgement of a session that is being fused again: its state does not show yet
+        what has landed."""
         progress, self._progress = self._progress, Progress()
+        for key in list(progress.streams):
+            session = self.sessions.get(key)
+            if session is not None and session.shown is not None:
+                self._progress.streams[key] = progress.streams.pop(key)
         return progress
 
     def take_tally(self) -> Tally:
         tally, self.tally = self.tally, Tally()
         tally.evicted, self.residents.evicted = self.residents.evicted, 0
         return tally
+
+    def _is_untold(self, key: SessionKey) -> bool:
+        return key in self._progress.streams
 
     def acknowledge(self, key: SessionKey, stream: str) -> None:
         self._acknowledge(key, stream)

@@ -130,6 +130,7 @@ class Timeline:
         """Wait for this stream until then, and keep its modality's lateness from now on."""
         self.lateness_s = max(self.lateness_s, self.policy.lateness_of(modality))
         clock = self.clocks.setdefault(stream, StreamClock(newest_s, wait_until_s))
+        clock.newest_s = max(clock.newest_s, self.watermark_s)
         clock.wait_until_s = max(clock.wait_until_s, wait_until_s)
 
     def end_stream(self, stream: str) -> None:
@@ -145,6 +146,12 @@ class Timeline:
         if self.newest_s == -inf or idle_s >= self.policy.idle_timeout_s:
             return False
         return event_time_s - self.newest_s > self.policy.max_jump_s + idle_s
+
+    @property
+    def is_full(self) -> bool:
+        """Twice the limit, because its steps lag behind: what `cut` lets settle still waits for them."""
+        limit = self.policy
+        return len(self.entries) >= 2 * limit.max_unsettled_segments or self.n_bytes >= 2 * limit.max_unsettled_bytes
 
     def just_after_watermark(self) -> float:
         return nextafter(self.watermark_s, inf)
@@ -201,7 +208,8 @@ class Timeline:
             self.watermark_s = max(self.watermark_s, self.newest_s)
             return
         waited_for = [clock.newest_s for clock in self.clocks.values() if clock.wait_until_s > now_s]
-        reached_s = min(waited_for) - self.lateness_s if waited_for else self.newest_s
+        # Just below: a segment that is late by exactly what is allowed is not too late, nor is one with an equal stamp.
+        reached_s = nextafter(min(waited_for) - self.lateness_s, -inf) if waited_for else self.newest_s
         self.watermark_s = max(self.watermark_s, reached_s)
 
     @property
@@ -241,6 +249,11 @@ class Timeline:
         if self.policy.mode == "hold" and entry.key.event_time_s > self.watermark_s:
             return None
         return entry
+
+    @property
+    def last_fused_key(self) -> FusionKey | None:
+        """Of the last unsettled entry that has been fused."""
+        return self.entries[self.fused - 1].key if self.fused else None
 
     def advance(self, slot: int) -> None:
         """The next entry has been fused; the context after it stands in `slot`."""

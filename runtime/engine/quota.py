@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+BYTE_LIMITS = ("tenant_bytes", "worker_bytes")
+"""the refusals that mean: too much has landed that is not settled"""
 SLOW_DOWN_MS = 50
 """how long a sender waits that met a limit which the engine's own work relieves"""
 
@@ -55,7 +57,8 @@ class Quotas:
         """of all tenants together"""
 
     def refuses_session(self, tenant: str) -> Refusal | None:
-        if self._usage(tenant).sessions >= self._policy.max_sessions:
+        usage = self._tenants.get(tenant)
+        if usage is not None and usage.sessions >= self._policy.max_sessions:
             return Refusal("tenant_sessions", f"tenant has {self._policy.max_sessions} sessions in memory", 1000)
         return None
 
@@ -69,7 +72,7 @@ class Quotas:
         rate = self._policy.max_segments_per_s
         if rate == inf:
             return None
-        usage.tokens = min(max(rate, 1.0), usage.tokens + rate * (now_s - max(usage.refilled_s, now_s - 1.0)))
+        usage.tokens = min(max(rate, 1.0), usage.tokens + rate * (now_s - usage.refilled_s))
         usage.refilled_s = now_s
         if usage.tokens < 1.0:
             wait_ms = int(1000 * (1.0 - usage.tokens) / rate) + 1
@@ -81,7 +84,10 @@ class Quotas:
         self._usage(tenant).sessions += 1
 
     def session_removed(self, tenant: str) -> None:
-        self._usage(tenant).sessions -= 1
+        usage = self._usage(tenant)
+        usage.sessions -= 1
+        if not (usage.sessions or usage.pending_bytes) and self._policy.max_segments_per_s == inf:
+            del self._tenants[tenant]
 
     def pending(self, tenant: str, n_bytes: int) -> None:
         """Bytes that have landed (positive) or are settled or dropped (negative)."""

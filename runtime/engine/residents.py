@@ -7,6 +7,7 @@ segment, so sessions are bounded by the store and not by the device.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import islice
 
 from runtime.engine.order import NO_SLOT, OrderPolicy
@@ -20,11 +21,17 @@ LOOK_AT = 64
 
 
 class Residents:
-    def __init__(self, slab: Slab, quotas: Quotas, order: OrderPolicy, modalities: int) -> None:
+    def __init__(
+        self, slab: Slab, quotas: Quotas, order: OrderPolicy, modalities: int, untold: Callable[[SessionKey], bool]
+    ) -> None:
+        """`untold`: an acknowledgement of this session is still to be told, so it must not leave."""
         self._slab = slab
         self._quotas = quotas
         self._order = order
         self._modalities = modalities
+        self._untold = untold
+        self._max_sessions = slab.capacity - max(1, slab.capacity // 8)
+        """each session comes to hold one row for good; the others are for steps, without which none would settle"""
         self.sessions: OrderedDict[SessionKey, Session] = OrderedDict()
         """longest inactive first"""
         self.evicted = 0
@@ -32,8 +39,8 @@ class Residents:
     def create(self, key: SessionKey, now_s: float) -> Session | Refusal:
         """Make a session resident, empty; the caller fills it from its record, if there is one."""
         refusal = self._quotas.refuses_session(key.tenant)
-        if refusal is None and not self.make_room(1):
-            refusal = Refusal("slab", f"all {self._slab.capacity} rows of the slab are in use", 200)
+        if refusal is None and not self.make_room(1, now_s, sessions=1):
+            refusal = Refusal("slab", f"the {self._slab.capacity} rows of the slab are in use", 200)
         if refusal is not None:
             return refusal
         session = Session(key, self._order, self._modalities, now_s)
@@ -56,24 +63,31 @@ class Residents:
         session.last_active_s = now_s
         self.sessions.move_to_end(session.key)
 
-    def make_room(self, rows: int) -> bool:
-        """Let idle sessions leave, longest inactive first, until so many rows are free; False if they are not."""
-        if self._slab.available >= rows:
+    def make_room(self, rows: int, now_s: float, sessions: int = 0) -> bool:
+        """Let idle sessions leave, longest inactive first, until so many rows and sessions have room; False if not."""
+
+        def fits() -> bool:
+            return self._slab.available >= rows and len(self.sessions) + sessions <= self._max_sessions
+
+        if fits():
             return True
-        candidates = [s.key for s in islice(self.sessions.values(), LOOK_AT + rows) if s.is_idle]
-        for key in candidates:
+        longest_inactive = islice(self.sessions.values(), LOOK_AT + rows)
+        for key in [session.key for session in longest_inactive if self._may_leave(session, now_s)]:
             self._evict(key)
-            if self._slab.available >= rows:
+            if fits():
                 return True
         return False
 
-    def evict_inactive(self, since_s: float) -> None:
+    def _may_leave(self, session: Session, now_s: float) -> bool:
+        return session.is_idle(now_s) and not self._untold(session.key)
+
+    def evict_inactive(self, since_s: float, now_s: float) -> None:
         """Let go of every idle session that was last active before `since_s`."""
         while self.sessions:
             session = next(iter(self.sessions.values()))
             if session.last_active_s > since_s:
                 return
-            if session.is_idle:
+            if self._may_leave(session, now_s):
                 self._evict(session.key)
             else:
                 self.sessions.move_to_end(session.key)

@@ -81,6 +81,8 @@ class ShownState:
     outputs: Float32Array
     shares: Float32Array
     gate: float
+    upto: FusionKey
+    """its last segment: once all up to it is fused again, the live state has all that this one has, and more"""
 
 
 class Session:
@@ -97,6 +99,7 @@ class Session:
         "lineage",
         "reset_reason",
         "settled_event_time_s",
+        "settled_freshness_s",
         "settled_slot",
         "settled_version",
         "shown",
@@ -117,7 +120,8 @@ class Session:
         self.settled_event_time_s = -inf
         self.lineage = NO_LINEAGE
         self.freshness_s = [-inf] * modalities
-        """newest event time of each modality"""
+        """newest event time of each modality in the live state"""
+        self.settled_freshness_s = [-inf] * modalities
         self.history: list[SettledStep] = []
         """settled since the last checkpoint"""
         self.shown: ShownState | None = None
@@ -147,7 +151,6 @@ class Session:
         fused = self.timeline.fused
         return self.timeline.entries[fused - 1].key.event_time_s if fused else self.settled_event_time_s
 
-    @property
-    def is_idle(self) -> bool:
-        """Nothing unsettled, nothing unsaved: the store holds all there is."""
-        return not (self.timeline.entries or self.dirty)
+    def is_idle(self, now_s: float) -> bool:
+        """Nothing unsettled, nothing unsaved, no stream waited for: it can leave and come back as if it had stayed."""
+        return not (self.timeline.entries or self.dirty) and self.timeline.idle_at_s <= now_s

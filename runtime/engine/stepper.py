@@ -14,6 +14,11 @@ from runtime.engine.order import NO_SLOT
 from runtime.engine.slab import Slab
 from runtime.messages import Float32Array
 
+NO_SEGMENTS_FAULT: tuple[type[BaseException], ...] = (
+    MemoryError,
+    torch.OutOfMemoryError,
+    getattr(torch, "AcceleratorError", torch.OutOfMemoryError),  # since torch 2.8
+)
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
@@ -32,17 +37,19 @@ class Step:
 def run_steps(model: StepModel, slab: Slab, steps: Sequence[Step]) -> list[str]:
     """Run all steps in one batch; return for each the reason why it failed, "" where it did not.
 
-    The out slot of a failed step holds nothing. Running out of memory is not a segment's fault and is raised.
+    The out slot of a failed step holds nothing. What is no segment's fault, running out of memory or a broken device,
+    is raised.
     """
     try:
         result = model.step(_batch(model, slab, steps))
         _check_shape(result, slab, len(steps))
-    except (MemoryError, torch.OutOfMemoryError):
+    except NO_SEGMENTS_FAULT:
         raise
     except Exception as error:  # whatever a model raises, only the segment that caused it may suffer
         if len(steps) == 1:
             return [f"{type(error).__name__}: {error}"]
-        return [run_steps(model, slab, [step])[0] for step in steps]
+        half = len(steps) // 2  # a few halvings find the one, where trying each alone would stall everyone
+        return run_steps(model, slab, steps[:half]) + run_steps(model, slab, steps[half:])
     return _scatter(slab, steps, result)
 
 

@@ -29,3 +29,5 @@ class Tally:
     batch_sizes: list[int] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
     """from landing to fused, one per step"""
+    watermark_lags_s: list[float] = field(default_factory=list)
+    """newest event time less watermark, one per settling"""

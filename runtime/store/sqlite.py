@@ -51,12 +51,12 @@ class SqliteStore:
         with self._transaction("BEGIN") as connection:
             for start in range(0, len(keys), LOAD_CHUNK):
                 chunk = keys[start : start + LOAD_CHUNK]
-                wanted = f"WITH wanted (tenant, session) AS (VALUES {', '.join(['(?, ?)'] * len(chunk))})"
                 # CROSS JOIN: look each wanted one up, rather than go through all sessions
-                query = (
-                    f"{wanted} SELECT tenant, session, record FROM wanted CROSS JOIN sessions USING (tenant, session)"
+                sealed += connection.execute(
+                    f"WITH wanted (tenant, session) AS (VALUES {', '.join(['(?, ?)'] * len(chunk))})"
+                    " SELECT tenant, session, record FROM wanted CROSS JOIN sessions USING (tenant, session)",
+                    list(chain.from_iterable(chunk)),
                 )
-                sealed += connection.execute(query, list(chain.from_iterable(chunk)))
         return {(key := SessionKey(tenant, session)): open_record(key, data) for tenant, session, data in sealed}
 
     def save(self, epochs: Mapping[int, int], records: Sequence[SessionRecord]) -> None:

@@ -46,7 +46,7 @@ def segments(draw: st.DrawFn) -> RecordedSegment:
         session=draw(texts),
         stream=draw(texts),
         modality=modality,
-        sequence=draw(st.integers(0, (1 << 63) - 1)),
+        sequence=draw(st.integers(1, (1 << 63) - 1)),
         event_time_s=draw(seconds),
         frames=np.array(draw(st.lists(row, min_size=1, max_size=5)), np.float32),
         arrival_s=draw(st.none() | seconds),

@@ -32,7 +32,7 @@ def test_cutting_loses_no_frame_repeats_none_and_keeps_their_order(
     times_s = np.cumsum(gaps).tolist()
     segments = cut(stream(times_s), cutting=Cutting(shortest, shortest * factor, vary), seed=seed)
     assert np.concatenate([segment.frames for segment in segments])[:, 0].tolist() == list(range(len(times_s)))
-    assert [segment.sequence for segment in segments] == list(range(len(segments)))
+    assert [segment.sequence for segment in segments] == list(range(1, len(segments) + 1))
     assert all(1 <= len(segment.frames) <= MAX_FRAMES["audio"] for segment in segments)
 
 

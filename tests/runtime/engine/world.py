@@ -86,10 +86,11 @@ class PlannedStream:
 class PlannedSession:
     key: SessionKey
     streams: list[PlannedStream]
-    lateness_s: float
     phases: list[list[Piece]]
     """in the order of arrival, when scattered"""
     scattered: list[bool]
+    is_shuffled: bool
+    """a stream's segments come in any order while it is skewed: what is missing is told by the sequence numbers"""
     order: list[Piece] = field(default_factory=list)
     """what is left to send in this phase while it is scattered"""
     is_scattered: bool = False
@@ -98,6 +99,11 @@ class PlannedSession:
     landed: dict[tuple[str, int], Fused] = field(default_factory=dict)
     """what the engine has accepted and not lost by a crash, in the order of arrival"""
     shown_version: int = 0
+    shown_names: set[tuple[str, int]] = field(default_factory=set)
+    """the segments in the live state as it was last shown"""
+    rewound_upto: FusionKey | None = None
+    """the live state is being fused again, up to this key"""
+    corrected: bool = False
 
 
 class World:
@@ -129,6 +135,7 @@ class World:
         self.failed: set[tuple[SessionKey, str, int]] = set()
         self.gaps = 0
         self.crashes = 0
+        self.story: list[str] = []
         self.phase = 0
         with_poison = tape.chance(64)
         self.n_phases = 1 + tape.below(2)
@@ -139,7 +146,6 @@ class World:
     def _plan(self, key: SessionKey, with_poison: bool) -> PlannedSession:
         tape = self.tape
         streams = [PlannedStream(STREAMS[i], tape.below(3)) for i in range(1 + tape.below(4))]
-        lateness_s = max(self.order.lateness_by_modality_s.get(MODALITIES[s.rank], self.order.lateness_s) for s in streams)
         by_arrival = tape.chance(128)
         base_s, phases = 0.0, []
         for _ in range(self.n_phases):
@@ -147,6 +153,7 @@ class World:
             for n in range(1 + tape.below(6)):
                 stream = streams[tape.below(len(streams))]
                 event_time_s = base_s + GRID_S * tape.below(9)
+                lateness_s = self.order.lateness_of(MODALITIES[stream.rank]) if self.order.mode != "arrival" else 1.0
                 arrival = (event_time_s + GRID_S * tape.below(round(lateness_s / GRID_S) + 1), tape.byte(), n)
                 frames = FRAMES[stream.rank][tape.byte() % 32]
                 fails = with_poison and tape.chance(50)
@@ -163,11 +170,18 @@ class World:
             phases.append(arrivals)
             base_s = max(piece.event_time_s for piece in arrivals) + GRID_S
         scattered = [not tape.chance(100) for _ in range(self.n_phases)]
-        return PlannedSession(key, streams, lateness_s, phases, scattered)
+        return PlannedSession(key, streams, phases, scattered, is_shuffled=tape.chance(64))
 
     # ---- life ----
 
     def live(self) -> None:
+        try:
+            self._live()
+        except BaseException as error:
+            error.add_note("\n".join(self.story))
+            raise
+
+    def _live(self) -> None:
         for self.phase in range(self.n_phases):
             for session in self.sessions:
                 self._begin(session, self.phase)
@@ -184,10 +198,8 @@ class World:
         session.last_landed_s = -inf
         for piece in sorted(session.order, key=lambda piece: piece.sequence):
             piece.stream.to_send.append(piece)
-        everyone = not session.is_scattered or bool(self.order.lateness_by_modality_s) or self.tape.chance(128)
-        for stream in session.streams:
-            if everyone and stream.to_send:
-                self._open(session, stream)
+        session.was_opened = False
+        self._resident(session)
 
     def _remaining(self, session: PlannedSession) -> bool:
         return bool(session.order) if session.is_scattered else any(stream.to_send for stream in session.streams)
@@ -195,34 +207,43 @@ class World:
     def _act(self) -> None:
         tape = self.tape
         action = tape.byte()
-        if action < 95:
+        if action < 90:
             self._send()
-        elif action < 150:
+        elif action < 140:
             self._step()
-        elif action < 175:
+        elif action < 163:
             self._pass_time((0.1, 0.5, 1.5, 6.0)[tape.below(4)])
-        elif action < 200:
+        elif action < 190:
             self._checkpoint()
-        elif action < 208:
+        elif action < 197:
             self._checkpoint_fails()
-        elif action < 220:
+        elif action < 207:
             self._send_again()
-        elif action < 230:
+        elif action < 217:
             self._hear_acks()
-        elif action < 240:
+        elif action < 226:
             self._check_live()
-        elif action < 248:
-            self.engine.residents.make_room(self.policy.capacity)
+        elif action < 234:
+            self.engine.residents.make_room(self.policy.capacity, self.now_s)
+        elif action < 242:
+            self._end_stream()
         else:
             self._crash()
 
     def _send(self) -> None:
-        session = self._choose([session for session in self.sessions if self._remaining(session)])
+        waiting = [session for session in self.sessions if self._remaining(session)]
+        session = self._choose(waiting)
+        if self._resident(session) is None:  # no row is free: another one, or later
+            session = next((other for other in waiting if self._resident(other) is not None), None)
+            if session is None:
+                self._pass_time(1.0)
+                return
         if session.is_scattered:
             piece = session.order.pop(0)
             piece.stream.to_send.remove(piece)
         else:
-            piece = self._choose([stream for stream in session.streams if stream.to_send]).to_send.pop(0)
+            stream = self._choose([stream for stream in session.streams if stream.to_send])
+            piece = stream.to_send.pop(self.tape.below(len(stream.to_send)) if session.is_shuffled else 0)
         self._deliver(session, piece)
 
     def _choose(self, options: list) -> object:  # type: ignore[type-arg]
@@ -231,6 +252,8 @@ class World:
     def _deliver(self, planned: PlannedSession, piece: Piece) -> None:
         stream = piece.stream
         session = self._resident(planned)
+        if session is None:
+            return
         if stream.name not in session.streams or session.streams[stream.name].owner is None:
             self._open(planned, stream)
         self.engine.skip_below(session, stream.name, stream.durable_seen + 1, self.now_s)
@@ -238,40 +261,62 @@ class World:
         if self.order.mode == "arrival" and event_time_s <= session.timeline.watermark_s:
             event_time_s = nextafter(session.timeline.watermark_s, inf)
         known = (stream.name, piece.sequence) in planned.landed
-        known = known or piece.sequence in session.streams[stream.name].settled
+        fused = session.timeline.fused
+        fused_upto = session.timeline.entries[fused - 1].key if fused else None
         entry = SegmentEntry(piece.sequence, piece.event_time_s, piece.frames)
         verdict = self.engine.add(session, stream.name, entry, self.now_s, wall_s=1e6)
+        self._tell(f"{planned.key.tenant}/{planned.key.session} {stream.name} {piece.sequence} @{event_time_s}"
+                   f" {verdict.code}, watermark {session.timeline.watermark_s}")
         assert verdict.code == ("duplicate" if known else "accepted"), (verdict, planned.key, stream.name, piece)
         if not known:
             key = FusionKey(event_time_s, stream.rank, stream.name, piece.sequence)
             planned.landed[stream.name, piece.sequence] = Fused(key, piece.frames)
+            if fused_upto is not None and key < fused_upto:
+                planned.rewound_upto = max(fused_upto, planned.rewound_upto or fused_upto)
             stream.waited_until_s = max(stream.waited_until_s, self.now_s + IDLE_S)
             planned.last_landed_s = self.now_s
 
+    def _tell(self, what: str) -> None:
+        self.story.append(f"{self.now_s:8.3f} {what}")
+
     def _open(self, planned: PlannedSession, stream: PlannedStream) -> None:
-        session = self._resident(planned)
+        session = self.engine.sessions[planned.key]
+        self._tell(f"{planned.key.tenant}/{planned.key.session} {stream.name} open from {stream.durable_seen + 1}")
         base = stream.durable_seen + 1
         self.engine.open_stream(session, stream.name, MODALITIES[stream.rank], base, "publisher", self.now_s)
         stream.waited_until_s = max(stream.waited_until_s, self.now_s + IDLE_S)
 
-    def _resident(self, planned: PlannedSession) -> Session:
-        session = self.engine.sessions.get(planned.key)
-        if session is not None:
-            return session
+    def _open_streams(self, planned: PlannedSession) -> None:
+        """Publishers come at once, or, where order does not depend on it, with their first segment."""
+        session = self.engine.sessions[planned.key]
+        lazily = planned.is_scattered and not self.order.lateness_by_modality_s
+        for stream in planned.streams:
+            if stream.to_send:
+                is_waited_for = stream.waited_until_s > self.now_s and stream.name in session.streams
+                if not (lazily or is_waited_for) or self.tape.chance(128):
+                    self._open(planned, stream)
+
+    def _resident(self, planned: PlannedSession) -> Session | None:
+        """The session in memory, loaded if need be; None if the engine has no room for it now."""
+        if planned.key not in self.engine.sessions and not self._load(planned):
+            return None
+        if not planned.was_opened:
+            planned.was_opened = True
+            self._open_streams(planned)
+        return self.engine.sessions[planned.key]
+
+    def _load(self, planned: PlannedSession) -> bool:
         session = self.engine.create(planned.key, self.now_s)
-        assert isinstance(session, Session), session
+        if not isinstance(session, Session):
+            self._tell(f"{planned.key.tenant}/{planned.key.session} refused: {session.reason}")
+            return False
         if planned.key in self.store:
             record = decode_record(planned.key, self.store[planned.key])
             restore(self.engine, session, record, str(self.incarnation), self.now_s)
             if record.incarnation != str(self.incarnation):
                 for stream in planned.streams:
                     self._wait_for_flowing(stream, record)
-        if self.crashes and not planned.was_opened:
-            for stream in planned.streams:  # a publisher comes back at once, or within what it is waited for
-                if stream.to_send and (stream.waited_until_s == -inf or self.tape.chance(128)):
-                    self._open(planned, stream)
-        planned.was_opened = True
-        return session
+        return True
 
     def _wait_for_flowing(self, stream: PlannedStream, record: SessionRecord) -> None:
         for known in record.streams:
@@ -290,9 +335,27 @@ class World:
         if sent:
             self._deliver(*self._choose(sent))  # type: ignore[misc]
 
+    def _end_stream(self) -> None:
+        for session in self.sessions:
+            resident = self.engine.sessions.get(session.key)
+            for stream in session.streams:
+                over = not (self._remaining(session) if session.is_scattered else stream.to_send)
+                if over and resident and stream.name in resident.streams and self.tape.chance(100):
+                    self._tell(f"{session.key.tenant}/{session.key.session} {stream.name} ends")
+                    self.engine.end_stream(resident, stream.name, self.now_s)
+                    stream.waited_until_s = -inf
+
     def _step(self) -> None:
         with np.errstate(all="ignore"):
-            self.engine.step(self.now_s)
+            fused = self.engine.step(self.now_s)
+        self._tell(f"step {fused}")
+        for planned in self.sessions:
+            session = self.engine.sessions.get(planned.key)
+            if session is not None and planned.rewound_upto is not None:
+                entry = session.timeline.next_entry()
+                if entry is None or entry.key > planned.rewound_upto:
+                    planned.rewound_upto = None
+                    planned.corrected = True
 
     def _pass_time(self, seconds: float) -> None:
         """As long as nothing is left to send that would not be waited for."""
@@ -304,11 +367,13 @@ class World:
                 waits = [stream.waited_until_s for stream in session.streams if stream.to_send]
                 until_s = min([until_s, *waits])
         self.now_s = max(self.now_s, min(self.now_s + seconds, until_s - EPSILON_S))
+        self._tell("tick")
         self.engine.tick(self.now_s)
 
     def _fall_silent(self) -> None:
         tape = self.tape
         self.now_s += GRACE_S + IDLE_S + EPSILON_S
+        self._tell("silence")
         self.engine.tick(self.now_s)
         if tape.chance(128):
             self._drain()
@@ -318,7 +383,7 @@ class World:
                 self._settle_in_flight()
                 self._checkpoint()
                 self._settle_in_flight()
-                self.engine.take_progress()
+                self._note_progress(self.engine.take_progress())
                 self.now_s += EVICT_S + EPSILON_S
                 self.engine.tick(self.now_s)
 
@@ -335,6 +400,7 @@ class World:
         """Begin a write, or end the one under way."""
         if self.in_flight is None:
             self.in_flight = take_records(self.engine, str(self.incarnation), (1000, 1)[self.tape.below(2)])
+            self._tell(f"checkpoint begins: {[f'{r.key.tenant}/{r.key.session}' for r in self.in_flight]}")
         else:
             self._settle_in_flight()
 
@@ -342,11 +408,13 @@ class World:
         if self.in_flight is not None:
             self._save(self.in_flight)
             committed(self.engine, self.in_flight)
+            self._tell("checkpoint committed")
             self.in_flight = None
 
     def _checkpoint_fails(self) -> None:
         if self.in_flight is not None:
             not_committed(self.engine, self.in_flight)
+            self._tell("checkpoint not committed")
             self.in_flight = None
 
     def _save(self, records: list[SessionRecord]) -> None:
@@ -361,6 +429,9 @@ class World:
     def _note_progress(self, progress: object, heard: bool = False) -> None:
         for failure in progress.failures:  # type: ignore[attr-defined]
             self.failed.add((failure.key, failure.stream, failure.sequence))
+        for planned in self.sessions:
+            assert progress.states.get(planned.key, False) == planned.corrected, "correction told wrongly"  # type: ignore[attr-defined]
+            planned.corrected = False
         if not heard:
             return
         for planned in self.sessions:
@@ -382,6 +453,7 @@ class World:
         self.gaps += self.engine.tally.gaps
         if self.in_flight is not None and self.tape.chance(128):
             self._save(self.in_flight)
+        self._tell("crash")
         self.in_flight = None
         self.crashes += 1
         self.incarnation += 1
@@ -392,6 +464,8 @@ class World:
     def _lose_what_is_not_stored(self, planned: PlannedSession) -> None:
         marks: dict[str, tuple[int, set[int]]] = {}
         planned.shown_version = 0
+        planned.rewound_upto = None
+        planned.corrected = False
         if planned.key in self.store:
             record = decode_record(planned.key, self.store[planned.key])
             marks = {row.stream: (row.settled_upto, set(row.settled_above)) for row in record.streams}
@@ -405,6 +479,7 @@ class World:
             sent = [piece for piece in stream.pieces if (id(piece) in due) or self._was_due(planned, piece)]
             stream.to_send = [piece for piece in sent if piece.sequence > stream.durable_seen]
             stream.waited_until_s = -inf
+        planned.shown_names = set(planned.landed)
         planned.order = []
         planned.is_scattered = False
         planned.was_opened = False
@@ -430,9 +505,19 @@ class World:
         for planned in self.sessions:
             session = engine.sessions.get(planned.key)
             if session is not None:
-                version = session.shown.version if session.shown else session.live_version
-                assert version >= planned.shown_version, "the live state went backwards"
-                planned.shown_version = version
+                self._check_shown(planned, session)
+
+    def _check_shown(self, planned: PlannedSession, session: Session) -> None:
+        """The live state as shown only ever gains segments."""
+        version = session.shown.version if session.shown else session.live_version
+        assert version >= planned.shown_version, "the live version went backwards"
+        planned.shown_version = version
+        assert (session.shown is None) == (planned.rewound_upto is None)
+        if session.shown is None:
+            waiting = {(e.key.stream, e.key.sequence) for e in session.timeline.entries[session.timeline.fused :]}
+            names = {name for name in planned.landed if name not in waiting}
+            assert names >= planned.shown_names, "the live state lost a segment"
+            planned.shown_names = names
 
     def good(self, planned: PlannedSession) -> list[Fused]:
         """What has landed and does not fail, in fusion order."""
@@ -487,6 +572,7 @@ class World:
 
     def _check_settled(self, i: int, planned: PlannedSession) -> None:
         session = self._resident(planned)
+        assert session is not None
         assert not session.timeline.entries
         good = self.good(planned)
         states = self.offline[i].states(good)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,27 +79,16 @@ def read_only_directory(tmp_path: Path) -> Iterator[Path]:
     _run("chattr", "-i", directory)
 
 
-@pytest.fixture
-def make_read_only(tmp_path: Path) -> Iterator[list[Path]]:
-    """Files appended to the list by `protect` below are writable again at the end."""
-    protected: list[Path] = []
-    yield protected
-    for path in protected:
-        unprotect(path)
-
-
-def protect(path: Path) -> None:
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """As `read_only_directory`, for one file."""
     path.chmod(0o444)
     try:
         path.open("ab").close()
     except PermissionError:
+        yield
+        path.chmod(0o644)
         return
     _run_or_skip("chattr", "+i", path)
-
-
-def unprotect(path: Path) -> None:
-    try:
-        path.chmod(0o644)
-    except PermissionError:
-        _run("chattr", "-i", path)
-        path.chmod(0o644)
+    yield
+    _run("chattr", "-i", path)

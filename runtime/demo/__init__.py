@@ -1,0 +1,1 @@
+"""`grf demo`: real recordings of a smart watch through the real runtime, live in the terminal."""

@@ -1,0 +1,160 @@
+"""The embedded default: a Ray of its own on this machine, the controller, one worker, SQLite, the gateway."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from grf_core.bundle import BundleError, load_bundle
+from runtime.settings import Settings
+from runtime.store.base import StoreError
+from runtime.worker import open_store
+
+READY_WITHIN_S = 120.0
+DRAIN_S = 5.0
+LOCK_FILE = "runtime.lock"
+PID_FILE = "runtime.json"
+
+
+class StartError(Exception):
+    """The runtime cannot be started; the text says why and what to do."""
+
+
+class LocalRuntime:
+    """Starts everything in `start`, stops everything in `stop`; nothing outlives this process."""
+
+    def __init__(self, settings: Settings, *, show_logs: bool = False) -> None:
+        self.settings = settings
+        self._show_logs = show_logs
+        self._controller: Any = None
+        self._lock: IO[str] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://{self.settings.runtime.host}:{self.settings.runtime.http_port}"
+
+    def start(self, on_progress: Callable[[str], None] = lambda text: None) -> None:
+        """Start and wait until segments can be published and states queried. Raises StartError."""
+        self._check()
+        self._take_lock()
+        try:
+            self._start(on_progress)
+        except BaseException:
+            self.stop(drain_s=0.0)
+            raise
+        self._write_pid_file()
+
+    def stop(self, drain_s: float = DRAIN_S) -> bool:
+        """Save what is settled, then stop all processes; True if all that was settled is saved."""
+        import ray
+        from ray import serve
+
+        saved = False
+        if ray.is_initialized():
+            if self._controller is not None:
+                saved = self._stop_workers(drain_s)
+                serve.shutdown()
+            ray.shutdown()
+        if self._lock is not None:
+            (Path(self.settings.runtime.state_dir) / PID_FILE).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+        return saved
+
+    # ---- before anything is started ----
+
+    def _check(self) -> None:
+        runtime = self.settings.runtime
+        try:
+            self.settings.tokens()
+            load_bundle(runtime.bundle)
+            open_store(self.settings).close()
+        except (BundleError, StoreError, ValueError) as error:
+            raise StartError(str(error)) from None
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((runtime.host, runtime.http_port))
+            except OSError as error:
+                hint = f"--set runtime.http_port={runtime.http_port + 1} takes another"
+                raise StartError(f"{runtime.host}:{runtime.http_port}: {error.strerror}; {hint}") from None
+
+    def _take_lock(self) -> None:
+        directory = Path(self.settings.runtime.state_dir)
+        lock = (directory / LOCK_FILE).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            running = read_pid_file(self.settings)
+            who = f"process {running['pid']} at {running['address']}" if running else "another process"
+            raise StartError(f"{directory} is in use by {who}; `grf down` stops it") from None
+        self._lock = lock
+
+    def _write_pid_file(self) -> None:
+        path = Path(self.settings.runtime.state_dir) / PID_FILE
+        path.write_text(json.dumps({"pid": os.getpid(), "address": self.address}))
+
+    # ---- Ray ----
+
+    def _start(self, on_progress: Callable[[str], None]) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        from runtime.gateway.deployment import run_gateway
+        from runtime.ray_actors import NAMESPACE, start_controller
+
+        on_progress("starting Ray")
+        # "local": never join a cluster that happens to run on this machine.
+        ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            include_dashboard=False,
+            num_cpus=max(4, os.cpu_count() or 1),
+            log_to_driver=self._show_logs,
+            logging_level=logging.ERROR,
+        )
+        on_progress("starting the worker")
+        self._controller = start_controller(self.settings)
+        self._wait_for_worker()
+        on_progress("starting the gateway")
+        run_gateway(self.settings)
+
+    def _wait_for_worker(self) -> None:
+        import ray
+
+        deadline_s = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline_s:
+            try:
+                if ray.get(self._controller.routes.remote(), timeout=READY_WITHIN_S)["workers"]:
+                    return
+            except ray.exceptions.RayError as error:
+                raise StartError(f"the controller did not start: {error}") from None
+            time.sleep(0.1)
+        raise StartError(
+            f"no worker was ready within {READY_WITHIN_S:g} s; its log is under /tmp/ray/session_latest/logs"
+        )
+
+    def _stop_workers(self, drain_s: float) -> bool:
+        import ray
+
+        try:
+            return bool(ray.get(self._controller.stop.remote(drain_s), timeout=drain_s + 10.0))
+        except ray.exceptions.RayError:
+            return False
+
+
+def read_pid_file(settings: Settings) -> dict[str, Any] | None:
+    """`pid` and `address` of the runtime on this state directory; None if none has written them."""
+    try:
+        content = json.loads((Path(settings.runtime.state_dir) / PID_FILE).read_text())
+        return {"pid": int(content["pid"]), "address": str(content["address"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

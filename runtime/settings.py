@@ -1,0 +1,207 @@
+"""All settings: one frozen dataclass per layer, its fields the names, its values the defaults.
+
+Precedence: flag over environment over file over default. A setting is named `layer.field` everywhere:
+
+    grf up --set order.lateness_s=0.2           a flag
+    GRF_ORDER_LATENESS_S=0.2                    the environment
+    [order]                                     a TOML file, given by --config or GRF_CONFIG
+    lateness_s = 0.2
+
+An unknown or unreadable setting is an error that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tomllib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from runtime.dispatch.dispatcher import DispatchPolicy
+from runtime.engine.batcher import BatchPolicy
+from runtime.engine.engine import EnginePolicy
+from runtime.engine.order import OrderPolicy
+from runtime.engine.quota import QuotaPolicy
+
+ENV_PREFIX = "GRF_"
+
+
+class SettingError(ValueError):
+    """A setting that is unknown or cannot be; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSettings:
+    """Where the runtime listens, keeps its state, and what it runs."""
+
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    data_port: int = 5570
+    """ZeroMQ port of the worker; a free one is taken if this is in use"""
+    state_dir: str = ".grf"
+    bundle: str = "bundles/motion"
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    threads: int = 1
+    """CPU threads of the model"""
+    history_length: int = 256
+    """settled versions kept per session"""
+    capacity: int = 65536
+    """rows of the slab"""
+    evict_after_s: float = 60.0
+    """an idle session leaves memory after this; the store keeps it"""
+    tokens_file: str = ""
+    """JSON {token: tenant}; without it every client may name any tenant"""
+    heartbeat_s: float = 0.5
+    lease_s: float = 5.0
+    """a worker that has not been heard of for so long is replaced"""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    def __post_init__(self) -> None:
+        for name in ("http_port", "data_port"):
+            if not 0 <= getattr(self, name) < 65536:
+                raise ValueError(f"{name} must be a port: {getattr(self, name)}")
+        if self.lease_s < 3 * self.heartbeat_s:
+            raise ValueError(f"lease_s ({self.lease_s:g}) must be at least 3 heartbeat_s ({self.heartbeat_s:g})")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
+    order: OrderPolicy = field(default_factory=OrderPolicy)
+    batch: BatchPolicy = field(default_factory=BatchPolicy)
+    quota: QuotaPolicy = field(default_factory=QuotaPolicy)
+    dispatch: DispatchPolicy = field(default_factory=DispatchPolicy)
+
+    @property
+    def engine_policy(self) -> EnginePolicy:
+        return EnginePolicy(self.order, self.batch, self.quota, self.runtime.capacity, self.runtime.evict_after_s)
+
+    def tokens(self) -> dict[str, str]:
+        """The tenants by token. Raises SettingError for a file that cannot be read."""
+        if not self.runtime.tokens_file:
+            return {}
+        try:
+            tokens = json.loads(Path(self.runtime.tokens_file).read_text())
+        except (OSError, ValueError) as error:
+            raise SettingError(f"runtime.tokens_file: {error}") from None
+        if not isinstance(tokens, dict) or not all(isinstance(tenant, str) for tenant in tokens.values()):
+            raise SettingError("runtime.tokens_file: expected a JSON object {token: tenant}")
+        return tokens
+
+
+LAYERS: dict[str, type[Any]] = {
+    "runtime": RuntimeSettings,
+    "order": OrderPolicy,
+    "batch": BatchPolicy,
+    "quota": QuotaPolicy,
+    "dispatch": DispatchPolicy,
+}
+
+
+def load_settings(
+    flags: Iterable[str] = (), config: str | None = None, environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """Settings from `layer.field=value` flags, the environment and a TOML file. Raises SettingError."""
+    values: dict[str, dict[str, Any]] = {layer: {} for layer in LAYERS}
+    path = config or environment.get(f"{ENV_PREFIX}CONFIG")
+    if path:
+        _read_file(path, values)
+    _read_environment(environment, values)
+    for flag in flags:
+        name, equals, text = flag.partition("=")
+        if not equals:
+            raise SettingError(f"{flag!r}: expected layer.field=value")
+        layer, setting = _resolve(name.strip())
+        values[layer][setting] = _parse(name, _hints(layer)[setting], text.strip())
+    return Settings(**{layer: _build(layer, values[layer]) for layer in LAYERS})
+
+
+def _build(layer: str, values: dict[str, Any]) -> Any:
+    try:
+        return LAYERS[layer](**values)
+    except (ValueError, TypeError) as error:
+        raise SettingError(f"{layer}: {error}") from None
+
+
+def _read_file(path: str, values: dict[str, dict[str, Any]]) -> None:
+    try:
+        content = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"{path}: {error}") from None
+    for layer, fields in content.items():
+        if not isinstance(fields, dict):
+            raise SettingError(f"{path}: {layer!r} is not a section; the sections are {', '.join(LAYERS)}")
+        for name, value in fields.items():
+            _, setting = _resolve(f"{layer}.{name}")
+            values[layer][setting] = _check(f"{layer}.{name}", _hints(layer)[setting], value)
+
+
+def _read_environment(environment: Mapping[str, str], values: dict[str, dict[str, Any]]) -> None:
+    known = {f"{ENV_PREFIX}{layer}_{name}".upper(): (layer, name) for layer in LAYERS for name in _hints(layer)}
+    for variable, text in environment.items():
+        if variable in known:
+            layer, name = known[variable]
+            values[layer][name] = _parse(variable, _hints(layer)[name], text)
+        elif variable.startswith(tuple(f"{ENV_PREFIX}{layer.upper()}_" for layer in LAYERS)):
+            raise SettingError(f"{variable}: no such setting")
+
+
+def _resolve(name: str) -> tuple[str, str]:
+    layer, _, setting = name.partition(".")
+    if layer not in LAYERS:
+        raise SettingError(f"{name}: no such setting; the layers are {', '.join(LAYERS)}")
+    if setting not in _hints(layer):
+        raise SettingError(f"{name}: no such setting; {layer} has {', '.join(_hints(layer))}")
+    return layer, setting
+
+
+def _hints(layer: str) -> dict[str, Any]:
+    hints = typing.get_type_hints(LAYERS[layer])
+    return {item.name: hints[item.name] for item in dataclasses.fields(LAYERS[layer])}
+
+
+def _parse(name: str, hint: Any, text: str) -> Any:
+    """A value from the text of a flag or of the environment."""
+    try:
+        if _is_table(hint):
+            pairs = (pair.partition("=") for pair in text.split(",") if pair)
+            return {key.strip(): float(value) for key, _, value in pairs}
+        if hint in (int, float):
+            return hint(text)
+        if hint is bool:
+            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+    except (ValueError, KeyError):
+        raise SettingError(f"{name}: cannot read {text!r} as {_expected(hint)}") from None
+    return _check(name, hint, text)
+
+
+def _check(name: str, hint: Any, value: Any) -> Any:
+    """A value of the right type, as a TOML file gives it."""
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise SettingError(f"{name}: {value!r} is none of {', '.join(typing.get_args(hint))}")
+        return value
+    if _is_table(hint):
+        if not isinstance(value, dict) or not all(type(item) in (int, float) for item in value.values()):
+            raise SettingError(f"{name}: {value!r} is not {_expected(hint)}")
+        return {key: float(item) for key, item in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise SettingError(f"{name}: {value!r} is not {_expected(hint)}")
+    return value
+
+
+def _is_table(hint: Any) -> bool:
+    return typing.get_origin(hint) is Mapping
+
+
+def _expected(hint: Any) -> str:
+    texts: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return texts.get(hint, "name=number,...")

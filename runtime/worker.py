@@ -1,0 +1,147 @@
+"""A worker: the model, the store and the loop put together, its metrics, and its beat to the controller."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+
+import torch
+from prometheus_client import CollectorRegistry, start_http_server
+
+from grf_core.bundle import load_bundle
+from grf_core.step import StepModel
+from runtime.controller import Orders
+from runtime.dispatch.dispatcher import Dispatcher
+from runtime.engine.engine import Engine
+from runtime.metrics import WorkerMetrics
+from runtime.placement import Beat
+from runtime.security import Tokens
+from runtime.settings import Settings
+from runtime.store.base import Store
+from runtime.store.sqlite import SqliteStore
+from runtime.timed_model import TimedModel
+from runtime.worker_loop import WorkerLoop
+
+log = logging.getLogger(__name__)
+
+FLUSH_METRICS_S = 0.5
+
+SendBeat = Callable[[Beat], Orders]
+"""to the controller; raises whatever its transport raises while the controller is away"""
+
+
+def open_store(settings: Settings) -> Store:
+    """The store of the settings. Raises StoreError with what is wrong."""
+    path = Path(settings.runtime.state_dir) / "grf.db"
+    return SqliteStore(path, history_length=settings.runtime.history_length)
+
+
+def load_model(settings: Settings) -> StepModel:
+    """The bundle of the settings on its device. Raises BundleError, or RuntimeError for a device that is not there."""
+    torch.set_num_threads(settings.runtime.threads)
+    device = settings.runtime.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_bundle(settings.runtime.bundle).step_model(device)
+
+
+class Worker:
+    """One worker in this process. `start` it, then let `beat` be called in turn with the controller's orders."""
+
+    def __init__(
+        self, name: str, settings: Settings, model: StepModel, send_beat: SendBeat, on_death: Callable[[], None]
+    ) -> None:
+        """`on_death` is called when the loop has failed: the process is of no use any more."""
+        self.name = name
+        self.incarnation = uuid.uuid4().hex[:12]
+        self._settings = settings
+        self._send_beat = send_beat
+        self._on_death = on_death
+        self._model = TimedModel(model)
+        self._registry = CollectorRegistry()
+        self._metrics = WorkerMetrics(self._registry)
+        self._flush_at_s = 0.0
+        self._busy_s = 0.0
+        self._stopped = threading.Event()
+        engine = Engine(self._model, settings.engine_policy)
+        self._dispatcher = Dispatcher(engine, name, self.incarnation, Tokens(settings.tokens()), settings.dispatch)
+        self._loop = WorkerLoop(self._dispatcher, lambda: open_store(settings), self._on_turn)
+        self._beats = threading.Thread(target=self._beat_forever, name="grf-beat", daemon=True)
+
+    def start(self) -> None:
+        """Listen, serve metrics, and join the cluster. Owns nothing until the controller says so."""
+        runtime = self._settings.runtime
+        self._port = self._loop.bind(runtime.host, runtime.data_port)
+        server, _ = start_http_server(0, runtime.host, self._registry)
+        self._metrics_port = server.server_port
+        self._loop.start()
+        self._beats.start()
+        log.info("%s (%s) listens on port %d", self.name, self.incarnation, self._port)
+
+    def stop(self, drain_s: float = 5.0) -> bool:
+        """Save what is settled and stop; True if everything settled was saved."""
+        self._stopped.set()
+        return self._loop.stop(drain_s)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._loop.is_alive
+
+    # ---- the beat's thread ----
+
+    def _beat_forever(self) -> None:
+        while not self._stopped.is_set():
+            if not self._loop.is_alive:
+                self._on_death()
+                return
+            self._beat()
+            self._stopped.wait(self._settings.runtime.heartbeat_s)
+
+    def _beat(self) -> None:
+        try:
+            beat = self._loop.call(self._describe).result(timeout=self._settings.runtime.lease_s)
+        except FutureTimeout:
+            log.warning("the loop did not answer for %g s: no beat", self._settings.runtime.lease_s)
+            return
+        try:
+            orders = self._send_beat(beat)
+        except Exception as error:  # the controller is being restarted: go on serving what is owned
+            log.info("no controller: %s", error)
+            return
+        self._loop.call(lambda: self._dispatcher.own(orders.epochs))
+
+    # ---- the loop's thread ----
+
+    def _describe(self) -> Beat:
+        runtime, engine = self._settings.runtime, self._dispatcher.engine
+        return Beat(
+            name=self.name,
+            incarnation=self.incarnation,
+            endpoint=f"tcp://{runtime.host}:{self._port}",
+            metrics_url=f"http://{runtime.host}:{self._metrics_port}/metrics",
+            pid=os.getpid(),
+            sessions=len(engine.sessions),
+            pending_bytes=engine.quotas.pending_bytes,
+            fenced=self._dispatcher.store.health.fenced,
+        )
+
+    def _on_turn(self, now_s: float) -> None:
+        if now_s < self._flush_at_s:
+            return
+        self._flush_at_s = now_s + FLUSH_METRICS_S
+        dispatcher, engine, metrics = self._dispatcher, self._dispatcher.engine, self._metrics
+        metrics.flush(engine.take_tally(), self._model.take_seconds(), dispatcher.outbox.take_refusals())
+        metrics.sessions.set(len(engine.sessions))
+        metrics.ready.set(engine.ready_sessions)
+        metrics.pending_bytes.set(engine.quotas.pending_bytes)
+        metrics.slab_used.set(engine.slab.capacity - engine.slab.available)
+        metrics.slab_capacity.set(engine.slab.capacity)
+        metrics.connections.set(len(dispatcher.peers))
+        metrics.checkpoint_age_s.set(max(now_s - dispatcher.saver.saved_at_s, 0.0))
+        metrics.store_up.set(dispatcher.store.health.failing_since_s is None)
+        metrics.key_groups.set(len(dispatcher.owned.epochs))
