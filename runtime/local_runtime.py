@@ -8,7 +8,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,7 +44,7 @@ class LocalRuntime:
     def start(self, on_progress: Callable[[str], None] = lambda text: None) -> None:
         """Start and wait until segments can be published and states queried. Raises StartError."""
         self._check()
-        self._take_lock()
+        self._lock = _take_lock(self.settings)
         try:
             self._start(on_progress)
         except BaseException:
@@ -85,18 +86,6 @@ class LocalRuntime:
             except OSError as error:
                 hint = f"--set runtime.http_port={runtime.http_port + 1} takes another"
                 raise StartError(f"{runtime.host}:{runtime.http_port}: {error.strerror}; {hint}") from None
-
-    def _take_lock(self) -> None:
-        directory = Path(self.settings.runtime.state_dir)
-        lock = (directory / LOCK_FILE).open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            running = read_pid_file(self.settings)
-            who = f"process {running['pid']} at {running['address']}" if running else "another process"
-            raise StartError(f"{directory} is in use by {who}; `grf down` stops it") from None
-        self._lock = lock
 
     def _write_pid_file(self) -> None:
         path = Path(self.settings.runtime.state_dir) / PID_FILE
@@ -149,6 +138,26 @@ class LocalRuntime:
             return bool(ray.get(self._controller.stop.remote(drain_s), timeout=drain_s + 10.0))
         except ray.exceptions.RayError:
             return False
+
+
+@contextmanager
+def state_lock(settings: Settings) -> Iterator[None]:
+    """Hold the state directory, so that no runtime starts on it. Raises StartError if one runs."""
+    with _take_lock(settings):
+        yield
+
+
+def _take_lock(settings: Settings) -> IO[str]:
+    directory = Path(settings.runtime.state_dir)
+    lock = (directory / LOCK_FILE).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        running = read_pid_file(settings)
+        who = f"process {running['pid']} at {running['address']}" if running else "another process"
+        raise StartError(f"{directory} is in use by {who}; `grf down` stops it") from None
+    return lock
 
 
 def read_pid_file(settings: Settings) -> dict[str, Any] | None:

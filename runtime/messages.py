@@ -180,6 +180,15 @@ class Credit:
 
 
 @dataclass(frozen=True, slots=True)
+class Tap:
+    """Receive every segment of the tenant as it is accepted (Tapped), to record it; grants credit like Subscribe."""
+
+    tag: ClassVar[str] = "tap"
+    credit: int = 4096
+    """how many segments may be sent before the client grants more (another Tap)"""
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """Proves that both ends live; answered by Pong. A connection silent for long is forgotten."""
 
@@ -301,6 +310,24 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class Tapped:
+    """One accepted segment, followed by one tensor frame [T, F]. After a crash a segment may be accepted again."""
+
+    tag: ClassVar[str] = "tapped"
+    session: str
+    stream: str
+    modality: str
+    sequence: int
+    event_time_s: float
+    """as it is fused: a late segment's is moved to the watermark, if the policy fuses it"""
+    arrival_s: float
+    """wall clock of the worker"""
+    missed: int
+    """segments that were not sent since the last one, because no credit was left"""
+    frames: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
 class Pong:
     tag: ClassVar[str] = "pong"
     nonce: int
@@ -320,7 +347,7 @@ class Moved:
 
 ClientMessage = (
     Hello | Open | Segments | End | Query | ListSessions | QueryHistory | Delete | Subscribe | Unsubscribe | Credit
-    | Ping | Goodbye
+    | Tap | Ping | Goodbye
 )  # fmt: skip
-WorkerMessage = Welcome | Opened | Ack | Nack | State | Sessions | History | Deleted | Update | Pong | Moved
+WorkerMessage = Welcome | Opened | Ack | Nack | State | Sessions | History | Deleted | Update | Tapped | Pong | Moved
 Message = ClientMessage | WorkerMessage

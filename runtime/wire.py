@@ -27,6 +27,7 @@ from runtime.messages import (
     Segments,
     StreamAck,
     StreamSegments,
+    Tapped,
 )
 
 PROTOCOL_VERSION = 1
@@ -38,6 +39,8 @@ MAX_SEQUENCE = 2**62
 assert sys.byteorder == "little", "tensor frames are little-endian views of host memory"
 
 Frame = bytes | memoryview
+_TAPPED = ("session", "stream", "modality", "sequence", "event_time_s", "arrival_s", "missed")
+_TAPPED_TYPES = (str, str, str, int, float, float, int)
 
 
 class DecodeError(ValueError):
@@ -64,6 +67,9 @@ def encode(message: Message) -> list[Frame]:
         case Ack(streams):
             rows = [[a.session, a.stream, a.fused, a.durable, a.version] for a in streams]
             return [_pack([PROTOCOL_VERSION, Ack.tag, rows])]
+        case Tapped():
+            header = [getattr(message, name) for name in _TAPPED]
+            return [_pack([PROTOCOL_VERSION, Tapped.tag, *header, len(message.frames)]), _tensor([message.frames])]
         case _:
             fields = [getattr(message, field.name) for field in dataclasses.fields(message)]
             return [_pack([PROTOCOL_VERSION, message.tag, *fields])]
@@ -79,7 +85,10 @@ def _group_header(group: StreamSegments) -> list[Any]:
 
 
 def _group_tensor(group: StreamSegments) -> Frame:
-    frames = [entry.frames for entry in group.entries]
+    return _tensor([entry.frames for entry in group.entries])
+
+
+def _tensor(frames: list[Float32Array]) -> Frame:
     rows: Float32Array = np.ascontiguousarray(frames[0] if len(frames) == 1 else np.concatenate(frames), dtype="<f4")
     return rows.reshape(-1).view(np.uint8).data
 
@@ -98,6 +107,8 @@ def decode(frames: Sequence[Frame]) -> Message:
     tensors = frames[1:]
     if tag == Segments.tag:
         return _decode_segments(fields, tensors)
+    if tag == Tapped.tag:
+        return _decode_tapped(fields, tensors)
     if tensors:
         raise _malformed(f"{tag}: {len(tensors)} tensor frames, expected none")
     if tag == Ack.tag:
@@ -208,6 +219,18 @@ def _decode_ack(fields: list[Any]) -> Ack:
     return Ack(tuple(streams))
 
 
+def _decode_tapped(fields: list[Any], tensors: Sequence[Frame]) -> Tapped:
+    if len(fields) >= 8 and len(tensors) == 1:
+        *values, length = fields[:8]
+        if type(length) is int and length > 0 and all(map(_is_of, values, _TAPPED_TYPES)):
+            return Tapped(*values, _decode_tensor(tensors[0], "f32", length))
+    raise _malformed("tapped: not [session, stream, modality, sequence, event time, arrival, missed, T] and a tensor")
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    return _CHECKS[kind][0](value)
+
+
 # ---- all other messages: one field after another ------------------------------------------------------------
 
 
@@ -241,7 +264,7 @@ def _plain(kind: type[Any]) -> _PlainMessage:
     )
 
 
-_PLAIN = {kind.tag: _plain(kind) for kind in typing.get_args(Message) if kind not in (Segments, Ack)}
+_PLAIN = {kind.tag: _plain(kind) for kind in typing.get_args(Message) if kind not in (Segments, Ack, Tapped)}
 
 
 def _decode_plain(tag: str, values: list[Any]) -> Message:

@@ -10,12 +10,14 @@ import sys
 
 import click
 
-from runtime.cli.common import NO_RUNTIME, failure_text
+from runtime.cli.common import FAILED, NO_RUNTIME, failure_text
 from runtime.cli.demo import demo
 from runtime.cli.lifecycle import down, status, up
 from runtime.cli.model import evaluate, train
 from runtime.cli.reading import query, sessions, watch
-from runtime.cli.replaying import replay
+from runtime.cli.replaying import record, replay
+from runtime.cli.state import digest, state
+from runtime.client import RequestTimeout
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -24,7 +26,7 @@ def grf() -> None:
     """A streaming fusion runtime for multimodal AI: streams in, live fused state out."""
 
 
-for command in (up, down, status, demo, train, evaluate, replay, query, watch, sessions):
+for command in (up, down, status, demo, train, evaluate, replay, query, watch, sessions, record, digest, state):
     grf.add_command(command)
 
 
@@ -42,4 +44,4 @@ def main() -> None:
         if text is None:
             raise
         click.echo(f"grf: {text}", err=True)
-        sys.exit(NO_RUNTIME if isinstance(error, TimeoutError) or "no answer" in text else 1)
+        sys.exit(NO_RUNTIME if isinstance(error, RequestTimeout) else FAILED)

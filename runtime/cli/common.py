@@ -16,14 +16,17 @@ from grf_core.data.motion import MotionDataError
 from grf_core.recording import RecordingError
 from runtime.client import ClientError
 from runtime.local_runtime import StartError
+from runtime.records import RecordError
 from runtime.settings import SettingError, Settings, load_settings
+from runtime.store.archive import ArchiveError
 from runtime.store.base import StoreError
 
 FAILED = 1
 NO_RUNTIME = 3
 NOT_AS_IT_SHOULD_BE = 4
 EXPECTED = (
-    BundleError, ClientError, MotionDataError, RecordingError, SettingError, StartError, StoreError, OSError
+    ArchiveError, BundleError, ClientError, MotionDataError, RecordError, RecordingError, SettingError, StartError,
+    StoreError, OSError,
 )  # fmt: skip
 """failures that are told in one line; anything else is a defect and shows its traceback"""
 

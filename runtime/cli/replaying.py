@@ -1,8 +1,9 @@
-"""grf replay."""
+"""grf record, grf replay."""
 
 from __future__ import annotations
 
 import sys
+import time
 from math import inf
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from rich.progress import Progress
 
 from grf_core.recording import RecordedSegment, read_recording
 from runtime.cli.common import NOT_AS_IT_SHOULD_BE, client_options, stop_on_signal
-from runtime.client import Publisher
+from runtime.client import Publisher, StateClient
+from runtime.recorder import Recorder
 from runtime.replay import play, schedule
 
 FLUSH_WITHIN_S = 120.0
+TAP_WAIT_S = 0.2
 
 
 class Speed(click.ParamType[float]):
@@ -58,3 +61,25 @@ def replay(file: str, address: str, tenant: str, token: str, speed: float, prefi
         stats = publisher.stats
     click.echo(f"published {stats.published}, durable {stats.durable}, refused {stats.refused} (late {stats.late})")
     sys.exit(0 if stats.refused == 0 else NOT_AS_IT_SHOULD_BE)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@client_options
+@click.option("--seconds", type=click.FloatRange(min=0.1), help="Stop after so long.  [default: at Ctrl-C]")
+def record(file: Path, address: str, tenant: str, token: str, seconds: float | None) -> None:
+    """Record every segment that the runtime accepts into FILE (.grfrec), each once. Ctrl-C ends it.
+
+    Exits with 4 if segments were missed because this machine could not keep up.
+    """
+    ends_s = time.monotonic() + (seconds or inf)
+    with stop_on_signal() as stopped, StateClient(address, tenant=tenant, token=token, client="recorder") as client:
+        client.check(timeout_s=5.0)
+        with Recorder(file, client.signature(), tenant) as recorder:
+            click.echo(f"grf: recording to {file}", err=True)
+            for tapped in client.tap(timeout_s=TAP_WAIT_S):
+                recorder.write(tapped)
+                if stopped.is_set() or time.monotonic() >= ends_s:
+                    break
+    click.echo(f"recorded {recorder.recorded}, missed {recorder.missed}")
+    sys.exit(0 if recorder.missed == 0 else NOT_AS_IT_SHOULD_BE)

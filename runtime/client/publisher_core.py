@@ -113,8 +113,7 @@ class PublisherCore:
         if buffer.modality != modality:
             raise ValueError(f"stream {stream!r} of session {session!r} was published as {buffer.modality!r}")
         entry = Entry(event_time_s, frames, now_s)
-        buffer.append(entry, sequence)
-        self._n_bytes += entry.n_bytes
+        self._n_bytes += sum(kept.n_bytes for kept in buffer.append(entry, sequence))
         self.stats.published += 1
         self._make_sendable(name)
         while not self.has_room(0) and self._drop_oldest(buffer):

@@ -18,6 +18,8 @@ Question = m.Query | m.ListSessions | m.QueryHistory | m.Delete
 Answer = m.State | m.Sessions | m.History | m.Deleted
 CREDIT = 64
 """updates that may be on their way to a subscription"""
+TAP_CREDIT = 8192
+"""accepted segments that may be on their way to a recorder"""
 
 
 class Pending:
@@ -53,6 +55,8 @@ class StateCore:
         self._pending: dict[int, Pending] = {}
         self._subscriptions: list[Subscription] = []
         self._to_send: deque[m.ClientMessage] = deque()
+        self._tapped: deque[m.Tapped] | None = None
+        """accepted segments not taken yet, once `tap` was called"""
 
     # ---- the user's side ----
 
@@ -88,6 +92,24 @@ class StateCore:
         self._to_send.append(m.Credit(1))
         return subscription.updates.popleft()
 
+    def tap(self) -> None:
+        """Receive every segment of the tenant as it is accepted."""
+        self._tapped = deque()
+        if self._link.welcome is not None:
+            self._to_send.append(m.Tap(TAP_CREDIT))
+
+    def take_tapped(self) -> list[m.Tapped]:
+        """What has come since this was last called; taking it lets the worker send as much again."""
+        taken = list(self._tapped or ())
+        if taken and self._tapped is not None:
+            self._tapped.clear()
+            self._to_send.append(m.Tap(len(taken)))
+        return taken
+
+    @property
+    def has_tapped(self) -> bool:
+        return bool(self._tapped)
+
     # ---- the driver's side (runtime.client.link.Core) ----
 
     @property
@@ -112,10 +134,14 @@ class StateCore:
             case m.Welcome():
                 self._to_send.extend(m.Subscribe(subscription.session, CREDIT) for subscription in self._subscriptions)
                 self._to_send.extend(pending.question for pending in self._pending.values())
+                if self._tapped is not None:
+                    self._to_send.append(m.Tap(TAP_CREDIT - len(self._tapped)))
             case m.State() | m.Sessions() | m.History() | m.Deleted():
                 pending = self._pending.pop(message.request, None)
                 if pending is not None:
                     pending.answer = message
+            case m.Tapped() if self._tapped is not None:
+                self._tapped.append(message)
             case m.Update():
                 self._updated(message)
             case m.Nack(request=request) if request:

@@ -17,6 +17,8 @@ from runtime import messages as m
 from runtime.messages import Float32Array
 
 ENTRY_OVERHEAD_BYTES = 400
+MAX_LEFT_OUT = 10_000
+"""sequence numbers that a user may leave out in one go"""
 NO_FRAMES: Float32Array = np.empty((0, 0), dtype=np.float32)
 
 
@@ -125,28 +127,38 @@ class StreamBuffer:
 
     # ---- the user's side ----
 
-    def append(self, entry: Entry, sequence: int | None) -> None:
-        """Number and keep a segment. Raises ValueError for a number that is not the next one."""
+    def append(self, entry: Entry, sequence: int | None) -> list[Entry]:
+        """Number and keep a segment; return what is kept, numbers that the user left out included.
+
+        Raises ValueError for a number that was passed already, or too far ahead.
+        """
+        kept = [entry]
         if sequence is not None:
-            self._check_number(sequence)
+            kept = [*self._left_out(sequence, entry), entry]
             self._numbered_by_user = True
-            self._next = sequence
         elif self._numbered_by_user:
             raise ValueError(f"stream {self.stream!r} is numbered by its publisher: give the sequence number")
         if self._end_sent:
             self._state = "closed"
         self._ended = self._end_sent = False
-        self.n_bytes += entry.n_bytes
-        if self._next is None:
-            self._unnumbered.append(entry)
-        else:
-            self._number(entry)
+        for one in kept:
+            self.n_bytes += one.n_bytes
+            if self._next is None:
+                self._unnumbered.append(one)
+            else:
+                self._number(one)
+        return kept
 
-    def _check_number(self, sequence: int) -> None:
+    def _left_out(self, sequence: int, entry: Entry) -> list[Entry]:
+        """Stand-ins for the numbers between the last one and this; the worker refuses and so accounts for them."""
         if not self._numbered_by_user and (self._next is not None or self._unnumbered):
             raise ValueError(f"stream {self.stream!r} is numbered by the client: give no sequence number")
-        if sequence < 1 or self._next not in (None, sequence):
-            raise ValueError(f"sequence {sequence} of stream {self.stream!r}: the next one is {self._next or 1}")
+        if self._next is None:
+            self._next = sequence
+        left_out = sequence - self._next
+        if sequence < 1 or not 0 <= left_out <= MAX_LEFT_OUT:
+            raise ValueError(f"sequence {sequence} of stream {self.stream!r}: the next one is {self._next}")
+        return [_nothing(entry) for _ in range(left_out)]
 
     def _number(self, entry: Entry) -> None:
         assert self._next is not None
@@ -280,3 +292,10 @@ class StreamBuffer:
         """Entries with above < sequence <= upto, in order."""
         for sequence in range(max(above + 1, self.oldest), min(upto + 1, self._next or 1)):
             yield self._entries[sequence]
+
+
+def _nothing(like: Entry) -> Entry:
+    """A number without a segment: refused from the start."""
+    entry = Entry(like.event_time_s, NO_FRAMES, like.published_s)
+    entry.receipt.code, entry.receipt.text = "left_out", "the publisher left this number out"
+    return entry

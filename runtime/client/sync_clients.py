@@ -205,6 +205,30 @@ class StateClient:
             with self._driver.changed:
                 core.unsubscribe(subscription)
 
+    def signature(self) -> dict[str, Any]:
+        """The model's signature as the worker told it; call `check` first."""
+        with self._driver.changed:
+            welcome = self._driver.core.welcome
+        if welcome is None:
+            raise RequestTimeout("no worker has answered yet")
+        return welcome.signature
+
+    def tap(self, *, timeout_s: float) -> Iterator[list[m.Tapped]]:
+        """Every segment of the tenant as the worker accepts it, for a recorder; an empty list after `timeout_s`.
+
+        After a crash of the worker a segment that was not durable is accepted, and so tapped, again.
+        """
+        core = self._driver.core
+        with self._driver.changed:
+            core.tap()
+            self._driver.wake()
+        while True:
+            with self._driver.changed:
+                self._driver.wait(lambda: core.has_tapped, timeout_s)
+                tapped = core.take_tapped()
+                self._driver.wake()
+            yield tapped
+
     def _ask(self, ask: Callable[[int], Question], timeout_s: float) -> Answer:
         core = self._driver.core
         with self._driver.changed:

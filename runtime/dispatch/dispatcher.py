@@ -56,6 +56,7 @@ class Dispatcher:
             engine, self.store, self.owned, incarnation, policy.checkpoint_interval_s, policy.checkpoint_sessions
         )
         self._policy = policy
+        self._wall_offset_s = 0.0
         self._tokens = tokens
         self._loader = SessionLoader(engine, self.store, self.owned, incarnation)
         self._publishing = Publishing(engine, self._loader, self.peers, self.outbox)
@@ -67,6 +68,7 @@ class Dispatcher:
     def receive(self, identity: bytes, frames: Sequence[Frame], now_s: float, wall_s: float) -> None:
         """One message from a connection, whatever it holds."""
         peer = self.peers.heard(identity, now_s)
+        self._wall_offset_s = wall_s - now_s
         try:
             message = decode(frames)
         except DecodeError as error:
@@ -99,6 +101,8 @@ class Dispatcher:
                 self._grant(peer, message.credit)
             case m.Unsubscribe():
                 self.peers.unsubscribe(peer, message.session)
+            case m.Tap():
+                self.peers.tap(peer, message.credit)
             case m.Credit():
                 self._grant(peer, message.updates)
             case _:
@@ -150,7 +154,8 @@ class Dispatcher:
         self._questions.tick(now_s)
         self.peers.drop_silent(now_s - PEER_TIMEOUT_S)
         self.saver.save(now_s)
-        self._teller.tell_progress()
+        self._teller.tell_progress(self._wall_offset_s)
+        self.engine.tapped = bool(self.peers.taps())
 
     @property
     def has_work(self) -> bool:

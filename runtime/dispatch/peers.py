@@ -25,7 +25,18 @@ class Waiting(NamedTuple):
 
 
 class Peer:
-    __slots__ = ("client", "credit", "identity", "last_heard_s", "missed", "subscriptions", "tenant", "waiting")
+    __slots__ = (
+        "client",
+        "credit",
+        "identity",
+        "last_heard_s",
+        "missed",
+        "subscriptions",
+        "tap_credit",
+        "tap_missed",
+        "tenant",
+        "waiting",
+    )
 
     def __init__(self, identity: bytes, client: str, tenant: str, now_s: float) -> None:
         self.identity = identity
@@ -34,6 +45,9 @@ class Peer:
         self.last_heard_s = now_s
         self.subscriptions: set[str] = set()
         self.credit = 0
+        self.tap_credit = 0
+        self.tap_missed = 0
+        """accepted segments that a tap had no credit for, told with the next one"""
         self.waiting: OrderedDict[str, Waiting] = OrderedDict()
         self.missed = 0
         """updates of sessions that were given up altogether; told with the next update of any session"""
@@ -76,6 +90,7 @@ class Peers:
         self._peers: OrderedDict[bytes, Peer] = OrderedDict()
         """longest silent first"""
         self._by_session: dict[SessionKey, dict[bytes, Peer]] = {}
+        self._taps: dict[bytes, Peer] = {}
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -98,6 +113,7 @@ class Peers:
 
     def drop(self, identity: bytes) -> None:
         peer = self._peers.pop(identity, None)
+        self._taps.pop(identity, None)
         if peer is not None:
             for session in list(peer.subscriptions):
                 self.unsubscribe(peer, session)
@@ -121,6 +137,14 @@ class Peers:
         subscribers.pop(peer.identity, None)
         if not subscribers:
             self._by_session.pop(key, None)
+
+    def tap(self, peer: Peer, credit: int) -> None:
+        """Let a peer record what its tenant's sessions accept; more credit if it does already."""
+        self._taps[peer.identity] = peer
+        peer.tap_credit = min(peer.tap_credit + max(credit, 0), MAX_CREDIT)
+
+    def taps(self) -> list[Peer]:
+        return list(self._taps.values())
 
     def subscribers(self, key: SessionKey) -> list[Peer]:
         """Each peer once that subscribes to this session, or to every session of its tenant."""

@@ -7,6 +7,7 @@ from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.peers import Peers
 from runtime.dispatch.questions import Questions
 from runtime.engine.engine import Engine, Failure
+from runtime.engine.order import Entry
 from runtime.engine.session import Session
 from runtime.engine.view import session_view
 from runtime.keys import SessionKey
@@ -19,8 +20,11 @@ class Teller:
         self._questions = questions
         self._outbox = outbox
 
-    def tell_progress(self) -> None:
+    def tell_progress(self, wall_offset_s: float) -> None:
+        """Tell all there is to tell. `wall_offset_s` added to the engine's time gives the wall clock."""
         progress = self._engine.take_progress()
+        for key, entry in progress.accepted:
+            self._tell_taps(key, entry, wall_offset_s)
         for failure in progress.failures:
             self._tell_failure(failure)
         acks: dict[bytes, list[m.StreamAck]] = {}
@@ -40,6 +44,21 @@ class Teller:
             if peer is not None:
                 ack = m.StreamAck(session.key.session, name, stream.fused.upto, stream.durable, session.live_version)
                 acks.setdefault(peer.identity, []).append(ack)
+
+    def _tell_taps(self, key: SessionKey, entry: Entry, wall_offset_s: float) -> None:
+        for peer in self._peers.taps():
+            if peer.tenant != key.tenant:
+                continue
+            if peer.tap_credit <= 0:
+                peer.tap_missed += 1
+                continue
+            peer.tap_credit -= 1
+            missed, peer.tap_missed = peer.tap_missed, 0
+            modality = self._engine.signature.modalities[entry.key.rank].name
+            event_time_s, _, stream, sequence = entry.key
+            arrival_s = entry.arrived_s + wall_offset_s
+            tapped = m.Tapped(key.session, stream, modality, sequence, event_time_s, arrival_s, missed, entry.frames)
+            self._outbox.send(peer.identity, tapped)
 
     def _tell_failure(self, failure: Failure) -> None:
         session = self._engine.sessions.get(failure.key)

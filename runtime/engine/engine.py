@@ -69,6 +69,8 @@ class Progress:
     states: dict[SessionKey, bool] = field(default_factory=dict)
     """sessions whose live or settled state is new; True for a correction"""
     failures: list[Failure] = field(default_factory=list)
+    accepted: list[tuple[SessionKey, Entry]] = field(default_factory=list)
+    """segments that were accepted, while the engine is `tapped`"""
 
 
 class Engine:
@@ -87,6 +89,8 @@ class Engine:
         self.dirty: OrderedDict[SessionKey, None] = OrderedDict()
         """sessions with settled state that no checkpoint has taken yet, longest waiting first"""
         self.tally = Tally()
+        self.tapped = False
+        """somebody records what is accepted"""
         self._progress = Progress()
         self._ready = ReadyQueue(policy.batch)
         self._silent_at: list[tuple[float, SessionKey]] = []
@@ -140,6 +144,7 @@ class Engine:
         session.timeline.advance_watermark(now_s)
         self._settle(session)
         self._offer(session)
+        self._watch(session)
 
     def skip_below(self, session: Session, stream: str, oldest: int, now_s: float) -> None:
         """The publisher holds nothing below `oldest` any more: what never came is a gap, and is counted."""
@@ -188,15 +193,14 @@ class Engine:
         timeline = session.timeline
         event_time_s = timeline.just_after_watermark() if late else segment.event_time_s
         entry = Entry(FusionKey(event_time_s, state.rank, stream, segment.sequence), segment.frames, now_s)
-        if timeline.is_full:
-            refusal = Refusal("session_backlog", f"{len(timeline.entries)} segments of the session wait for their step")
-        else:
-            refusal = self.quotas.refuses_segment(session.key.tenant, entry.n_bytes, now_s)
+        refusal = self._refuses(session, entry, now_s)
         if refusal is not None:
             return self._slow_down(session, stream, refusal, now_s)
         state.received.add(segment.sequence)
         state.newest_s = max(state.newest_s, event_time_s)
         self.quotas.pending(session.key.tenant, entry.n_bytes)
+        if self.tapped:
+            self._progress.accepted.append((session.key, entry))
         self._rewind(session, entry)
         self.residents.touch(session, now_s)
         session.last_segment_s = now_s
@@ -205,6 +209,12 @@ class Engine:
             self.tally.late_fused[self.signature.modalities[state.rank].name] += 1
             return Verdict("late_fused", f"fused at the watermark, {event_time_s - segment.event_time_s:.6f} s later")
         return ACCEPTED
+
+    def _refuses(self, session: Session, entry: Entry, now_s: float) -> Refusal | None:
+        waiting = len(session.timeline.entries)
+        if session.timeline.is_full:
+            return Refusal("session_backlog", f"{waiting} segments of the session wait for their step")
+        return self.quotas.refuses_segment(session.key.tenant, entry.n_bytes, now_s)
 
     def _landed(self, session: Session, stream: str, event_time_s: float, now_s: float) -> None:
         """Move the watermark, and do what that allows."""
@@ -368,11 +378,11 @@ class Engine:
     def tick(self, now_s: float) -> None:
         """Settle sessions that have fallen silent; let go of sessions that have long been idle."""
         while self._silent_at and self._silent_at[0][0] <= now_s:
-            _, key = heapq.heappop(self._silent_at)
+            at_s, key = heapq.heappop(self._silent_at)
             session = self.sessions.get(key)
-            if session is None or not session.watched:
+            if session is None or session.look_at_s != at_s:
                 continue
-            session.watched = False
+            session.look_at_s = inf
             session.timeline.advance_watermark(now_s)
             self._settle(session)
             self._offer(session)
@@ -387,9 +397,10 @@ class Engine:
     def _watch(self, session: Session) -> None:
         """Look again once no stream of the session is waited for, while it has segments that could settle then."""
         timeline = session.timeline
-        if not session.watched and timeline.entries and timeline.watermark_s < timeline.newest_s:
-            session.watched = True
-            heapq.heappush(self._silent_at, (timeline.idle_at_s, session.key))
+        at_s = timeline.idle_at_s
+        if at_s < session.look_at_s and timeline.entries and timeline.watermark_s < timeline.newest_s:
+            session.look_at_s = at_s
+            heapq.heappush(self._silent_at, (at_s, session.key))
 
     # ---- what the shell reads ----
 

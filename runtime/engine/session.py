@@ -97,6 +97,7 @@ class Session:
         "last_active_s",
         "last_segment_s",
         "lineage",
+        "look_at_s",
         "reset_reason",
         "settled_event_time_s",
         "settled_freshness_s",
@@ -105,7 +106,6 @@ class Session:
         "shown",
         "streams",
         "timeline",
-        "watched",
     )
 
     def __init__(self, key: SessionKey, policy: OrderPolicy, modalities: int, now_s: float) -> None:
@@ -128,8 +128,8 @@ class Session:
         """set while a rewind is being fused again"""
         self.dirty = False
         """the store does not hold all that is settled"""
-        self.watched = False
-        """the engine will look again when the session should have fallen silent"""
+        self.look_at_s = inf
+        """when the engine will look whether the session has fallen silent; inf: it will not"""
         self.reset_reason = ""
         """why the session does not continue what was stored of it"""
         self.last_active_s = now_s

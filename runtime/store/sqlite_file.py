@@ -46,7 +46,10 @@ PRAGMAS = (
 # By primary result code. What is missing here raises StoreUnusable with SQLite's own words.
 MEANINGS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_FULL: (StoreUnavailable, "the disk is full: free some space"),
-    sqlite3.SQLITE_READONLY: (StoreUnavailable, "read-only: make the file, its directory and the disk writable"),
+    sqlite3.SQLITE_READONLY: (
+        StoreUnavailable,
+        "read-only: make it, its -wal and -shm files, its directory and the disk writable",
+    ),
     sqlite3.SQLITE_BUSY: (
         StoreUnavailable,
         "locked by another process (`fuser -v` on the file names it): end that one",

@@ -65,8 +65,9 @@ class OfflineModel:
         return self.states(segments)[-1] if segments else self._empty
 
     def _step(self, state: OfflineState, segment: Fused) -> OfflineState:
-        key, fresh = segment.key, state.context_KD is None
-        context = np.zeros(self._model.signature.context_shape, np.float32) if fresh else state.context_KD
+        key, fresh, context = segment.key, state.context_KD is None, state.context_KD
+        if context is None:
+            context = np.zeros(self._model.signature.context_shape, np.float32)
         elapsed_s = 0.0 if fresh else key.event_time_s - state.event_time_s
         assert elapsed_s >= 0
         batch = StepBatch(

@@ -11,15 +11,18 @@ Between phases everything falls silent for longer than any time-out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, nextafter
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from runtime.engine.batcher import BatchPolicy
 from runtime.engine.checkpoint import committed, not_committed, restore, take_records
-from runtime.engine.engine import Engine, EnginePolicy
+from runtime.engine.engine import Engine, EnginePolicy, Progress
 from runtime.engine.order import FusionKey, OrderPolicy
+from runtime.engine.quota import QuotaPolicy, Quotas, Refusal
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array, SegmentEntry
@@ -31,6 +34,7 @@ KEYS = (SessionKey("north", "1"), SessionKey("south", "1"), SessionKey("north", 
 MODALITIES = [modality.name for modality in SIGNATURE.modalities]
 STREAMS = ("b", "a", "d", "c")
 GRID_S = 0.25
+Option = TypeVar("Option")
 IDLE_S, GRACE_S, EVICT_S = 2.0, 10.0, 5.0
 EPSILON_S = 1e-3
 
@@ -67,6 +71,8 @@ class Piece:
     event_time_s: float
     frames: Float32Array
     fails: bool
+    is_due: bool = False
+    """its time has come: it was sent, or will be in this phase"""
 
 
 @dataclass(eq=False, slots=True)
@@ -106,13 +112,25 @@ class PlannedSession:
     corrected: bool = False
 
 
+class _MoodyQuotas(Quotas):
+    """Refuses segments for no reason."""
+
+    def __init__(self, tape: Tape, in_256: int) -> None:
+        super().__init__(QuotaPolicy())
+        self._tape = tape
+        self._in_256 = in_256
+
+    def refuses_segment(self, tenant: str, n_bytes: int, now_s: float) -> Refusal | None:
+        return Refusal("tenant_rate", "not now") if self._tape.chance(self._in_256) else None
+
+
 class World:
-    def __init__(self, data: bytes, mode: str = "rewind") -> None:
+    def __init__(self, data: bytes, mode: Literal["rewind", "hold", "arrival"]) -> None:
         self.tape = tape = Tape(data)
         lateness_s = (0.5, 0.0, 1.0)[tape.below(3)]
         by_modality = {"text": 1.5} if tape.chance(64) else {}
         self.order = OrderPolicy(
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             lateness_s=lateness_s,
             lateness_by_modality_s=by_modality,
             idle_timeout_s=IDLE_S,
@@ -131,15 +149,22 @@ class World:
         self.history: dict[SessionKey, list[tuple[int, tuple[float, ...], tuple[float, ...]]]] = {}
         self.in_flight: list[SessionRecord] | None = None
         self.incarnation = 0
-        self.engine = Engine(self.model, self.policy)
+        self.refusals_in_256 = (0, 0, 0, 50)[tape.below(4)]
+        self.engine = self._new_engine()
         self.failed: set[tuple[SessionKey, str, int]] = set()
         self.gaps = 0
         self.crashes = 0
         self.story: list[str] = []
-        self.phase = 0
         with_poison = tape.chance(64)
         self.n_phases = 1 + tape.below(2)
         self.sessions = [self._plan(KEYS[i], with_poison) for i in range(1 + tape.below(3))]
+
+    def _new_engine(self) -> Engine:
+        engine = Engine(self.model, self.policy)
+        if self.refusals_in_256:
+            engine.quotas = _MoodyQuotas(self.tape, self.refusals_in_256)
+            engine.residents._quotas = engine.quotas
+        return engine
 
     # ---- the plan ----
 
@@ -182,9 +207,9 @@ class World:
             raise
 
     def _live(self) -> None:
-        for self.phase in range(self.n_phases):
+        for phase in range(self.n_phases):
             for session in self.sessions:
-                self._begin(session, self.phase)
+                self._begin(session, phase)
             while any(self._remaining(session) for session in self.sessions):
                 self._act()
                 self.check_invariants()
@@ -198,6 +223,7 @@ class World:
         session.last_landed_s = -inf
         for piece in sorted(session.order, key=lambda piece: piece.sequence):
             piece.stream.to_send.append(piece)
+            piece.is_due = True
         session.was_opened = False
         self._resident(session)
 
@@ -234,10 +260,11 @@ class World:
         waiting = [session for session in self.sessions if self._remaining(session)]
         session = self._choose(waiting)
         if self._resident(session) is None:  # no row is free: another one, or later
-            session = next((other for other in waiting if self._resident(other) is not None), None)
-            if session is None:
+            admitted = [other for other in waiting if self._resident(other) is not None]
+            if not admitted:
                 self._pass_time(1.0)
                 return
+            session = admitted[0]
         if session.is_scattered:
             piece = session.order.pop(0)
             piece.stream.to_send.remove(piece)
@@ -246,7 +273,7 @@ class World:
             piece = stream.to_send.pop(self.tape.below(len(stream.to_send)) if session.is_shuffled else 0)
         self._deliver(session, piece)
 
-    def _choose(self, options: list) -> object:  # type: ignore[type-arg]
+    def _choose(self, options: Sequence[Option]) -> Option:
         return options[self.tape.below(len(options))] if len(options) > 1 else options[0]
 
     def _deliver(self, planned: PlannedSession, piece: Piece) -> None:
@@ -265,8 +292,13 @@ class World:
         fused_upto = session.timeline.entries[fused - 1].key if fused else None
         entry = SegmentEntry(piece.sequence, piece.event_time_s, piece.frames)
         verdict = self.engine.add(session, stream.name, entry, self.now_s, wall_s=1e6)
-        self._tell(f"{planned.key.tenant}/{planned.key.session} {stream.name} {piece.sequence} @{event_time_s}"
-                   f" {verdict.code}, watermark {session.timeline.watermark_s}")
+        self._tell(
+            f"{planned.key.tenant}/{planned.key.session} {stream.name} {piece.sequence} @{event_time_s}"
+            f" {verdict.code}, watermark {session.timeline.watermark_s}"
+        )
+        if self.refusals_in_256 and verdict.code == "slow_down":
+            self._put_back(planned, piece)
+            return
         assert verdict.code == ("duplicate" if known else "accepted"), (verdict, planned.key, stream.name, piece)
         if not known:
             key = FusionKey(event_time_s, stream.rank, stream.name, piece.sequence)
@@ -275,6 +307,14 @@ class World:
                 planned.rewound_upto = max(fused_upto, planned.rewound_upto or fused_upto)
             stream.waited_until_s = max(stream.waited_until_s, self.now_s + IDLE_S)
             planned.last_landed_s = self.now_s
+
+    def _put_back(self, planned: PlannedSession, piece: Piece) -> None:
+        """It will be sent again, however late by then: its stream is waited for, as are all that are open."""
+        piece.stream.to_send.append(piece)
+        piece.stream.to_send.sort(key=lambda piece: piece.sequence)
+        piece.stream.waited_until_s = max(piece.stream.waited_until_s, self.now_s + IDLE_S)
+        planned.is_scattered, planned.order = False, []
+        self._open_streams(planned)
 
     def _tell(self, what: str) -> None:
         self.story.append(f"{self.now_s:8.3f} {what}")
@@ -333,7 +373,7 @@ class World:
             if (stream.name, piece.sequence) in session.landed
         ]
         if sent:
-            self._deliver(*self._choose(sent))  # type: ignore[misc]
+            self._deliver(*self._choose(sent))
 
     def _end_stream(self) -> None:
         for session in self.sessions:
@@ -426,17 +466,17 @@ class World:
     def _hear_acks(self) -> None:
         self._note_progress(self.engine.take_progress(), heard=True)
 
-    def _note_progress(self, progress: object, heard: bool = False) -> None:
-        for failure in progress.failures:  # type: ignore[attr-defined]
+    def _note_progress(self, progress: Progress, heard: bool = False) -> None:
+        for failure in progress.failures:
             self.failed.add((failure.key, failure.stream, failure.sequence))
         for planned in self.sessions:
-            assert progress.states.get(planned.key, False) == planned.corrected, "correction told wrongly"  # type: ignore[attr-defined]
+            assert progress.states.get(planned.key, False) == planned.corrected, "correction told wrongly"
             planned.corrected = False
         if not heard:
             return
         for planned in self.sessions:
             session = self.engine.sessions.get(planned.key)
-            for name in progress.streams.get(planned.key, {}):  # type: ignore[attr-defined]
+            for name in progress.streams.get(planned.key, {}):
                 assert session is not None, "a session left before its acknowledgements were told"
                 stream = next(stream for stream in planned.streams if stream.name == name)
                 durable = session.streams[name].durable
@@ -457,7 +497,7 @@ class World:
         self.in_flight = None
         self.crashes += 1
         self.incarnation += 1
-        self.engine = Engine(self.model, self.policy)
+        self.engine = self._new_engine()
         for planned in self.sessions:
             self._lose_what_is_not_stored(planned)
 
@@ -470,22 +510,17 @@ class World:
             record = decode_record(planned.key, self.store[planned.key])
             marks = {row.stream: (row.settled_upto, set(row.settled_above)) for row in record.streams}
             planned.shown_version = record.version
-        for stream, sequence in list(planned.landed):
-            upto, above = marks.get(stream, (0, set()))
+        for name, sequence in list(planned.landed):
+            upto, above = marks.get(name, (0, set()))
             if sequence > upto and sequence not in above:
-                del planned.landed[stream, sequence]
-        due = {id(piece) for stream in planned.streams for piece in stream.to_send}
+                del planned.landed[name, sequence]
         for stream in planned.streams:
-            sent = [piece for piece in stream.pieces if (id(piece) in due) or self._was_due(planned, piece)]
-            stream.to_send = [piece for piece in sent if piece.sequence > stream.durable_seen]
+            stream.to_send = [p for p in stream.pieces if p.is_due and p.sequence > stream.durable_seen]
             stream.waited_until_s = -inf
         planned.shown_names = set(planned.landed)
         planned.order = []
         planned.is_scattered = False
         planned.was_opened = False
-
-    def _was_due(self, planned: PlannedSession, piece: Piece) -> bool:
-        return any(piece in planned.phases[phase] for phase in range(self.phase + 1))
 
     # ---- what must hold ----
 
@@ -493,13 +528,13 @@ class World:
         engine = self.engine
         engine.slab.check_integrity()
         rows = pending = 0
-        for session in engine.sessions.values():
-            entries, fused = session.timeline.entries, session.timeline.fused
+        for resident in engine.sessions.values():
+            entries, fused = resident.timeline.entries, resident.timeline.fused
             assert [entry.key for entry in entries] == sorted(entry.key for entry in entries)
             assert all((entry.slot >= 0) == (i < fused) for i, entry in enumerate(entries))
-            rows += fused + (session.settled_slot >= 0)
+            rows += fused + (resident.settled_slot >= 0)
             pending += sum(entry.n_bytes for entry in entries)
-            assert session.timeline.n_bytes == sum(entry.n_bytes for entry in entries)
+            assert resident.timeline.n_bytes == sum(entry.n_bytes for entry in entries)
         assert engine.slab.available == engine.slab.capacity - rows
         assert engine.quotas.pending_bytes == pending
         for planned in self.sessions:
@@ -559,9 +594,7 @@ class World:
             self._check_settled(i, planned)
         self.gaps += self.engine.tally.gaps
         assert self.gaps == 0
-        poisoned = {
-            (s.key, t.name, p.sequence) for s in self.sessions for t in s.streams for p in t.pieces if p.fails
-        }
+        poisoned = {(s.key, t.name, p.sequence) for s in self.sessions for t in s.streams for p in t.pieces if p.fails}
         assert self.failed == poisoned
         assert self.engine.quotas.pending_bytes == 0
         for key in list(self.engine.sessions):

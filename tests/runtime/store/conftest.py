@@ -87,7 +87,8 @@ def read_only(path: Path) -> Iterator[None]:
         path.open("ab").close()
     except PermissionError:
         yield
-        path.chmod(0o644)
+        for file in path.parent.glob(f"{path.name}*"):  # SQLite gives the files it adds the permissions of the first
+            file.chmod(0o644)
         return
     _run_or_skip("chattr", "+i", path)
     yield

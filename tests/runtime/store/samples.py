@@ -12,6 +12,27 @@ from runtime.keys import SessionKey, key_group
 from runtime.records import HistoryRow, SessionRecord, StreamRecord
 from runtime.store.base import Store
 
+LOOK_ALIKES = [
+    "é",
+    "e\u0301",
+    "É",
+    "Ａ",
+    "A",
+    "a",
+    "ﬀ",
+    "ff",
+    "7",
+    "07",
+    "７",
+    " a",
+    "a ",
+    "a/b",
+    "👩‍🚀",
+    "\U0010ffff",
+    "\uffff",
+]
+"""ids that meet when somebody normalises, folds, trims or converts them"""
+
 
 def key(session: str, tenant: str = "default") -> SessionKey:
     return SessionKey(tenant, session)
@@ -51,6 +72,16 @@ def owned(store: Store, *keys: SessionKey, owner: str = "worker-1") -> dict[int,
     current = store.ownership()
     groups = sorted({key_group(of) for of in keys})
     return store.claim(owner, {group: current[group].epoch if group in current else 0 for group in groups})
+
+
+def save(store: Store, *records: SessionRecord) -> dict[int, int]:
+    epochs = owned(store, *(saved.key for saved in records))
+    store.save(epochs, records)
+    return epochs
+
+
+def versions(store: Store, of: SessionKey) -> list[int]:
+    return [row.version for row in store.history(of, -inf, inf, 1000)]
 
 
 def assert_same(found: SessionRecord | None, saved: SessionRecord) -> None:

@@ -1,0 +1,33 @@
+"""The limits of one gateway process: nothing in it grows beyond them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPolicy:
+    max_body_bytes: int = 4 << 20
+    """of one request"""
+    max_callers: int = 64
+    """pairs of tenant and token that are connected to a worker at once; the longest unused one makes room"""
+    max_held_bytes: int = 8 << 20
+    """per caller: posted segments that are not durable yet"""
+    max_event_streams: int = 500
+    keep_alive_s: float = 15.0
+    """between two signs of life on an event stream that has nothing to say"""
+    answer_timeout_s: float = 10.0
+    """how long a worker may take to answer"""
+    send_timeout_s: float = 60.0
+    """an event stream whose reader takes nothing for so long is closed"""
+    idle_caller_s: float = 300.0
+    """unused connections to a worker are closed after this"""
+    idle_stream_s: float = 60.0
+    """what is known of a stream nobody posts to is forgotten after this"""
+    give_up_s: float = 600.0
+    """a posted segment that no worker has made durable for so long is given up, and counted"""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not getattr(self, field.name) > 0:
+                raise ValueError(f"{field.name} must be positive: {getattr(self, field.name)}")

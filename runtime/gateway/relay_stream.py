@@ -1,0 +1,306 @@
+"""One stream as HTTP clients post it: segments by number, in any order, again and again, through any gateway.
+
+Unlike a publisher's own buffer this one has no say over the numbers. It tells the worker the truth about them (the
+`oldest` of the wire is what the poster says it is), lets the worker find duplicates, and refuses a number that would
+leave a gap. A number that is missing anyway is waited for, not given up.
+
+    held, not sent --> sent --> fused --> durable: forgotten
+                           \\-> refused: held without frames until its number is accounted for
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from math import inf
+from typing import Literal
+
+from runtime import messages as m
+from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, NO_FRAMES
+from runtime.messages import Float32Array
+
+REMEMBERED_REFUSALS = 64
+"""per stream: a post that is repeated gets the same answer"""
+
+
+class Posted:
+    """One segment that was posted, and what has become of it."""
+
+    __slots__ = (
+        "code",
+        "event_time_s",
+        "frames",
+        "is_admitted",
+        "is_duplicate",
+        "is_durable",
+        "is_fused",
+        "is_given",
+        "is_sent",
+        "n_bytes",
+        "notice",
+        "posted_s",
+        "sequence",
+        "text",
+        "version",
+    )
+
+    def __init__(self, event_time_s: float, frames: Float32Array, sequence: int, posted_s: float) -> None:
+        self.event_time_s = event_time_s
+        self.frames = frames
+        self.n_bytes = frames.nbytes + ENTRY_OVERHEAD_BYTES
+        self.sequence = sequence
+        """0 until the gateway has numbered it"""
+        self.is_given = sequence > 0
+        """numbered by the poster, who may post it again"""
+        self.posted_s = posted_s
+        self.is_admitted = False
+        """its number was found to follow what the worker has"""
+        self.is_sent = False
+        """on the present connection"""
+        self.is_fused = False
+        self.is_durable = False
+        self.is_duplicate = False
+        """the worker had this number before it was posted here"""
+        self.version = 0
+        """live version that holds it, once fused"""
+        self.code = ""
+        """why it was refused, "" if it was not"""
+        self.text = ""
+        self.notice: tuple[str, str] | None = None
+        """code and text of a remark: it was late and fused all the same, or its session was reset"""
+
+    @property
+    def is_final(self) -> bool:
+        return self.is_durable or bool(self.code)
+
+    def refuse(self, code: str, text: str) -> None:
+        self.code, self.text = code, text
+
+
+class Held:
+    """What all streams of a caller hold together."""
+
+    def __init__(self) -> None:
+        self.n_bytes = 0
+        self.in_flight: set[Posted] = set()
+        """sent, and neither fused nor refused"""
+
+
+class RelayStream:
+    def __init__(self, session: str, stream: str, modality: str, total: Held) -> None:
+        self.session = session
+        self.stream = stream
+        self.modality = modality
+        self.used_s = 0.0
+        self.state: Literal["closed", "opening", "open"] = "closed"
+        self.fused_upto = 0
+        """the worker has every number up to this one"""
+        self._total = total
+        self._numbered: dict[int, Posted] = {}
+        """not durable yet, refused ones included"""
+        self._unnumbered: list[Posted] = []
+        self._refused: OrderedDict[int, Posted] = OrderedDict()
+        """the newest that were refused and are accounted for"""
+        self._declared_oldest = 1
+        self._known_last = 0
+        """highest number that the worker has, or was sent"""
+        self._known_durable = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._numbered or self._unnumbered)
+
+    @property
+    def has_unsent(self) -> bool:
+        return bool(self._unnumbered) or not all(posted.is_sent for posted in self._numbered.values())
+
+    @property
+    def oldest(self) -> int:
+        """What lies below is durable, or given up by its poster."""
+        return min(self._declared_oldest, min(self._numbered, default=self._declared_oldest))
+
+    # ---- the posters' side ----
+
+    def post(self, posted: Posted, oldest: int) -> Posted:
+        """Take a segment; return it, or the one that was posted under its number before."""
+        self._declared_oldest = max(self._declared_oldest, oldest)
+        known = self._numbered.get(posted.sequence) or self._refused.get(posted.sequence)
+        if known is not None:
+            return known
+        if self.state == "open" and posted.is_given and not self._admit(posted, self._highest):
+            return posted
+        if posted.is_given:
+            self._numbered[posted.sequence] = posted
+        else:
+            self._unnumbered.append(posted)
+        self._total.n_bytes += posted.n_bytes
+        return posted
+
+    def withdraw(self, posted: Posted) -> bool:
+        """Take back a segment that was never sent; False if the worker may have it."""
+        if posted.is_admitted and posted.sequence <= self._known_last:
+            return False
+        if posted in self._unnumbered or self._numbered.get(posted.sequence) is posted:
+            self._let_go(posted)
+            return True
+        return False
+
+    def give_up(self, code: str, text: str, posted_before_s: float = inf) -> list[Posted]:
+        """Let go of what was posted before this and is not durable; return it, refused for this reason."""
+        old = [posted for posted in self._all() if posted.posted_s < posted_before_s]
+        given_up = [posted for posted in old if not posted.is_final]
+        for posted in old:
+            self._let_go(posted)
+        for posted in given_up:
+            posted.refuse(code, text)
+            if not posted.is_given:
+                self._declared_oldest = max(self._declared_oldest, posted.sequence + 1)
+        if old:
+            self.close()
+        return given_up
+
+    @property
+    def _highest(self) -> int:
+        return max(self._known_last, max(self._numbered, default=0))
+
+    def _admit(self, posted: Posted, highest: int) -> bool:
+        """May this number come after `highest`? Refuses it if that would leave a gap."""
+        following = max(highest, self._declared_oldest - 1) + 1
+        if posted.sequence > following:
+            text = f"sequence {posted.sequence} of stream {self.stream!r}: the next one is {following}"
+            posted.refuse("sequence_gap", text)
+            return False
+        posted.is_admitted = True
+        posted.is_duplicate = posted.sequence <= self._known_last
+        return True
+
+    # ---- sending ----
+
+    def close(self) -> None:
+        """The stream is not open on the worker, or not as ours: all is sent again once it is."""
+        self.state = "closed"
+        self.send_again_from(0)
+
+    def send_again_from(self, sequence: int) -> None:
+        for posted in self._numbered.values():
+            if posted.sequence >= sequence:
+                posted.is_sent = False
+                self._total.in_flight.discard(posted)
+
+    def open(self) -> m.Open:
+        self.state = "opening"
+        return m.Open(self.session, self.stream, self.modality, self.oldest, self._known_durable)
+
+    def take(self, max_segments: int) -> list[Posted]:
+        """The next segments to send, in order."""
+        unsent = sorted(number for number, posted in self._numbered.items() if not posted.is_sent)
+        batch = [self._numbered[number] for number in unsent[:max_segments]]
+        for posted in self._unnumbered[: max_segments - len(batch)]:
+            posted.sequence = self._highest + 1  # given at the last moment, so that none is left out
+            posted.is_admitted = True
+            self._numbered[posted.sequence] = posted
+            batch.append(posted)
+        self._unnumbered = [posted for posted in self._unnumbered if not posted.sequence]
+        for posted in batch:
+            posted.is_sent = True
+            self._known_last = max(self._known_last, posted.sequence)
+            if not posted.code:
+                self._total.in_flight.add(posted)
+        return batch
+
+    # ---- what the worker says ----
+
+    def opened(self, durable: int, last: int, version: int) -> None:
+        is_reset = durable < self._known_durable
+        self.state = "open"
+        self._known_durable, self._known_last, self.fused_upto = durable, last, durable
+        if is_reset:
+            self._forget_former_life()
+        self.acknowledge(durable, durable, version)
+        self._admit_waiting("session_reset" if is_reset else "")
+
+    def _forget_former_life(self) -> None:
+        """The session was deleted, or an older one was restored: what it had fused is gone with it."""
+        self._refused.clear()
+        for posted in list(self._numbered.values()):
+            posted.is_admitted = False
+            if posted.code or posted.is_fused:
+                self._let_go(posted)
+                if not posted.code:
+                    posted.refuse("session_reset", "the session was reset before this segment was durable")
+            elif not posted.is_given:
+                del self._numbered[posted.sequence]
+                posted.sequence = 0
+                self._unnumbered.append(posted)
+
+    def _admit_waiting(self, code: str) -> None:
+        highest = max([self._known_last, *(number for number, posted in self._numbered.items() if posted.is_admitted)])
+        for number in sorted(self._numbered):
+            posted = self._numbered[number]
+            if posted.is_admitted or self._admit(posted, highest):
+                highest = max(highest, number)
+            else:
+                posted.code = code or posted.code
+                self._let_go(posted)
+
+    def acknowledge(self, fused: int, durable: int, version: int) -> None:
+        """The worker has every number up to `fused`, and has committed every number up to `durable`."""
+        self.fused_upto = max(self.fused_upto, fused)
+        self._known_last = max(self._known_last, fused)
+        self._known_durable = max(self._known_durable, durable)
+        for posted in [posted for posted in self._numbered.values() if posted.sequence <= fused]:
+            self._total.in_flight.discard(posted)
+            if not posted.is_fused and not posted.code:
+                posted.is_fused, posted.version = True, version
+                posted.is_duplicate = posted.is_duplicate or not posted.is_admitted
+            posted.is_admitted = posted.is_sent = True
+            if posted.sequence <= durable:
+                self._let_go(posted)
+                posted.is_durable = not posted.code
+                if posted.code:
+                    self._remember(posted)
+
+    def refuse(self, nack: m.Nack) -> bool:
+        """The worker has refused this number for good; True if that is news. The number is still to be accounted for."""
+        posted = self._numbered.get(nack.sequence)
+        if posted is None or posted.code:
+            return False
+        posted.refuse(nack.code, nack.text)
+        self._total.in_flight.discard(posted)
+        self._total.n_bytes -= posted.frames.nbytes
+        posted.n_bytes -= posted.frames.nbytes
+        posted.frames = NO_FRAMES
+        return True
+
+    def remark(self, nack: m.Nack) -> None:
+        """A remark on one number; one on the session concerns all that wait."""
+        one = self._numbered.get(nack.sequence)
+        for posted in self._all() if nack.code == "session_reset" else [one] if one else []:
+            posted.notice = (nack.code, nack.text)
+
+    def taken(self, nack: m.Nack) -> list[Posted]:
+        """Another publisher has opened the stream; return what may have met its numbers, refused."""
+        self.close()
+        lost = [posted for posted in self._numbered.values() if not (posted.is_given or posted.is_fused or posted.code)]
+        for posted in lost:
+            self._let_go(posted)
+            text = f"{nack.text}; whether this segment was fused is not known: give sequence numbers to post it again"
+            posted.refuse("stream_taken", text)
+        return lost
+
+    # ---- accounts ----
+
+    def _all(self) -> list[Posted]:
+        return [*self._numbered.values(), *self._unnumbered]
+
+    def _let_go(self, posted: Posted) -> None:
+        self._total.in_flight.discard(posted)
+        self._total.n_bytes -= posted.n_bytes
+        if self._numbered.get(posted.sequence) is posted:
+            del self._numbered[posted.sequence]
+        else:
+            self._unnumbered.remove(posted)
+
+    def _remember(self, posted: Posted) -> None:
+        self._refused[posted.sequence] = posted
+        if len(self._refused) > REMEMBERED_REFUSALS:
+            self._refused.popitem(last=False)

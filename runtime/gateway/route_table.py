@@ -1,0 +1,123 @@
+"""Where the workers are: what the controller last said, kept while the controller is away."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from runtime.client.locate import NotLocated
+
+REFRESH_S = 1.0
+"""an answer of the controller is used for so long before it is asked again"""
+LOCATE_REFRESH_S = 0.2
+"""and for so long when a client has lost its worker: it may have been replaced this moment"""
+
+
+class RouteSource(Protocol):
+    """The controller, as the gateway asks it. Both may block for a moment, and raise whatever they like."""
+
+    def routes(self) -> Mapping[str, Any]:
+        """`workers` [{name, endpoint, metrics_url, incarnation, groups}], `gateways` and `controller_metrics_url`."""
+
+    def cluster(self) -> Mapping[str, Any]:
+        """The same, and what is known of each worker's load."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRoute:
+    name: str
+    endpoint: str
+    metrics_url: str
+    incarnation: str
+    groups: int
+    """how many key groups it serves"""
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    workers: tuple[WorkerRoute, ...]
+    gateway_metrics_urls: tuple[str, ...] = ()
+    controller_metrics_url: str = ""
+
+
+class FixedRoutes:
+    """A source for one worker whose endpoint is known: tests, and a gateway without a cluster."""
+
+    def __init__(self, endpoint: str, metrics_url: str = "") -> None:
+        worker = {"name": "worker-0", "endpoint": endpoint, "metrics_url": metrics_url, "incarnation": "", "groups": 0}
+        self._answer = {"workers": [worker]}
+
+    def routes(self) -> Mapping[str, Any]:
+        return self._answer
+
+    def cluster(self) -> Mapping[str, Any]:
+        return self._answer
+
+
+class RouteTable:
+    """Asks the source when its last answer has grown old; safe to use from several threads."""
+
+    def __init__(self, source: RouteSource) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._routes: Routes | None = None
+        self._why_none = "the controller was not asked yet"
+        self._asked_s = float("-inf")
+
+    def locate(self) -> str:
+        """The endpoint of a worker; raises NotLocated. May block: for the clients' threads."""
+        return self.read(LOCATE_REFRESH_S).workers[0].endpoint
+
+    def read(self, max_age_s: float = REFRESH_S) -> Routes:
+        """Raises NotLocated while no worker is known. May block."""
+        if self._lock.acquire(blocking=self._routes is None):  # one asks, the others take the last answer
+            try:
+                self._refresh(max_age_s)
+            finally:
+                self._lock.release()
+        routes = self._routes
+        if routes is None or not routes.workers:
+            raise NotLocated(self._why_none)
+        return routes
+
+    async def get(self) -> Routes:
+        if self._routes is not None and self._routes.workers and time.monotonic() < self._asked_s + REFRESH_S:
+            return self._routes
+        return await asyncio.to_thread(self.read)
+
+    async def cluster(self) -> Mapping[str, Any]:
+        """What the controller says now. Raises NotLocated while it does not answer."""
+        try:
+            return await asyncio.to_thread(self._source.cluster)
+        except Exception as error:
+            raise NotLocated(f"the controller does not answer: {error}") from error
+
+    def _refresh(self, max_age_s: float) -> None:
+        if time.monotonic() < self._asked_s + max_age_s:
+            return
+        try:
+            self._routes = read_routes(self._source.routes())
+            self._why_none = "no worker is serving yet"
+        except Exception as error:  # whatever it is, the last answer is the best there is
+            self._why_none = f"the controller does not answer: {error}"
+        self._asked_s = time.monotonic()
+
+
+def read_routes(answer: Mapping[str, Any]) -> Routes:
+    """Raises LookupError, TypeError or ValueError for an answer that is not as it should be."""
+    workers = tuple(
+        WorkerRoute(
+            name=str(worker["name"]),
+            endpoint=str(worker["endpoint"]),
+            metrics_url=str(worker.get("metrics_url", "")),
+            incarnation=str(worker.get("incarnation", "")),
+            groups=int(worker.get("groups", 0)),
+        )
+        for worker in answer["workers"]
+    )
+    gateways = tuple(str(url) for url in answer.get("gateways", ()))
+    return Routes(workers, gateways, str(answer.get("controller_metrics_url", "")))
