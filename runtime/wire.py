@@ -223,7 +223,8 @@ def _decode_tapped(fields: list[Any], tensors: Sequence[Frame]) -> Tapped:
     if len(fields) >= 8 and len(tensors) == 1:
         *values, length = fields[:8]
         if type(length) is int and length > 0 and all(map(_is_of, values, _TAPPED_TYPES)):
-            return Tapped(*values, _decode_tensor(tensors[0], "f32", length))
+            frames = _decode_tensor(tensors[0], "f32", length)
+            return Tapped(**dict(zip(_TAPPED, values, strict=True)), frames=frames)
     raise _malformed("tapped: not [session, stream, modality, sequence, event time, arrival, missed, T] and a tensor")
 
 

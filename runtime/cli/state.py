@@ -49,16 +49,16 @@ def import_state(file: Path, config: str | None, flags: tuple[str, ...]) -> None
     """Put all sessions of FILE into the store, over what it has of them. The runtime must be down."""
     settings = read_settings(config, flags)
     store = open_store(settings)
-    count = 0
+    records = read_archive(file)
     with (
         state_lock(settings),
         Progress(SpinnerColumn(), TextColumn("{task.completed} sessions"), transient=True) as bar,
     ):
         task = bar.add_task("", total=None)
-        for record in read_archive(file):
-            store.restore(record)
-            count += 1
-            bar.advance(task)
+        while batch := list(islice(records, IMPORT_AT_ONCE)):
+            store.restore(batch)
+            bar.advance(task, len(batch))
+        count = int(bar.tasks[task].completed)
     store.close()
     click.echo(f"{count} sessions from {file}")
 

@@ -25,7 +25,7 @@ from grf_core.recording_format import MAX_HEADER_BYTES, MAX_PAYLOAD_BYTES, encod
 
 HEAD = RecordingHead("a walk", "made up", "CC0-1.0", {"imu": 2, "pulse": 1})
 SESSION = RecordedSession("bed 7", {"mood": "low", "effort": 3.5})
-SEGMENT = RecordedSegment("bed 7", "watch", "imu", 0, 1.25, np.array([[1, 2], [3, 4]], np.float32), arrival_s=1.5)
+SEGMENT = RecordedSegment("bed 7", "watch", "imu", 1, 1.25, np.array([[1, 2], [3, 4]], np.float32), arrival_s=1.5)
 
 texts = st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable())
 seconds = st.floats(allow_nan=False, allow_infinity=False)
@@ -185,9 +185,9 @@ def test_a_recording_can_be_read_again(tmp_path: Path) -> None:
     ("reason", "record"),
     [
         ("modality 'smell'", RecordedSegment("s", "a", "smell", 0, 0.0, np.ones((1, 2), np.float32))),
-        ("width of 'imu'", RecordedSegment("s", "a", "imu", 0, 0.0, np.ones((1, 3), np.float32))),
-        ("shape", RecordedSegment("s", "a", "imu", 0, 0.0, np.ones((0, 2), np.float32))),
-        ("shape", RecordedSegment("s", "a", "imu", 0, 0.0, np.ones(2, np.float32))),
+        ("width of 'imu'", RecordedSegment("s", "a", "imu", 1, 0.0, np.ones((1, 3), np.float32))),
+        ("shape", RecordedSegment("s", "a", "imu", 1, 0.0, np.ones((0, 2), np.float32))),
+        ("shape", RecordedSegment("s", "a", "imu", 1, 0.0, np.ones(2, np.float32))),
         ("finite", RecordedSegment("s", "a", "pulse", 0, 0.0, np.array([[math.nan]], np.float32))),
         ("finite", RecordedSegment("s", "a", "pulse", 0, 0.0, np.ones((1, 1)))),  # type: ignore[arg-type]
         ("event_time_s", RecordedSegment("s", "a", "pulse", 0, math.inf, np.ones((1, 1), np.float32))),

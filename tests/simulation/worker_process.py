@@ -77,7 +77,7 @@ class WorkerProcess:
         """Claim every key group and listen. Raises StoreUnavailable."""
         owned = self._store.ownership()
         expected = {group: owned[group].epoch if group in owned else 0 for group in range(KEY_GROUPS)}
-        self.dispatcher.owned.take_over(self._store.claim(self.name, expected))
+        self.dispatcher.own(self._store.claim(self.name, expected))
         self.is_listening = True
         self._turn_soon()
 

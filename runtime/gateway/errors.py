@@ -1,0 +1,128 @@
+"""What can go wrong at the gateway, and what the caller is told: {"error": {"code", "message"}}.
+
+raised by                                      code                            status
+a worker's Nack (Refused), or ApiError         the code itself                 STATUS[code]
+a validation of FastAPI, unreadable JSON       malformed                       422
+a path or a method that does not exist         not_found, method_not_allowed   404, 405
+an id that no session can have (InvalidId)     bad_id                          422
+a body over the limit                          too_large                       413
+the gateway's buffer is full (PublisherFull)   slow_down                       429, Retry-After
+no answer in time (RequestTimeout)             timeout                         503, Retry-After
+no worker known (NotLocated), client closed    unavailable                     503, Retry-After
+anything else                                  internal                        500: logged, and nothing told of it
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from runtime.client.errors import ClientClosed, ClientError, PublisherFull, Refused, RequestTimeout
+from runtime.client.locate import NotLocated
+from runtime.gateway.json_answer import JsonAnswer
+from runtime.keys import InvalidId
+
+log = logging.getLogger(__name__)
+
+STATUS: Mapping[str, int] = {
+    # the wire's codes, in the order of runtime.messages
+    "malformed": 422,
+    "version": 502,
+    "unauthorised": 401,
+    "bad_id": 422,
+    "unknown_modality": 422,
+    "bad_segment": 422,
+    "far_future": 422,
+    "late": 409,
+    "step_failed": 422,
+    "not_found": 404,
+    "too_large": 413,
+    "hello_first": 503,
+    "not_open": 503,
+    "slow_down": 429,
+    "not_owner": 503,
+    "unavailable": 503,
+    "late_fused": 409,
+    "session_reset": 409,
+    "stream_taken": 409,
+    # the gateway's own
+    "sequence_gap": 409,
+    "method_not_allowed": 405,
+    "timeout": 503,
+    "internal": 500,
+}
+CODE_BY_STATUS = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+RETRY_AFTER_S = 1
+
+
+class ApiError(Exception):
+    """The gateway's own no: a code of STATUS and a text for people."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code = code
+        self.text = text
+
+
+def error_answer(code: str, text: str, headers: Mapping[str, str] | None = None, status: int = 0) -> Response:
+    status = status or STATUS.get(code, 502)  # a code of a newer worker
+    extra = dict(headers or {})
+    if status in (429, 503):
+        extra["Retry-After"] = str(RETRY_AFTER_S)
+    if status == 401:
+        extra["WWW-Authenticate"] = "Bearer"
+    return JsonAnswer({"error": {"code": code, "message": text}}, status, extra)
+
+
+def described(error: Exception) -> tuple[str, str]:
+    """Code and text of an error that callers are told about; internal for any other."""
+    match error:
+        case Refused() | ApiError():
+            return error.code, error.text
+        case RequestTimeout():
+            return "timeout", f"{error}; the runtime may be restarting"
+        case PublisherFull():
+            return "slow_down", str(error)
+        case NotLocated() | ClientClosed():
+            return "unavailable", str(error)
+        case InvalidId():
+            return "bad_id", str(error)
+        case _:
+            return "internal", "internal error; the gateway's log says more"
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Give every error of this app the one shape."""
+
+    async def known(request: Request, error: Exception) -> Response:
+        return error_answer(*described(error))
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = CODE_BY_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
+        return error_answer(code, str(error.detail), error.headers, error.status_code)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return error_answer("malformed", "; ".join(map(_fault, error.errors())))
+
+    handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+        ClientError: known,
+        ApiError: known,
+        InvalidId: known,
+        HTTPException: http,
+        RequestValidationError: invalid,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+def _fault(fault: Mapping[str, object]) -> str:
+    where = fault.get("loc")
+    place = ".".join(map(str, where)) if isinstance(where, tuple | list) else ""
+    return f"{place}: {fault.get('msg')}"

@@ -1,0 +1,278 @@
+"""What requests and answers look like: the OpenAPI at /docs is made of these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MAX_EVENT_TIME_S = 1e15
+MAX_SEQUENCE = 2**62
+MAX_WAIT_MS = 60_000
+
+EventTime = Annotated[
+    float, Field(gt=-MAX_EVENT_TIME_S, lt=MAX_EVENT_TIME_S, allow_inf_nan=False, description="event time, seconds")
+]
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class ErrorDetail(Answer):
+    code: str
+    """one of a small set, for programs: `late`, `bad_segment`, `unauthorised`, ... (docs/http.md)"""
+    message: str
+    """for people"""
+
+
+class ErrorAnswer(Answer):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+# ---- state ------------------------------------------------------------------------------------------------
+
+
+class ClassOutput(Answer):
+    """What a classification head says."""
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+
+
+class ValueOutput(Answer):
+    """What a regression head with one output says."""
+
+    value: float
+
+
+class ValuesOutput(Answer):
+    """What a regression head with several outputs says."""
+
+    values: list[float]
+
+
+class FusedState(Answer):
+    """The context after some segments, and what the heads make of it."""
+
+    version: int
+    """how many segments are in the context"""
+    event_time_s: float
+    """of the newest segment in it"""
+    outputs: dict[str, ClassOutput | ValueOutput | ValuesOutput]
+    """by head"""
+    shares: dict[str, float]
+    """how much of the context each modality accounts for; the shares sum to 1"""
+    gate: float
+    """mean of the update gate at the last step: how much that segment changed the context"""
+    context: list[list[float]] | None = None
+    """the context itself, [K, d_model], where it was asked for"""
+
+
+class Freshness(Answer):
+    event_time_s: float
+    """newest event of the modality in the context"""
+    behind_s: float
+    """how much older that is than the newest event of any modality"""
+
+
+class StateAnswer(Answer):
+    """One session: `live` holds all that has landed, `settled` all up to the watermark, for good."""
+
+    tenant: str
+    session: str
+    model: str
+    version: int
+    """of the live state; it grows with every segment that lands"""
+    live: FusedState | None
+    settled: FusedState | None
+    durable_version: int
+    """how many segments are in the settled state that the store holds"""
+    watermark_s: float | None
+    """no segment at or before this event time is waited for any more; null before the first"""
+    pending: int
+    """segments that are not settled yet"""
+    modalities: dict[str, Freshness]
+    """those that have been fused"""
+    lineage: str
+    """digest of all settled segments in their order: equal lineages mean equal histories"""
+    reset_reason: str
+    """why the session does not continue what was stored of it; empty if it does"""
+    timed_out: bool = False
+    """the version asked for was not reached in time; this is what there is"""
+
+
+class SessionsAnswer(Answer):
+    sessions: list[str]
+    """ids in code point order"""
+    next: str | None
+    """give it as `after` for the next page; null on the last one"""
+
+
+class HistoryRow(Answer):
+    """One settled version."""
+
+    version: int
+    event_time_s: float
+    modality: str
+    """of the segment that made it"""
+    outputs: dict[str, ClassOutput | ValueOutput | ValuesOutput]
+    shares: dict[str, float]
+    gate: float
+
+
+class HistoryAnswer(Answer):
+    session: str
+    rows: list[HistoryRow]
+    """oldest first; the newest `limit` of those asked for"""
+
+
+class DeletedAnswer(Answer):
+    session: str
+    existed: bool
+
+
+# ---- publishing -------------------------------------------------------------------------------------------
+
+
+class SegmentPost(BaseModel):
+    """One segment of one stream."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    stream: str = Field(examples=["wrist"])
+    """name of the source within the session"""
+    modality: str = Field(examples=["imu"])
+    """one of the model's (GET /v1/model)"""
+    event_time_s: EventTime
+    """when it happened, in seconds; any epoch, but one and the same for a session"""
+    frames: list[list[float]] = Field(examples=[[[0.1, -0.2, 9.8, 0.0, 0.01, 0.0]]])
+    """[T, F]: T frames of the modality's width F"""
+    sequence: int | None = Field(default=None, ge=1, le=MAX_SEQUENCE, examples=[1])
+    """1, 2, 3, ... within the stream. With a number, posting again is free: what the stream has is not fused twice.
+    Without one the gateway numbers the segment, and posting again is another segment"""
+    oldest: int = Field(default=1, ge=1, le=MAX_SEQUENCE)
+    """lowest sequence number that may still be posted: what lies below and never came is given up. Raise it to go on
+    after a gap, or to start a stream elsewhere than at 1"""
+    wait: Literal["fused", "durable", "none"] = "fused"
+    """answer once the segment is in the live state, or once no crash can lose it, or at once"""
+    wait_ms: int = Field(default=10_000, ge=0, le=MAX_WAIT_MS)
+    """for how long at most; then the answer is an error `timeout`"""
+
+    @model_validator(mode="after")
+    def _check_oldest(self) -> SegmentPost:
+        if self.sequence is not None and self.oldest > self.sequence:
+            raise ValueError(f"oldest ({self.oldest}) is above sequence ({self.sequence})")
+        return self
+
+
+class Notice(Answer):
+    code: Literal["late_fused", "session_reset"] | str
+    message: str
+
+
+class PublishedAnswer(Answer):
+    session: str
+    stream: str
+    sequence: int | None
+    """null while the gateway has not numbered the segment (`wait` none)"""
+    version: int | None
+    """the live state with this version, or a later one, holds the segment; null before it is fused"""
+    fused: bool
+    durable: bool
+    duplicate: bool
+    """the stream had this number: nothing was fused again"""
+    notice: Notice | None
+    """a remark: the segment was late and fused all the same, or the session was reset"""
+
+
+# ---- the runtime ------------------------------------------------------------------------------------------
+
+
+class ModalityAnswer(Answer):
+    name: str
+    width: int
+    max_frames: int
+
+
+class HeadAnswer(Answer):
+    name: str
+    kind: str
+    """classification or regression"""
+    start: int
+    stop: int
+    labels: list[str]
+
+
+class ModelAnswer(Answer):
+    """What the model takes and gives."""
+
+    name: str
+    digest: str
+    """changes with any weight"""
+    context_shape: list[int]
+    modalities: list[ModalityAnswer]
+    """in the order that breaks ties of event time"""
+    heads: list[HeadAnswer]
+
+
+class RouteWorker(Answer):
+    name: str
+    endpoint: str
+    """ZeroMQ: where clients connect (docs/protocol.md)"""
+    incarnation: str
+    groups: int
+    """how many of the 1024 key groups it serves"""
+
+
+class RouteAnswer(Answer):
+    workers: list[RouteWorker]
+
+
+class ClusterWorker(BaseModel):
+    """A worker as the controller knows it; a newer controller may say more."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    name: str
+    endpoint: str
+    metrics_url: str = ""
+    incarnation: str = ""
+    groups: int = 0
+    role: str = ""
+    """serving or standby"""
+    heard_s_ago: float | None = None
+    sessions: int | None = None
+    """in memory"""
+    pending_bytes: int | None = None
+    busy: float | None = None
+    """share of its time that the worker has been working"""
+
+
+class ClusterAnswer(BaseModel):
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    workers: list[ClusterWorker]
+
+
+class ScrapeTarget(Answer):
+    """One entry of Prometheus' HTTP service discovery."""
+
+    targets: list[str]
+    labels: dict[str, str]
+
+
+class HealthAnswer(Answer):
+    status: Literal["alive"] = "alive"
+
+
+class ReadyAnswer(Answer):
+    status: Literal["ready"] = "ready"
+    worker: str
+    """name of the worker that answers"""
+
+
+Json = dict[str, Any]

@@ -1,0 +1,222 @@
+"""Publishes what HTTP clients post, for one caller: windows, resending, back-pressure. No socket, task or clock.
+
+A `runtime.client.link.Core` like the publisher's own; what differs is in `relay_stream`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from math import inf
+
+from runtime import messages as m
+from runtime.client.link import Identity, Link
+from runtime.client.stream_buffer import stream_segments
+from runtime.gateway.posted import Held, Posted
+from runtime.gateway.relay_stream import RelayStream
+from runtime.messages import Float32Array
+
+MESSAGE_SEGMENTS = 256
+MAX_STREAMS = 10_000
+"""per caller: streams of which anything is known here"""
+TAKE_BACK_WITHIN_S = 0.05
+"""two gateways that post to one stream take it from each other; chance lets one of them finish"""
+
+StreamName = tuple[str, str]
+SEGMENT_CODES = frozenset({"bad_segment", "far_future", "late", "step_failed"})
+"""final codes that are about one segment; the others are about the stream that was to be opened"""
+
+
+class RelayCore:
+    def __init__(self, identity: Identity, max_held_bytes: int, on_refused: Callable[[str, int], None]) -> None:
+        """`on_refused` is told the code, and how many segments it concerns."""
+        self.held = Held()
+        self._link = Link(identity)
+        self._max_held_bytes = max_held_bytes
+        self._on_refused = on_refused
+        self._streams: OrderedDict[StreamName, RelayStream] = OrderedDict()
+        """longest unused first"""
+        self._due: OrderedDict[StreamName, None] = OrderedDict()
+        """streams that may have something to send, in turns"""
+        self._paused: dict[StreamName, float] = {}
+        """streams told to slow down, and until when"""
+
+    # ---- the posters' side ----
+
+    def has_room(self, n_bytes: int) -> bool:
+        """One segment always fits, however large."""
+        return self.held.n_bytes == 0 or self.held.n_bytes + n_bytes <= self._max_held_bytes
+
+    def post(
+        self,
+        session: str,
+        stream: str,
+        modality: str,
+        frames: Float32Array,
+        event_time_s: float,
+        sequence: int,
+        oldest: int,
+        now_s: float,
+    ) -> Posted:
+        """Hold and send a segment; return it, or the one that was posted under its number before.
+
+        `sequence` 0 lets the gateway number it. The caller has made sure of room.
+        """
+        name = (session, stream)
+        posted = Posted(event_time_s, frames, sequence, now_s)
+        relay = self._streams.get(name)
+        if relay is not None and relay.modality != modality:
+            if not relay.is_empty:
+                posted.refuse("unknown_modality", f"stream {stream!r} is being posted as {relay.modality!r}")
+                return posted
+            relay = None  # what is known of it may be past: the worker knows better
+        if relay is None:
+            if not self._make_room_for_stream():
+                posted.refuse("slow_down", f"{MAX_STREAMS} streams are in use")
+                return posted
+            relay = self._streams[name] = RelayStream(session, stream, modality, self.held)
+        relay.used_s = now_s
+        self._streams.move_to_end(name)
+        self._due[name] = None
+        return relay.post(posted, oldest)
+
+    def withdraw(self, session: str, stream: str, posted: Posted) -> bool:
+        """Take back a segment that was never sent; False if the worker may have it."""
+        relay = self._streams.get((session, stream))
+        return relay is not None and relay.withdraw(posted)
+
+    def fused_upto(self, session: str, stream: str) -> int:
+        relay = self._streams.get((session, stream))
+        return relay.fused_upto if relay else 0
+
+    def forget_session(self, session: str) -> None:
+        """The session is being deleted: nothing of it may be sent again."""
+        for name in [name for name in self._streams if name[0] == session]:
+            self._streams.pop(name).give_up("session_reset", "the session was deleted")
+
+    def tidy(self, unused_since_s: float, posted_before_s: float) -> int:
+        """Forget streams nobody uses; give up what has been held for too long, and return how much that was."""
+        given_up = 0
+        for name, relay in list(self._streams.items()):
+            given_up += len(relay.give_up("timeout", "given up: no worker made it durable", posted_before_s))
+            if relay.is_empty and relay.used_s < unused_since_s:
+                del self._streams[name]
+        return given_up
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is held: whoever posted has been told all there is to tell."""
+        return self.held.n_bytes == 0
+
+    def _make_room_for_stream(self) -> bool:
+        if len(self._streams) < MAX_STREAMS:
+            return True
+        unused = next((name for name, relay in self._streams.items() if relay.is_empty), None)
+        if unused is not None:
+            del self._streams[unused]
+        return unused is not None
+
+    # ---- the driver's side (runtime.client.link.Core) ----
+
+    @property
+    def is_lost(self) -> bool:
+        return self._link.is_lost
+
+    @property
+    def refusal(self) -> m.Nack | None:
+        return self._link.refusal
+
+    def connected(self, now_s: float) -> None:
+        self._link.connected(now_s)
+        self._paused.clear()
+        for name, relay in self._streams.items():
+            relay.close()
+            self._due[name] = None
+
+    def tick(self, now_s: float) -> None:
+        self._link.tick(now_s)
+        for name in [name for name, until_s in self._paused.items() if until_s <= now_s]:
+            del self._paused[name]
+            self._due[name] = None
+
+    @property
+    def wake_at_s(self) -> float:
+        return min(self._link.wake_at_s, min(self._paused.values(), default=inf))
+
+    def outgoing(self, now_s: float) -> m.Message | None:
+        message = self._link.outgoing()
+        if message is not None or self._link.welcome is None:
+            return message
+        while self._due and (room := self._window(self._link.welcome)) > 0:
+            name, _ = self._due.popitem(last=False)
+            relay = self._streams.get(name)
+            if relay is None or name in self._paused or not relay.has_unsent:
+                continue
+            if relay.state == "closed":
+                return relay.open()
+            if relay.state == "open":
+                self._due[name] = None
+                return self._segments(relay, room)
+        return None
+
+    def _window(self, welcome: m.Welcome) -> int:
+        """How many segments may be sent now."""
+        if sum(posted.n_bytes for posted in self.held.in_flight) >= welcome.window_bytes:
+            return 0
+        return min(welcome.window_segments - len(self.held.in_flight), MESSAGE_SEGMENTS)
+
+    def _segments(self, relay: RelayStream, room: int) -> m.Segments:
+        batch = relay.take(room)
+        entries = [m.SegmentEntry(posted.sequence, posted.event_time_s, posted.frames) for posted in batch]
+        return m.Segments(tuple(stream_segments(relay.session, relay.stream, relay.oldest, entries)))
+
+    def receive(self, message: m.Message, now_s: float) -> None:
+        self._link.receive(message, now_s)
+        match message:
+            case m.Ack(streams):
+                for ack in streams:
+                    relay = self._streams.get((ack.session, ack.stream))
+                    if relay is not None:
+                        relay.acknowledge(ack.fused, ack.durable, ack.version)
+            case m.Opened(session, stream):
+                relay = self._streams.get((session, stream))
+                if relay is not None:
+                    relay.opened(message.durable, message.last_sequence, message.version)
+                    self._due[session, stream] = None
+            case m.Nack(session=session, stream=stream) if stream:
+                relay = self._streams.get((session, stream))
+                if relay is not None:
+                    self._refused(relay, message, now_s)
+            case m.Moved():
+                self._link.lose()
+            case _:
+                pass
+
+    def _refused(self, relay: RelayStream, nack: m.Nack, now_s: float) -> None:
+        name = (nack.session, nack.stream)
+        self._due[name] = None
+        if nack.code == "not_open":
+            if relay.state == "open":
+                relay.close()
+        elif nack.code == "stream_taken":
+            if relay.state == "open":
+                self._on_refused(nack.code, len(relay.taken(nack)))
+                self._paused[name] = now_s + random.uniform(0.1, 1.0) * TAKE_BACK_WITHIN_S
+        elif nack.code in m.NOTICE_CODES:
+            relay.remark(nack)
+        elif nack.code in m.RETRY_CODES:
+            self._try_later(relay, nack, now_s)
+        elif nack.code in SEGMENT_CODES:
+            self._on_refused(nack.code, relay.refuse(nack))
+        else:
+            self._on_refused(nack.code, len(relay.give_up(nack.code, nack.text)))
+            del self._streams[name]
+
+    def _try_later(self, relay: RelayStream, nack: m.Nack, now_s: float) -> None:
+        if relay.state == "opening":
+            relay.close()
+        relay.send_again_from(nack.sequence)
+        self._paused[nack.session, nack.stream] = now_s + max(nack.retry_after_ms, 1) / 1000
+        if nack.code == "not_owner":
+            self._link.lose()

@@ -1,0 +1,188 @@
+"""What happens in a run: who publishes what and when, the limits, and the accidents. All from one seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import inf
+from random import Random
+from typing import Literal
+
+import numpy as np
+
+from runtime.client.publisher_core import PublisherPolicy
+from runtime.dispatch.dispatcher import DispatchPolicy
+from runtime.engine.batcher import BatchPolicy
+from runtime.engine.engine import EnginePolicy
+from runtime.engine.order import OrderPolicy
+from runtime.engine.quota import QuotaPolicy
+from tests.runtime.toy_model import SIGNATURE
+from tests.simulation.client_process import Planned
+
+START_S = 1000.0
+FaultKind = Literal[
+    "worker killed",
+    "worker's machine lost",
+    "worker frozen",
+    "connection reset",
+    "connection in a black hole",
+    "store away",
+    "store loses answers",
+    "publisher pauses",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    at_step: int
+    kind: FaultKind
+    duration_s: float = 0.5
+    """until the worker is restarted, thawed, the store is back, the publisher goes on"""
+    target: int = 0
+    """which client"""
+    moves: bool = False
+    """the worker that takes over listens elsewhere"""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    seed: int = 0
+    sessions: int = 2
+    streams: int = 2
+    """of each session"""
+    segments: int = 6
+    """of each stream"""
+    every_s: float = 0.4
+    jitter_s: float = 0.3
+    """how far an event time may lie behind its publication"""
+    joins_s: float = 0.0
+    """streams begin within so long"""
+    has_ties: bool = False
+    publishers: Literal["one per stream", "one per session", "one"] = "one per stream"
+    readers: int = 0
+    ends: bool = True
+    bad_segments: float = 0.0
+    """how likely a segment is one that the runtime must refuse"""
+    order: OrderPolicy = OrderPolicy()
+    batch: BatchPolicy = BatchPolicy()
+    quota: QuotaPolicy = QuotaPolicy()
+    capacity: int = 256
+    evict_after_s: float = 60.0
+    dispatch: DispatchPolicy = DispatchPolicy()
+    publisher: PublisherPolicy = PublisherPolicy()
+    faults: tuple[Fault, ...] = ()
+
+    def with_faults(self, *faults: Fault) -> Scenario:
+        return replace(self, faults=faults)
+
+    @property
+    def engine(self) -> EnginePolicy:
+        return EnginePolicy(self.order, self.batch, self.quota, self.capacity, self.evict_after_s)
+
+    @cached_property
+    def plans(self) -> list[list[Planned]]:
+        """What each publisher publishes, in order."""
+        random = Random(self.seed)
+        plans: dict[tuple[int, int], list[Planned]] = {}
+        for session in range(self.sessions):
+            for stream in range(self.streams):
+                owner = {"one per stream": (session, stream), "one per session": (session, 0), "one": (0, 0)}
+                plan = plans.setdefault(owner[self.publishers], [])
+                plan += self._stream(random, session, stream)
+        return [sorted(plan, key=lambda planned: planned.at_s) for plan in plans.values()]
+
+    def _stream(self, random: Random, session: int, stream: int) -> list[Planned]:
+        frames_of = np.random.default_rng([self.seed, session, stream])
+        modality = SIGNATURE.modalities[(session + stream) % len(SIGNATURE.modalities)]
+        starts_s = START_S + random.uniform(0.0, self.joins_s)
+        planned = []
+        for i in range(self.segments):
+            at_s = starts_s + self.every_s * (i + random.uniform(0.0, 0.5))
+            event_time_s = at_s - random.uniform(0.0, self.jitter_s)
+            # Distinct by a trace of microseconds, unless equal stamps are wanted.
+            event_time_s = round(event_time_s, 1) if self.has_ties else round(event_time_s, 3) + 1e-6 * (stream + 1)
+            frames = frames_of.normal(size=(1 + i % 3, modality.width)).astype(np.float32)
+            if random.random() < self.bad_segments:
+                frames[0, 0] = random.choice((np.nan, np.inf))
+            planned.append(Planned(at_s, f"s{session}", f"{'abcdefgh'[stream]}", modality.name, event_time_s, frames))
+        planned.sort(key=lambda one: one.at_s)
+        return planned
+
+    @property
+    def outage_s(self) -> float:
+        """The longest that a single publisher is cut off while the others go on, at most."""
+        longest_s = 0.0
+        for fault in self.faults:
+            if fault.kind == "connection in a black hole":
+                longest_s = max(longest_s, 4.5)
+            elif fault.kind == "publisher pauses":
+                longest_s = max(longest_s, fault.duration_s + self.every_s * 1.5)
+        return longest_s
+
+
+def random_scenario(seed: int, long: bool = False) -> Scenario:
+    """One of all the ways in which a run may go."""
+    random = Random(f"scenario {seed}")
+    choice, chance = random.choice, lambda p: random.random() < p
+    idle_timeout_s = choice((2.0, 6.0))
+    segments = random.randint(10, 25) * (8 if long else 1)
+    scenario = Scenario(
+        seed=seed,
+        sessions=random.randint(1, 4),
+        streams=random.randint(1, 4),
+        segments=segments,
+        every_s=choice((0.05, 0.2, 0.4)),
+        jitter_s=choice((0.0, 0.3, 0.45)),
+        has_ties=chance(0.2),
+        publishers=choice(("one per stream", "one per stream", "one per session", "one")),
+        readers=choice((0, 0, 1, 2)),
+        ends=chance(0.5),
+        bad_segments=choice((0.0, 0.0, 0.1)),
+        order=OrderPolicy(
+            mode=choice(("rewind", "rewind", "hold")),
+            lateness_s=0.5,
+            lateness_by_modality_s={"text": 1.0} if chance(0.3) else {},
+            idle_timeout_s=idle_timeout_s,
+        ),
+        batch=BatchPolicy(max_segments=choice((256, 2, 1))),
+        quota=QuotaPolicy(
+            max_pending_bytes=choice((256 << 20, 256 << 20, 40_000)),
+            max_segments_per_s=choice((inf, inf, 40.0)),
+        ),
+        capacity=choice((512, 512, 200)),
+        evict_after_s=choice((60.0, 1.0, idle_timeout_s)),
+        dispatch=DispatchPolicy(
+            window_segments=choice((1024, 4, 1)),
+            checkpoint_sessions=choice((2000, 1)),
+            checkpoint_interval_s=choice((0.02, 0.2)),
+        ),
+        publisher=PublisherPolicy(
+            max_buffer_bytes=choice((64 << 20, 64 << 20, 12_000)), when_full=choice(("block", "drop_oldest"))
+        ),
+    )
+    return scenario.with_faults(*_random_faults(random, scenario, idle_timeout_s, long))
+
+
+def _random_faults(random: Random, scenario: Scenario, idle_timeout_s: float, long: bool) -> list[Fault]:
+    kinds: list[FaultKind] = [
+        "worker killed",
+        "worker killed",
+        "worker's machine lost",
+        "worker frozen",
+        "connection reset",
+        "connection reset",
+        "store away",
+        "store loses answers",
+    ]
+    if random.random() < 0.3:
+        kinds += ["connection in a black hole", "publisher pauses"]
+    steps = scenario.sessions * scenario.streams * scenario.segments * 5
+    faults = []
+    for _ in range(random.randint(1, 12 if long else 4)):
+        kind = random.choice(kinds)
+        duration_s = random.choice((0.05, 0.5, 1.0, 3.0))
+        if kind == "worker frozen":
+            duration_s = random.choice((1.0, 6.0, 12.0))
+        target = random.randrange(16)
+        faults.append(Fault(random.randint(1, steps), kind, duration_s, target, random.random() < 0.3))
+    return faults
