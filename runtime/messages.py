@@ -109,6 +109,8 @@ class End:
     tag: ClassVar[str] = "end"
     session: str
     stream: str
+    upto: int = 0
+    """the last sequence number sent: while one up to it is missing the stream has not ended, for it is sent again"""
 
 
 @dataclass(frozen=True, slots=True)

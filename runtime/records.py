@@ -32,6 +32,8 @@ class StreamRecord:
     """and these few above it"""
     newest_s: float
     """newest settled event time, -inf before the first"""
+    refused: tuple[tuple[int, str], ...] = ()
+    """numbers refused for good and their codes, until the publisher is known to have been told"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def encode_record(record: SessionRecord) -> bytes:
         record.shares,
         record.gate,
         record.freshness_s,
-        [[s.stream, s.modality, s.settled_upto, s.settled_above, s.newest_s] for s in record.streams],
+        [[s.stream, s.modality, s.settled_upto, s.settled_above, s.newest_s, s.refused] for s in record.streams],
         record.reset_reason,
     ]
     return cast(bytes, msgpack.packb(fields))
@@ -135,12 +137,16 @@ def _record(
         shares=tuple(map(float, shares)),
         gate=float(gate),
         freshness_s={str(name): float(value) for name, value in freshness_s.items()},
-        streams=tuple(
-            StreamRecord(str(stream), str(modality), int(upto), tuple(map(int, above)), float(newest_s))
-            for stream, modality, upto, above, newest_s in streams
-        ),
+        streams=tuple(_stream(*stream) for stream in streams),
         reset_reason=str(reset_reason),
     )
+
+
+def _stream(
+    stream: str, modality: str, upto: int, above: list[int], newest_s: float, refused: list[tuple[int, str]]
+) -> StreamRecord:
+    told = tuple((int(sequence), str(code)) for sequence, code in refused)
+    return StreamRecord(str(stream), str(modality), int(upto), tuple(map(int, above)), float(newest_s), told)
 
 
 def _context(key: SessionKey, shape: list[int], data: bytes) -> Float32Array:

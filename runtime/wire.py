@@ -96,14 +96,15 @@ def _tensor(frames: list[Float32Array]) -> Frame:
 # ---- decode -----------------------------------------------------------------------------------------------
 
 
-def decode(frames: Sequence[Frame]) -> Message:
+def decode(frames: Sequence[Frame], max_header_bytes: int = MAX_HEADER_BYTES) -> Message:
     """The message in these frames. Tensors are read-only views of the frames where the dtype allows.
 
-    Raises DecodeError when they are no message of this protocol.
+    A client admits larger headers than a worker does: a page of history may need it. Raises DecodeError when the
+    frames are no message of this protocol.
     """
     if not frames:
         raise _malformed("no frames")
-    tag, fields = _header(frames[0])
+    tag, fields = _header(frames[0], max_header_bytes)
     tensors = frames[1:]
     if tag == Segments.tag:
         return _decode_segments(fields, tensors)
@@ -114,25 +115,30 @@ def decode(frames: Sequence[Frame]) -> Message:
     if tag == Ack.tag:
         return _decode_ack(fields)
     if tag not in _PLAIN:
-        raise _malformed(f"unknown message {tag!r}")
+        raise _malformed(f"unknown message {_brief(tag)}")
     return _decode_plain(tag, fields)
 
 
-def _header(frame: Frame) -> tuple[str, list[Any]]:
-    if len(frame) > MAX_HEADER_BYTES:
-        raise DecodeError("too_large", f"header of {len(frame)} bytes, more than {MAX_HEADER_BYTES}")
+def _header(frame: Frame, max_bytes: int) -> tuple[str, list[Any]]:
+    if len(frame) > max_bytes:
+        raise DecodeError("too_large", f"header of {len(frame)} bytes, more than {max_bytes}")
     try:
         header = msgpack.unpackb(frame, strict_map_key=True)
     except Exception as error:  # msgpack documents no closed set of exceptions
-        raise _malformed(f"header is not msgpack: {error or type(error).__name__}") from None
+        raise _malformed(f"header is not msgpack: {str(error) or type(error).__name__}") from None
     if not isinstance(header, list) or len(header) < 2:
         raise _malformed("header is not an array of version, tag and fields")
     version, tag, *fields = header
     if type(version) is not int or version != PROTOCOL_VERSION:
-        raise DecodeError("version", f"protocol version {version!r}, this side speaks {PROTOCOL_VERSION}")
+        raise DecodeError("version", f"protocol version {_brief(version)}, this side speaks {PROTOCOL_VERSION}")
     if type(tag) is not str:
         raise _malformed("tag is not text")
     return tag, fields
+
+
+def _brief(value: Any) -> str:
+    """What a peer sent, for a text: it may be of any size, and nested deeper than `repr` can follow."""
+    return repr(value)[:80] if type(value) in (int, float, str) else f"of type {type(value).__name__}"
 
 
 def _decode_segments(fields: list[Any], tensors: Sequence[Frame]) -> Segments:
@@ -143,8 +149,9 @@ def _decode_segments(fields: list[Any], tensors: Sequence[Frame]) -> Segments:
         raise DecodeError("too_large", f"segments: {len(groups)} groups, more than {MAX_GROUPS}")
     if len(groups) != len(tensors):
         raise _malformed(f"segments: {len(groups)} groups but {len(tensors)} tensor frames")
-    if sum(map(len, tensors)) > MAX_MESSAGE_BYTES:
-        raise DecodeError("too_large", f"segments: more than {MAX_MESSAGE_BYTES} bytes")
+    n_bytes = sum(map(len, tensors))
+    if n_bytes > MAX_MESSAGE_BYTES:
+        raise DecodeError("too_large", f"segments: {n_bytes} bytes of frames, more than {MAX_MESSAGE_BYTES}")
     return Segments(tuple(_decode_group(group, tensor) for group, tensor in zip(groups, tensors, strict=True)))
 
 
@@ -178,7 +185,7 @@ def _decode_entries(rows: list[Any], dtype: str, tensor: Frame) -> tuple[Segment
 def _decode_tensor(tensor: Frame, dtype: str, rows: int) -> Float32Array:
     convert = _DTYPES.get(dtype)
     if convert is None:
-        raise _malformed(f"segments: dtype {dtype!r}, expected one of {', '.join(_DTYPES)}")
+        raise _malformed(f"segments: dtype {_brief(dtype)}, expected one of {', '.join(_DTYPES)}")
     if rows == 0:
         if len(tensor):
             raise _malformed(f"segments: {len(tensor)} bytes for no frames at all")
@@ -243,9 +250,11 @@ class _PlainMessage:
     required: int
 
 
+_NUMBER = "a number"
+"""an integer stands for a float of the same value"""
 _CHECKS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     int: (lambda value: type(value) is int and -(2**63) <= value < 2**63, "an integer"),
-    float: (lambda value: type(value) in (int, float) and not math.isnan(value), "a number"),
+    float: (lambda value: type(value) in (int, float) and not math.isnan(value), _NUMBER),
     str: (lambda value: type(value) is str, "text"),
     bool: (lambda value: type(value) is bool, "true or false"),
     dict[str, Any]: (lambda value: isinstance(value, dict), "a map"),
@@ -272,7 +281,9 @@ def _decode_plain(tag: str, values: list[Any]) -> Message:
     plain = _PLAIN[tag]
     if len(values) < plain.required:
         raise _malformed(f"{tag}: {len(values)} fields, at least {plain.required} expected")
+    taken = []
     for value, (name, is_right, expected) in zip(values, plain.fields, strict=False):
         if not is_right(value):
             raise _malformed(f"{tag}: {name} is not {expected}")
-    return plain.build(*values[: len(plain.fields)])
+        taken.append(float(value) if expected == _NUMBER else value)
+    return plain.build(*taken)

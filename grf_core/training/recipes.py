@@ -22,11 +22,11 @@ MOTION = Recipe(
         n_heads=4,
         d_ffn=96,
         dropout=0.1,
-        carry="context",
+        carry="enriched",
         gate_bias=-1.0,
         auxiliary_heads=False,
     ),
-    schedule=Schedule(epochs=60, batch_sessions=8, learning_rate=2e-3, patience=20, truncate_steps=16),
+    schedule=Schedule(epochs=100, batch_sessions=8, learning_rate=2e-3, patience=30, truncate_steps=16),
     cutting=ANY_CUT,
     augmentation=Augmentation(
         arrival_jitter_s=0.5, drop_stream=0.15, drop_segment=0.1, crop=0.5, noise=0.05, scale=0.1
@@ -35,7 +35,7 @@ MOTION = Recipe(
     conditions=(
         Condition("segments of 0.5 s", HALF_SECOND),
         Condition("segments of 1 s", Cutting(1.0, 1.0)),
-        Condition("random segments, 0.1 s to 3 s", ANY_CUT, repeats=5),
+        Condition("random segments, 0.1 s to 2 s", ANY_CUT, repeats=5),
         Condition("order disturbed by 0.5 s", HALF_SECOND, Augmentation(arrival_jitter_s=0.5), repeats=5),
         Condition("half of the segments lost", HALF_SECOND, Augmentation(drop_segment=0.5), repeats=5),
         Condition("accelerometer alone", HALF_SECOND, silent=("gyroscope",)),
@@ -43,7 +43,11 @@ MOTION = Recipe(
         Condition("first 2 s", HALF_SECOND, until_s=2.0),
         Condition("first 5 s", HALF_SECOND, until_s=5.0),
     ),
-    limits="",
+    limits="""Four students, four activities, one model of smart watch, 10 s at 10 Hz: the archive does not say who made which
+recording, so the same people may be in both halves, and the figures say nothing about strangers, other watches or other
+places to wear them. With 40 test recordings one more error is 2.5 %. The units of the features are the archive's, which
+does not state them. There is no class for "something else": any motion is answered with one of the four. It is here to
+show the runtime at work, not to decide anything about a person.""",
 )
 
 RECIPES = {recipe.name: recipe for recipe in (MOTION,)}

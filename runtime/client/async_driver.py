@@ -15,7 +15,7 @@ from runtime.client.errors import ClientClosed
 from runtime.client.link import Core
 from runtime.client.locate import Locate, NotLocated
 from runtime.client.thread_driver import MAX_POLL_S, RELOCATE_AFTER_S
-from runtime.wire import DecodeError, decode, encode
+from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, decode, encode
 
 CoreT = TypeVar("CoreT", bound=Core)
 
@@ -103,7 +103,8 @@ class AsyncDriver(Generic[CoreT]):
         await self._poll(socket, poll_s)
         while await socket.poll(0):
             with contextlib.suppress(DecodeError):  # not a worker of ours, or a newer one
-                self.core.receive(decode(await socket.recv_multipart()), time.monotonic())
+                frames = await socket.recv_multipart()
+                self.core.receive(decode(frames, MAX_MESSAGE_BYTES), time.monotonic())
         self.core.tick(time.monotonic())
         self._notify()
 

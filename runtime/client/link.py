@@ -94,7 +94,7 @@ class Link:
             self.is_lost = True
         if now_s >= self._ping_at_s:
             self._ping_at_s = now_s + PING_EVERY_S
-            if self.welcome is not None:
+            if self.refusal is None:  # before the welcome too: what answers then does not know this connection
                 self._nonce += 1
                 self._to_send.append(m.Ping(self._nonce))
                 self._asked_s = min(self._asked_s, now_s)

@@ -20,6 +20,8 @@ from runtime.messages import Float32Array
 
 MESSAGE_SEGMENTS = 256
 MESSAGE_BYTES = 1 << 20
+STREAM_CODES = frozenset({"bad_id", "malformed", "unknown_modality"})
+"""why a stream cannot be opened; other final codes are about one segment"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class PublisherCore:
             return False
         self._n_bytes -= dropped.n_bytes
         self._recount_in_flight()
-        self.stats.dropped += 1
+        self.stats.dropped += dropped.receipt.is_dropped
         return True
 
     # ---- the driver's side (runtime.client.link.Core) ----
@@ -283,25 +285,30 @@ class PublisherCore:
             self._paused[name] = now_s + max(nack.retry_after_ms, 1) / 1000
             if nack.code == "not_owner":
                 self._link.lose()
-        elif nack.code == "stream_taken" or (buffer.is_opening and nack.code not in m.NOTICE_CODES):
+        elif nack.code == "stream_taken" or (buffer.is_opening and nack.code in STREAM_CODES):
             self._stream_refused(buffer, nack)
-        elif nack.code not in m.NOTICE_CODES:
-            self._segment_refused(buffer, nack)
+            self._tell(nack)
+        elif nack.code in m.NOTICE_CODES or self._segment_refused(buffer, nack):
+            self._tell(nack)
         self._recount_in_flight()
         self._make_sendable(name)
-        if nack.code not in m.RETRY_CODES and self._on_event is not None:
-            self._on_event(PublisherEvent(nack.code, nack.text, nack.session, nack.stream, nack.sequence))
 
-    def _segment_refused(self, buffer: StreamBuffer, nack: m.Nack) -> None:
-        entry = buffer.refuse(nack.sequence, nack.code, nack.text)
-        if entry is not None:
-            self.stats.refused += 1
-            self.stats.late += nack.code == "late"
+    def _segment_refused(self, buffer: StreamBuffer, nack: m.Nack) -> bool:
+        """False if that was known: the worker repeats it until the number is let go of."""
+        if buffer.refuse(nack.sequence, nack.code, nack.text) is None:
+            return False
+        self.stats.refused += 1
+        self.stats.late += nack.code == "late"
+        return True
 
     def _stream_refused(self, buffer: StreamBuffer, nack: m.Nack) -> None:
+        self.stats.refused += buffer.unfinished
         entries = buffer.refuse_all(nack)
         self._n_bytes -= sum(entry.n_bytes for entry in entries)
-        self.stats.refused += len(entries)
+
+    def _tell(self, nack: m.Nack) -> None:
+        if self._on_event is not None:
+            self._on_event(PublisherEvent(nack.code, nack.text, nack.session, nack.stream, nack.sequence))
 
     def _recount_in_flight(self) -> None:
         counts = [buffer.in_flight() for buffer in self._streams.values()]

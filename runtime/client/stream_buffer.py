@@ -192,7 +192,7 @@ class StreamBuffer:
             return m.Open(self.session, self.stream, self.modality, self.oldest, self._durable_upto)
         if self._ended and not self._end_sent and self._state == "open" and self._sent_upto + 1 >= (self._next or 1):
             self._end_sent = True
-            return m.End(self.session, self.stream)
+            return m.End(self.session, self.stream, (self._next or 1) - 1)
         return None
 
     def take(self, max_segments: int, max_bytes: int) -> list[Entry]:
@@ -242,6 +242,7 @@ class StreamBuffer:
         """The worker could not take this segment now; return how many are sent again."""
         if self._state == "opening":
             self._state = "closed"
+        self._end_sent = False
         again = len(list(self._between(sequence - 1, self._sent_upto)))
         self._sent_upto = min(self._sent_upto, max(sequence - 1, self.oldest - 1))
         return again

@@ -13,7 +13,7 @@ from runtime.client.errors import ClientClosed
 from runtime.client.link import Core
 from runtime.client.locate import Locate, NotLocated
 from runtime.doorbell import Doorbell
-from runtime.wire import DecodeError, decode, encode
+from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, decode, encode
 
 RELOCATE_AFTER_S = 0.2
 MAX_POLL_S = 0.5
@@ -120,6 +120,6 @@ class ThreadDriver(Generic[CoreT]):
             except zmq.Again:
                 return
             try:
-                self.core.receive(decode(frames), time.monotonic())
+                self.core.receive(decode(frames, MAX_MESSAGE_BYTES), time.monotonic())
             except DecodeError:
                 continue  # not a worker of ours, or a newer one: what it says means nothing to this client

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 from runtime import messages as m
 from runtime.dispatch.loading import SessionLoader
 from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.ownership import OwnedGroups
-from runtime.dispatch.peers import Peer, Peers
+from runtime.dispatch.peers import EVERY_SESSION, MAX_SUBSCRIPTIONS, Peer, Peers
 from runtime.dispatch.publishing import Publishing
 from runtime.dispatch.questions import Questions
 from runtime.dispatch.saving import Saver
@@ -97,8 +98,7 @@ class Dispatcher:
             case m.Ping():
                 self.outbox.send(peer.identity, m.Pong(message.nonce, self.incarnation))
             case m.Subscribe():
-                self.peers.subscribe(peer, message.session)
-                self._grant(peer, message.credit)
+                self._subscribe(peer, message)
             case m.Unsubscribe():
                 self.peers.unsubscribe(peer, message.session)
             case m.Tap():
@@ -131,6 +131,20 @@ class Dispatcher:
         welcome = m.Welcome(self.worker, self.incarnation, tenant, signature, *window, MAX_MESSAGE_BYTES)
         self.outbox.send(identity, welcome)
 
+    def _subscribe(self, peer: Peer, message: m.Subscribe) -> None:
+        refuse = partial(self.outbox.refuse_segment, peer, message.session, "", 0)
+        try:
+            if message.session != EVERY_SESSION:
+                check_id("session", message.session)
+        except InvalidId as error:
+            refuse("bad_id", str(error))
+            return
+        if len(peer.subscriptions) >= MAX_SUBSCRIPTIONS and message.session not in peer.subscriptions:
+            refuse("too_large", f"the connection has {MAX_SUBSCRIPTIONS} subscriptions")
+            return
+        self.peers.subscribe(peer, message.session)
+        self._grant(peer, message.credit)
+
     def _grant(self, peer: Peer, updates: int) -> None:
         for update in peer.grant(updates):
             self.outbox.send(peer.identity, update)
@@ -154,6 +168,7 @@ class Dispatcher:
         self._questions.tick(now_s)
         self.peers.drop_silent(now_s - PEER_TIMEOUT_S)
         self.saver.save(now_s)
+        self._publishing.tell_opened()
         self._teller.tell_progress(self._wall_offset_s)
         self.engine.tapped = bool(self.peers.taps())
 

@@ -15,6 +15,8 @@ from runtime.messages import Update
 MAX_CREDIT = 100_000
 MAX_WAITING_SESSIONS = 1024
 """per peer: sessions whose newest state waits for credit"""
+MAX_SUBSCRIPTIONS = 10_000
+"""per peer"""
 EVERY_SESSION = ""
 
 

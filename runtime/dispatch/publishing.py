@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from runtime import messages as m
 from runtime.dispatch.loading import SessionLoader, Visit
 from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.peers import Peer, Peers
 from runtime.engine.engine import ACCEPTED, DUPLICATE, Engine
-from runtime.engine.session import Session
+from runtime.engine.session import Session, StreamState
 from runtime.keys import InvalidId, SessionKey, check_id
+from runtime.wire import MAX_SEQUENCE
+
+ENTRY_OVERHEAD_BYTES = 256
+"""what a segment costs beside its frames while it waits for its session"""
+
+
+class _Opening(NamedTuple):
+    peer: Peer
+    message: m.Open
+    key: SessionKey
 
 
 class Publishing:
@@ -20,6 +31,8 @@ class Publishing:
         self._loader = loader
         self._peers = peers
         self._outbox = outbox
+        self._opening: list[_Opening] = []
+        """opened, and not told before the store knows: only then will they be waited for after a crash"""
 
     # ---- open ----
 
@@ -31,12 +44,12 @@ class Publishing:
         except InvalidId as error:
             refuse("bad_id", str(error))
             return
-        if message.base < 1:
-            refuse("malformed", f"open: base {message.base} is less than 1")
+        if not 0 < message.base <= MAX_SEQUENCE:
+            refuse("malformed", f"open: base {message.base} is outside 1 .. 2**62")
             return
         if message.modality not in {modality.name for modality in self._engine.signature.modalities}:
             known = ", ".join(modality.name for modality in self._engine.signature.modalities)
-            refuse("unknown_modality", f"unknown modality {message.modality!r}; the model has {known}")
+            refuse("unknown_modality", f"unknown modality {message.modality[:80]!r}; the model has {known}")
             return
         run = partial(self._open, peer, message, now_s)
         self._loader.visit(SessionKey(peer.tenant, message.session), Visit(run, refuse, creates=True))
@@ -44,6 +57,8 @@ class Publishing:
     def _open(self, peer: Peer, message: m.Open, now_s: float, session: Session | None) -> None:
         assert session is not None, "an open creates its session"
         refuse = partial(self._outbox.refuse_segment, peer, message.session, message.stream, message.base)
+        known = session.streams.get(message.stream)
+        was_reset = message.known_durable > (known.durable if known else 0)
         try:
             previous = self._engine.open_stream(
                 session, message.stream, message.modality, message.base, peer.owner, now_s
@@ -52,12 +67,28 @@ class Publishing:
             refuse("unknown_modality", str(error))
             return
         self._tell_loser(previous, peer, message)
-        stream = session.streams[message.stream]
-        reset = session.reset_reason
-        if message.known_durable > stream.durable:
-            reset = reset or "the session was deleted, or its store was replaced"
-        if reset:
-            refuse("session_reset", reset)
+        if session.reset_reason or was_reset:
+            refuse("session_reset", session.reset_reason or "the session was deleted, or its store was replaced")
+        self._opening.append(_Opening(peer, message, session.key))
+
+    def tell_opened(self) -> None:
+        """Answer those whose stream the store knows by now."""
+        opening, self._opening = self._opening, []
+        for one in opening:
+            session = self._engine.sessions.get(one.key)
+            stream = session.streams.get(one.message.stream) if session else None
+            if session is None or stream is None:
+                text = "the session was deleted meanwhile"
+                self._outbox.refuse_segment(one.peer, one.message.session, one.message.stream, 0, "not_open", text)
+            elif stream.stored == "yes":
+                self._tell_opened(one.peer, one.message, session, stream)
+            else:
+                self._opening.append(one)
+
+    def _tell_opened(self, peer: Peer, message: m.Open, session: Session, stream: StreamState) -> None:
+        for sequence, code in sorted(stream.refused.items()):
+            text = "it was refused before"
+            self._outbox.refuse_segment(peer, message.session, message.stream, sequence, code, text)
         last = max(stream.received.highest, message.base - 1)
         opened = m.Opened(message.session, message.stream, stream.durable, last, session.live_version)
         self._outbox.send(peer.identity, opened)
@@ -72,7 +103,8 @@ class Publishing:
 
     def end(self, peer: Peer, message: m.End, now_s: float) -> None:
         def run(session: Session | None) -> None:
-            if session is not None and message.stream in session.streams:
+            stream = session.streams.get(message.stream) if session else None
+            if session is not None and stream is not None and stream.received.upto >= message.upto:
                 self._engine.end_stream(session, message.stream, now_s)
 
         refuse = partial(self._outbox.refuse_segment, peer, message.session, message.stream, 0)
@@ -84,7 +116,7 @@ class Publishing:
         for group in message.groups:
             refuse = partial(self._outbox.refuse_segment, peer, group.session, group.stream, group.entries[0].sequence)
             run = partial(self._take_group, peer, group, now_s, wall_s)
-            n_bytes = sum(entry.frames.nbytes for entry in group.entries)
+            n_bytes = sum(entry.frames.nbytes + ENTRY_OVERHEAD_BYTES for entry in group.entries)
             self._loader.visit(SessionKey(peer.tenant, group.session), Visit(run, refuse, n_bytes=n_bytes))
 
     def _take_group(

@@ -10,6 +10,8 @@ from runtime.messages import Float32Array
 
 MAX_SEQUENCES_AHEAD = 65536
 """how far a sequence number may be ahead of the first one missing: bounds the memory for numbers seen"""
+MAX_REFUSALS_KEPT = 4096
+"""of one stream, until its publisher lets go of their numbers"""
 
 
 def frames_fault(frames: Float32Array, modality: ModalitySignature) -> str:

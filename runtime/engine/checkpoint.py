@@ -49,9 +49,11 @@ def _record(engine: Engine, session: Session, context_KD: Float32Array | None, i
 
 
 def _stream_record(session: Session, name: str, state: StreamState, names: list[str]) -> StreamRecord:
-    settled = state.settled
+    settled, above = state.settled, tuple(sorted(state.settled.above))
     newest_s = min(session.timeline.clocks[name].newest_s, session.timeline.settled_watermark_s)
-    return StreamRecord(name, names[state.rank], settled.upto, tuple(sorted(settled.above)), newest_s)
+    if state.stored == "no":
+        state.stored = "on its way"
+    return StreamRecord(name, names[state.rank], settled.upto, above, newest_s, tuple(state.refused.items()))
 
 
 def _history_row(step: SettledStep, names: list[str]) -> HistoryRow:
@@ -75,6 +77,8 @@ def committed(engine: Engine, records: list[SessionRecord]) -> None:
         session.durable_version = record.version
         for stream in record.streams:
             state = session.streams.get(stream.stream)
+            if state is not None and state.stored == "on its way":
+                state.stored = "yes"
             if state is not None and state.durable < stream.settled_upto:
                 state.durable = stream.settled_upto
                 engine.acknowledge(record.key, stream.stream)
@@ -88,6 +92,9 @@ def not_committed(engine: Engine, records: list[SessionRecord]) -> None:
             continue
         names = [modality.name for modality in engine.signature.modalities]
         session.history[:0] = [_settled_step(row, names) for row in record.history]
+        for stream in session.streams.values():
+            if stream.stored == "on its way":
+                stream.stored = "no"
         session.dirty = True
         engine.dirty[record.key] = None
         engine.dirty.move_to_end(record.key, last=False)
@@ -129,11 +136,13 @@ def _restore_streams(engine: Engine, session: Session, record: SessionRecord, in
         if stream.modality not in known:
             continue
         settled = SequenceSet(stream.settled_upto, stream.settled_above)
-        session.streams[stream.stream] = StreamState(known[stream.modality], settled, stream.settled_upto)
+        state = StreamState(known[stream.modality], settled, stream.settled_upto, stream.refused)
+        session.streams[stream.stream] = state
+        state.stored = "yes"
         was_cut_off = record.incarnation != incarnation and stream.newest_s >= flowing_since_s
         wait_until_s = now_s + order.restart_grace_s if was_cut_off else -inf
         session.timeline.open_stream(stream.stream, stream.modality, wait_until_s, stream.newest_s)
-        session.streams[stream.stream].newest_s = stream.newest_s
+        state.newest_s = stream.newest_s
 
 
 def _restore_context(engine: Engine, session: Session, record: SessionRecord, context_KD: Float32Array) -> None:

@@ -16,7 +16,7 @@ from math import inf
 from typing import NamedTuple
 
 from grf_core.step import StepModel
-from runtime.engine.admission import MAX_SEQUENCES_AHEAD, frames_fault, time_fault
+from runtime.engine.admission import MAX_REFUSALS_KEPT, MAX_SEQUENCES_AHEAD, frames_fault, time_fault
 from runtime.engine.batcher import BatchPolicy, ReadyQueue
 from runtime.engine.order import NO_SLOT, Entry, FusionKey, OrderPolicy
 from runtime.engine.quota import BYTE_LIMITS, QuotaPolicy, Quotas, Refusal
@@ -129,10 +129,13 @@ class Engine:
         rank = self.signature.rank(modality)
         state = session.streams.get(stream)
         if state is None:
-            state = session.streams[stream] = StreamState(rank, SequenceSet(base - 1), base - 1)
-            self._mark_dirty(session)  # after a crash it is waited for only if it was saved
+            state = session.streams[stream] = StreamState(rank, SequenceSet(base - 1), durable=0)  # nothing is committed
         elif state.rank != rank:
             raise ValueError(f"stream {stream!r} is of modality {self.signature.modalities[state.rank].name}")
+        state.let_go(base)
+        if not session.timeline.waits_for(stream, now_s):
+            state.stored = "no"
+            self._mark_dirty(session)  # after a crash it is waited for only if it was saved
         previous = state.owner if state.owner not in (None, owner) else ""
         state.owner = owner
         session.timeline.open_stream(stream, modality, now_s + self.policy.order.idle_timeout_s)
@@ -149,6 +152,7 @@ class Engine:
     def skip_below(self, session: Session, stream: str, oldest: int, now_s: float) -> None:
         """The publisher holds nothing below `oldest` any more: what never came is a gap, and is counted."""
         state = session.streams[stream]
+        state.let_go(oldest)
         upto = state.settled.upto
         if oldest <= upto + 1:
             return
@@ -167,7 +171,11 @@ class Engine:
         if segment.sequence in state.received:
             self.tally.duplicates[modality.name] += 1
             self._acknowledge(session.key, stream)
-            return DUPLICATE
+            code = state.refused.get(segment.sequence)
+            return Verdict(code, "it was refused before") if code else DUPLICATE
+        if len(state.refused) >= MAX_REFUSALS_KEPT:
+            text = f"{len(state.refused)} segments were refused, and `oldest` does not say that it is known"
+            return self._slow_down(session, stream, Refusal("refusals", text), now_s)
         if segment.sequence > state.received.upto + MAX_SEQUENCES_AHEAD:
             text = f"sequence {segment.sequence} is more than {MAX_SEQUENCES_AHEAD} ahead of {state.received.upto}"
             return self._slow_down(session, stream, Refusal("sequence_ahead", text), now_s)
@@ -249,9 +257,9 @@ class Engine:
 
     def _slow_down(self, session: Session, stream: str, refusal: Refusal, now_s: float) -> Verdict:
         """Refuse for now, and wait for the stream. But not at a limit of bytes: what waits for this stream may be what
-        fills it, and would never settle."""
+        fills it, and would never settle. Nor at one that only the publisher itself can relieve."""
         self.residents.touch(session, now_s)
-        if refusal.reason not in BYTE_LIMITS:
+        if refusal.reason not in (*BYTE_LIMITS, "sequence_ahead", "refusals"):
             retry_s = now_s + refusal.retry_after_ms / 1000
             session.timeline.wait_longer(stream, retry_s + self.policy.order.idle_timeout_s)
         self.tally.slowed_by_reason[refusal.reason] += 1
@@ -259,7 +267,7 @@ class Engine:
 
     def _reject(self, session: Session, stream: str, sequence: int, code: str, text: str, now_s: float) -> Verdict:
         state = session.streams[stream]
-        state.consume(sequence)
+        state.consume(sequence, code)
         self.tally.rejected_by_reason[code] += 1
         self._mark_dirty(session)
         self._acknowledge(session.key, stream)

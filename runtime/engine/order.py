@@ -110,7 +110,17 @@ class StreamClock:
 class Timeline:
     """The chain of one session's unsettled segments, its stream clocks and its watermark."""
 
-    __slots__ = ("clocks", "entries", "fused", "lateness_s", "n_bytes", "newest_s", "policy", "watermark_s")
+    __slots__ = (
+        "clocks",
+        "entries",
+        "fused",
+        "gather_until_s",
+        "lateness_s",
+        "n_bytes",
+        "newest_s",
+        "policy",
+        "watermark_s",
+    )
 
     def __init__(self, policy: OrderPolicy, watermark_s: float = -inf, newest_s: float = -inf) -> None:
         self.policy = policy
@@ -123,6 +133,8 @@ class Timeline:
         """the largest lateness of any stream's modality"""
         self.newest_s = newest_s
         self.watermark_s = watermark_s
+        self.gather_until_s = -inf
+        """processing time: until then the watermark stays where it is, for streams that are still to open"""
 
     # ---- what may enter ----
 
@@ -132,6 +144,9 @@ class Timeline:
         clock = self.clocks.setdefault(stream, StreamClock(newest_s, wait_until_s))
         clock.newest_s = max(clock.newest_s, self.watermark_s)
         clock.wait_until_s = max(clock.wait_until_s, wait_until_s)
+
+    def waits_for(self, stream: str, now_s: float) -> bool:
+        return stream in self.clocks and self.clocks[stream].wait_until_s > now_s
 
     def end_stream(self, stream: str) -> None:
         """Nothing more comes on this stream: do not wait for it."""
@@ -207,6 +222,8 @@ class Timeline:
         if self.policy.mode == "arrival":
             self.watermark_s = max(self.watermark_s, self.newest_s)
             return
+        if self.gather_until_s > now_s:
+            return
         waited_for = [clock.newest_s for clock in self.clocks.values() if clock.wait_until_s > now_s]
         # Just below: a segment that is late by exactly what is allowed is not too late, nor is one with an equal stamp.
         reached_s = nextafter(min(waited_for) - self.lateness_s, -inf) if waited_for else self.newest_s
@@ -224,7 +241,7 @@ class Timeline:
     @property
     def idle_at_s(self) -> float:
         """Processing time from which no stream is waited for; -inf when that is so already."""
-        return max((clock.wait_until_s for clock in self.clocks.values()), default=-inf)
+        return max((clock.wait_until_s for clock in self.clocks.values()), default=self.gather_until_s)
 
     def cut(self) -> bool:
         """Keep the chain in its limits by settling the oldest entries early; True if that moved the watermark."""

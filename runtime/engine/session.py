@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf
+from typing import Literal
 
 from runtime.engine.order import NO_SLOT, FusionKey, OrderPolicy, Timeline
 from runtime.engine.sequences import SequenceSet
@@ -27,9 +29,9 @@ def extend_lineage(lineage: bytes, key: FusionKey) -> bytes:
 class StreamState:
     """Sequence numbers of one stream: received, fused, settled (sets), durable (all up to it are committed)."""
 
-    __slots__ = ("durable", "fused", "newest_s", "owner", "rank", "received", "settled")
+    __slots__ = ("durable", "fused", "newest_s", "owner", "rank", "received", "refused", "settled", "stored")
 
-    def __init__(self, rank: int, settled: SequenceSet, durable: int) -> None:
+    def __init__(self, rank: int, settled: SequenceSet, durable: int, refused: Iterable[tuple[int, str]] = ()) -> None:
         self.rank = rank
         self.received = settled.copy()
         self.fused = settled.copy()
@@ -39,12 +41,22 @@ class StreamState:
         """newest event time received"""
         self.owner: str | None = None
         """the client that opened it last; None after a restart, until one does"""
+        self.refused = dict(refused)
+        """numbers refused for good, with the code, until the publisher lets go of them: a Nack may get lost"""
+        self.stored: Literal["no", "on its way", "yes"] = "no"
+        """does the store know that it is open? If so it is waited for after a crash"""
 
-    def consume(self, sequence: int) -> None:
-        """Count a segment as done that will never be fused: it was refused for good, and its sender told."""
+    def consume(self, sequence: int, code: str) -> None:
+        """Count a segment as done that will never be fused: it was refused for good."""
         self.received.add(sequence)
         self.fused.add(sequence)
         self.settled.add(sequence)
+        self.refused[sequence] = code
+
+    def let_go(self, oldest: int) -> None:
+        """The publisher knows what became of everything below `oldest`."""
+        if self.refused:
+            self.refused = {sequence: code for sequence, code in self.refused.items() if sequence >= oldest}
 
     @property
     def complete_upto_s(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -30,6 +31,11 @@ class ErrorAnswer(Answer):
     """Every answer that is not a success."""
 
     error: ErrorDetail
+
+
+def refusals(by_status: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """How an endpoint declares its errors: status and when."""
+    return {status: {"model": ErrorAnswer, "description": text} for status, text in by_status.items()}
 
 
 # ---- state ------------------------------------------------------------------------------------------------
@@ -170,7 +176,8 @@ class SegmentPost(BaseModel):
 
 
 class Notice(Answer):
-    code: Literal["late_fused", "session_reset"] | str
+    code: str
+    """late_fused or session_reset"""
     message: str
 
 
@@ -273,6 +280,3 @@ class ReadyAnswer(Answer):
     status: Literal["ready"] = "ready"
     worker: str
     """name of the worker that answers"""
-
-
-Json = dict[str, Any]

@@ -37,18 +37,18 @@ class Relay:
         sequence: int = 0,
         oldest: int = 1,
         timeout_s: float,
-    ) -> Posted:
-        """Hold and send a segment; sequence 0 lets the gateway number it. Raises PublisherFull, Refused, ClientClosed.
+    ) -> tuple[Posted, bool]:
+        """Hold and send a segment; sequence 0 lets the gateway number it. Raises PublisherFull, ClientClosed.
 
-        Returns the one that was posted under this number before, if that is held here.
+        Returns it, or the one that was posted under its number before, and whether it is that one.
         """
         n_bytes = frames.nbytes + ENTRY_OVERHEAD_BYTES
         if not await self._driver.wait(lambda: self._core.has_room(n_bytes), timeout_s):
             raise PublisherFull(f"{self._core.held.n_bytes} bytes of posted segments are not durable yet")
-        now_s = time.monotonic()
-        posted = self._core.post(session, stream, modality, frames, event_time_s, sequence, oldest, now_s)
+        mine = Posted(event_time_s, frames, sequence, time.monotonic())
+        posted = self._core.post(session, stream, modality, mine, oldest)
         self._driver.wake()
-        return posted
+        return posted, posted is not mine
 
     async def wait(self, posted: Posted, until: Literal["fused", "durable"], timeout_s: float) -> bool:
         """Wait until a segment is fused or durable; False if the time was over first. Raises Refused if it was."""

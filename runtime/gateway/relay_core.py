@@ -15,7 +15,6 @@ from runtime.client.link import Identity, Link
 from runtime.client.stream_buffer import stream_segments
 from runtime.gateway.posted import Held, Posted
 from runtime.gateway.relay_stream import RelayStream
-from runtime.messages import Float32Array
 
 MESSAGE_SEGMENTS = 256
 MAX_STREAMS = 10_000
@@ -48,23 +47,12 @@ class RelayCore:
         """One segment always fits, however large."""
         return self.held.n_bytes == 0 or self.held.n_bytes + n_bytes <= self._max_held_bytes
 
-    def post(
-        self,
-        session: str,
-        stream: str,
-        modality: str,
-        frames: Float32Array,
-        event_time_s: float,
-        sequence: int,
-        oldest: int,
-        now_s: float,
-    ) -> Posted:
+    def post(self, session: str, stream: str, modality: str, posted: Posted, oldest: int) -> Posted:
         """Hold and send a segment; return it, or the one that was posted under its number before.
 
-        `sequence` 0 lets the gateway number it. The caller has made sure of room.
+        The caller has made sure of room.
         """
         name = (session, stream)
-        posted = Posted(event_time_s, frames, sequence, now_s)
         relay = self._streams.get(name)
         if relay is not None and relay.modality != modality:
             if not relay.is_empty:
@@ -76,7 +64,7 @@ class RelayCore:
                 posted.refuse("slow_down", f"{MAX_STREAMS} streams are in use")
                 return posted
             relay = self._streams[name] = RelayStream(session, stream, modality, self.held)
-        relay.used_s = now_s
+        relay.used_s = posted.posted_s
         self._streams.move_to_end(name)
         self._due[name] = None
         return relay.post(posted, oldest)
@@ -84,7 +72,10 @@ class RelayCore:
     def withdraw(self, session: str, stream: str, posted: Posted) -> bool:
         """Take back a segment that was never sent; False if the worker may have it."""
         relay = self._streams.get((session, stream))
-        return relay is not None and relay.withdraw(posted)
+        if relay is None or not relay.withdraw(posted):
+            return False
+        posted.refuse("timeout", "not sent in time, and taken back: post it again")
+        return True
 
     def fused_upto(self, session: str, stream: str) -> int:
         relay = self._streams.get((session, stream))

@@ -197,7 +197,7 @@ class RelayStream:
                     self._remember(posted)
 
     def refuse(self, nack: m.Nack) -> bool:
-        """The worker has refused this number for good; True if that is news. The number is still to be accounted for."""
+        """The worker has refused this number for good; True if that is news. The number stays until it is durable."""
         posted = self._numbered.get(nack.sequence)
         if posted is None or posted.code:
             return False

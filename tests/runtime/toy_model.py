@@ -40,7 +40,9 @@ class ToyModel:
         previous = batch.contexts.numpy()[:, 0] * np.exp(-batch.elapsed_s)[:, None]
         gate = np.where(batch.fresh, np.float32(1), 1 / (1 + np.exp(-drive.mean(axis=1)))).astype(np.float32)
         candidate = np.tanh(previous @ self._recurrent + drive)
-        context = np.where(batch.fresh[:, None], np.tanh(drive), (1 - gate[:, None]) * previous + gate[:, None] * candidate)
+        context = np.where(
+            batch.fresh[:, None], np.tanh(drive), (1 - gate[:, None]) * previous + gate[:, None] * candidate
+        )
         for row, frames in enumerate(batch.frames):
             if (frames == -POISON).any():
                 context[row] = np.nan

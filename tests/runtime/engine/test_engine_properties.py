@@ -41,10 +41,15 @@ def test_settled_state_equals_the_offline_model_after_any_life(
 
 
 class ReferenceWatermark:
-    """The watermark as design.md tells it, of one session: no entry, no heap, no record."""
+    """The watermark of one session as design.md tells it: no entries, no records.
 
-    def __init__(self, order: OrderPolicy) -> None:
+    The engine looks at the clock when something lands or ends, and when all streams are silent at the latest (the
+    watermark of a `patient` reference); the moment a stream falls silent at the earliest.
+    """
+
+    def __init__(self, order: OrderPolicy, patient: bool) -> None:
         self._order = order
+        self._patient = patient
         self._newest_s: dict[str, float] = {}
         self._wait_until_s: dict[str, float] = {}
         self._lateness_s = 0.0
@@ -74,7 +79,8 @@ class ReferenceWatermark:
             self.watermark_s = max(self.watermark_s, *self._newest_s.values())
 
     def tick(self, now_s: float) -> None:
-        if max(self._wait_until_s.values(), default=-inf) <= now_s and self._newest_s:
+        all_silent = max(self._wait_until_s.values(), default=inf) <= now_s
+        if self._newest_s and (all_silent or not self._patient):
             self.advance(now_s)
 
 
@@ -94,7 +100,9 @@ class LateLife:
         policy = EnginePolicy(self.order, BatchPolicy(1 + tape.below(2)), evict_after_s=EVICT_S)
         self.model = ToyModel()
         self.engine = Engine(self.model, policy)
-        self.reference = ReferenceWatermark(self.order)
+        self.patient = ReferenceWatermark(self.order, patient=True)
+        self.eager = ReferenceWatermark(self.order, patient=False)
+        self.references = (self.patient, self.eager)
         self.ranks = [tape.below(3) for _ in range(1 + tape.below(3))]
         self.sent = [0] * len(self.ranks)
         self.fused: list[Fused] = []
@@ -132,36 +140,39 @@ class LateLife:
         name, rank = f"s{n}", self.ranks[n]
         if name not in session.streams:
             self.engine.open_stream(session, name, MODALITIES[rank], self.sent[n] + 1, "publisher", self.now_s)
-            self.reference.open(name, MODALITIES[rank], self.now_s)
+            for reference in self.references:
+                reference.open(name, MODALITIES[rank], self.now_s)
         self.sent[n] += 1
         event_time_s, frames = 0.25 * self.tape.below(24), FRAMES[rank][self.tape.below(32)]
-        watermark_s = self.reference.watermark_s
+        watermark_s = session.timeline.watermark_s
+        assert self.patient.watermark_s <= watermark_s <= self.eager.watermark_s
         is_late = event_time_s <= watermark_s
         self.late += is_late
         entry = SegmentEntry(self.sent[n], event_time_s, frames)
         verdict = self.engine.add(session, name, entry, self.now_s, wall_s=1e6)
         if is_late and self.order.late == "drop":
             assert verdict.code == "late"
-            self.reference.land(name, -inf, self.now_s)
-            return
-        assert verdict.code == ("late_fused" if is_late else "accepted")
-        if is_late:
-            event_time_s = nextafter(watermark_s, inf)
-        self.reference.land(name, event_time_s, self.now_s)
-        self.fused.append(Fused(FusionKey(event_time_s, rank, name, self.sent[n]), frames))
-        assert session.timeline.watermark_s == self.reference.watermark_s
+            event_time_s = -inf
+        else:
+            assert verdict.code == ("late_fused" if is_late else "accepted")
+            event_time_s = nextafter(watermark_s, inf) if is_late else event_time_s
+            self.fused.append(Fused(FusionKey(event_time_s, rank, name, self.sent[n]), frames))
+        for reference in self.references:
+            reference.land(name, event_time_s, self.now_s)
 
     def _pass_time(self, seconds: float) -> None:
         self.now_s += seconds
         self.engine.tick(self.now_s)
-        self.reference.tick(self.now_s)
+        for reference in self.references:
+            reference.tick(self.now_s)
 
     def _end(self) -> None:
         name = f"s{self.tape.below(len(self.ranks))}"
         session = self.engine.sessions.get(KEY)
         if session is not None and name in session.streams:
             self.engine.end_stream(session, name, self.now_s)
-            self.reference.end(name, self.now_s)
+            for reference in self.references:
+                reference.end(name, self.now_s)
 
     def _leave(self) -> None:
         """All is fused, settled and stored; the session leaves memory and must come back as if it had stayed."""

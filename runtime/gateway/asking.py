@@ -1,0 +1,60 @@
+"""What every endpoint reads of a request in the same way: who asks, and which session."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Depends, Header, Path, Security
+from fastapi.requests import HTTPConnection
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from runtime.gateway.backend import Backend, Caller
+from runtime.gateway.errors import ApiError
+from runtime.keys import check_id
+
+_bearer = HTTPBearer(auto_error=False, description="a token of the runtime's tokens file; needed where there is one")
+
+
+def as_text(what: str, encoded: bytes) -> str:
+    try:
+        return encoded.decode()
+    except UnicodeDecodeError:
+        raise ApiError("bad_id", f"{what} is not UTF-8") from None
+
+
+def the_caller(
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    x_grf_tenant: Annotated[
+        str, Header(description="the tenant, UTF-8; without tokens any may be named, with them the token decides")
+    ] = "default",
+) -> Caller:
+    return read_caller(credentials.credentials if credentials else "", x_grf_tenant)
+
+
+def read_caller(token: str, tenant: str) -> Caller:
+    """From header values as ASGI has them, Latin-1."""
+    return Caller(as_text("tenant", tenant.encode("latin-1")), as_text("token", token.encode("latin-1")))
+
+
+def the_session(
+    session: Annotated[
+        str,
+        Path(
+            description="id of the session as ONE percent-encoded path segment: `a/b` is `a%2Fb`",
+            examples=["robot-7"],
+        ),
+    ],
+) -> str:
+    """Paths are matched as they were sent (`raw_path`), so a slash of the id is still encoded here."""
+    return check_id("session", as_text("session", unquote_to_bytes(session)))
+
+
+def the_backend(connection: HTTPConnection) -> Backend:
+    backend: Backend = connection.app.state.backend
+    return backend
+
+
+WhoAsks = Annotated[Caller, Depends(the_caller)]
+SessionId = Annotated[str, Depends(the_session)]
+TheBackend = Annotated[Backend, Depends(the_backend)]

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from runtime.settings import LAYERS, SettingError, Settings, load_settings
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    assert load_settings(environment={}) == Settings()
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(tmp_path: Path) -> None:
+    file = tmp_path / "grf.toml"
+    file.write_text("[order]\nlateness_s = 1\nidle_timeout_s = 3.0\nmode = 'hold'\n")
+    environment = {"GRF_ORDER_LATENESS_S": "2", "GRF_ORDER_IDLE_TIMEOUT_S": "4", "GRF_CONFIG": str(file)}
+    order = load_settings(["order.lateness_s=5"], environment=environment).order
+    assert (order.lateness_s, order.idle_timeout_s, order.mode, order.late) == (5.0, 4.0, "hold", "drop")
+
+
+def test_lateness_by_modality_can_be_given_in_every_way(tmp_path: Path) -> None:
+    file = tmp_path / "grf.toml"
+    file.write_text("[order.lateness_by_modality_s]\ntext = 5\nimu = 0.05\n")
+    expected = {"text": 5.0, "imu": 0.05}
+    assert load_settings(config=str(file), environment={}).order.lateness_by_modality_s == expected
+    flag = "order.lateness_by_modality_s=text=5,imu=0.05"
+    assert load_settings([flag], environment={}).order.lateness_by_modality_s == expected
+    variable = {"GRF_ORDER_LATENESS_BY_MODALITY_S": "text=5, imu=0.05"}
+    assert load_settings(environment=variable).order.lateness_by_modality_s == expected
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("order.lateness=1", "order.lateness: no such setting"),
+        ("orders.lateness_s=1", "orders.lateness_s: no such setting"),
+        ("order.lateness_s", "expected layer.field=value"),
+        ("order.lateness_s=soon", "order.lateness_s: cannot read 'soon' as a number"),
+        ("order.lateness_s=-1", "lateness_s must not be negative"),
+        ("order.mode=backwards", "order.mode: 'backwards' is none of rewind, hold, arrival"),
+        ("runtime.http_port=80000", "http_port must be a port"),
+        ("runtime.lease_s=0.1", "lease_s"),
+        ("order.lateness_by_modality_s=text", "order.lateness_by_modality_s: cannot read"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(flag: str, told: str) -> None:
+    with pytest.raises(SettingError, match=told.replace("(", r"\(")):
+        load_settings([flag], environment={})
+
+
+def test_an_unknown_variable_of_a_layer_is_an_error_and_others_are_not_ours() -> None:
+    with pytest.raises(SettingError, match="GRF_ORDER_LATENES_S"):
+        load_settings(environment={"GRF_ORDER_LATENES_S": "1"})
+    assert load_settings(environment={"GRF_ADDRESS": "http://elsewhere:8000"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("order = 3", "'order' is not a section"),
+        ("[order]\nspeed = 1", "order.speed: no such setting"),
+        ("[order]\nlateness_s = '1'", "order.lateness_s: '1' is not a number"),
+        ("[order\n", "grf.toml"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "grf.toml"
+    file.write_text(text)
+    with pytest.raises(SettingError, match=told):
+        load_settings(config=str(file), environment={})
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"nowhere\.toml"):
+        load_settings(config=str(tmp_path / "nowhere.toml"), environment={})
+
+
+def test_tokens_are_read_and_a_bad_file_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    file.write_text('{"s3cret": "acme"}')
+    assert load_settings([f"runtime.tokens_file={file}"], environment={}).tokens() == {"s3cret": "acme"}
+    file.write_text("[]")
+    with pytest.raises(SettingError, match="tokens_file"):
+        load_settings([f"runtime.tokens_file={file}"], environment={}).tokens()
+
+
+def test_every_setting_is_in_the_operations_guide() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    missing = [
+        f"{layer}.{item.name}"
+        for layer, kind in LAYERS.items()
+        for item in dataclasses.fields(kind)
+        if f"`{layer}.{item.name}`" not in guide
+    ]
+    assert not missing
