@@ -55,13 +55,11 @@ class LocalRuntime:
     def stop(self, drain_s: float = DRAIN_S) -> bool:
         """Save what is settled, then stop all processes; True if all that was settled is saved."""
         import ray
-        from ray import serve
 
         saved = False
         if ray.is_initialized():
             if self._controller is not None:
                 saved = self._stop_workers(drain_s)
-                serve.shutdown()
             ray.shutdown()
         if self._lock is not None:
             (Path(self.settings.runtime.state_dir) / PID_FILE).unlink(missing_ok=True)
@@ -110,6 +108,7 @@ class LocalRuntime:
             log_to_driver=self._show_logs,
             logging_level=logging.ERROR,
         )
+        logging.getLogger("ray.serve").setLevel(logging.INFO if self._show_logs else logging.ERROR)
         on_progress("starting the worker")
         self._controller = start_controller(self.settings)
         self._wait_for_worker()

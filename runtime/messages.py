@@ -243,6 +243,8 @@ class StreamAck:
     """every sequence number up to this one is in the committed settled state, or was answered by a Nack"""
     version: int
     """version of the live state that holds everything up to `fused`"""
+    taken: int = 0
+    """every sequence number up to this one has left the window: it is fused, or only the watermark holds it back"""
 
 
 @dataclass(frozen=True, slots=True)

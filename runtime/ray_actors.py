@@ -41,7 +41,6 @@ class ControllerActor:
         server, _ = start_http_server(0, settings.runtime.host, registry)
         self._metrics_url = f"http://{settings.runtime.host}:{server.server_port}/metrics"
         self._settings = settings
-        self._workers: dict[str, Handle] = {}
         self._stopping = threading.Event()
         self._controller = Controller(
             open_store(settings),
@@ -58,10 +57,17 @@ class ControllerActor:
             self._controller.tick(time.monotonic())
 
     def _start_worker(self, name: str) -> None:
+        # Detached: a worker must outlive the controller that started it.
         actor = ray.remote(WorkerActor).options(
-            name=name, namespace=NAMESPACE, max_restarts=-1, max_concurrency=4, num_cpus=0, get_if_exists=True
+            name=name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            max_restarts=-1,
+            max_concurrency=4,
+            num_cpus=0,
+            get_if_exists=True,
         )
-        self._workers[name] = actor.remote(name, self._settings)
+        actor.remote(name, self._settings)
 
     def beat(self, beat: Beat) -> Orders:
         return self._controller.beat(beat, time.monotonic())
@@ -75,7 +81,11 @@ class ControllerActor:
     def stop(self, drain_s: float) -> bool:
         """Stop all workers; True if all that was settled is saved."""
         self._stopping.set()
-        stopped = [worker.stop.remote(drain_s) for worker in self._workers.values()]
+        alive = [
+            worker for worker in self.cluster()["workers"] if worker["heard_s_ago"] < self._settings.runtime.lease_s
+        ]
+        names = [worker["name"] for worker in alive]
+        stopped = [ray.get_actor(name, NAMESPACE).stop.remote(drain_s) for name in names]
         done: list[Any] = ray.wait(stopped, num_returns=len(stopped), timeout=drain_s + 5.0)[0] if stopped else []
         return len(done) == len(stopped) and all(ray.get(done))
 

@@ -7,7 +7,7 @@ is durable is recognised by its number.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 
@@ -26,13 +26,26 @@ class Due:
 
 
 def schedule(segments: Iterable[RecordedSegment], speed: float) -> list[Due]:
-    """When each segment is due: as it arrived where that was recorded, else at its event time; `inf` means at once."""
+    """When each segment is due: as it arrived where that was recorded, else at its event time; `inf` means at once.
+
+    A stream is played in the order of its sequence numbers; what arrived out of turn is due with its successor.
+    """
     if not speed > 0:
         raise ValueError(f"speed must be positive: {speed}")
-    timed = [(s.event_time_s if s.arrival_s is None else s.arrival_s, s) for s in segments]
+    streams: dict[tuple[str, str], list[RecordedSegment]] = {}
+    for segment in segments:
+        streams.setdefault((segment.session, segment.stream), []).append(segment)
+    timed = [item for stream in streams.values() for item in _in_sequence(stream)]
     timed.sort(key=lambda item: item[0])
     first_s = timed[0][0] if timed else 0.0
     return [Due(0.0 if speed == inf else (at_s - first_s) / speed, segment) for at_s, segment in timed]
+
+
+def _in_sequence(stream: list[RecordedSegment]) -> Iterator[tuple[float, RecordedSegment]]:
+    at_s = -inf
+    for segment in sorted(stream, key=lambda item: item.sequence):
+        at_s = max(at_s, segment.event_time_s if segment.arrival_s is None else segment.arrival_s)
+        yield at_s, segment
 
 
 def play(

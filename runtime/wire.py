@@ -34,6 +34,8 @@ PROTOCOL_VERSION = 1
 MAX_HEADER_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = 16 << 20
 MAX_GROUPS = 4096
+MAX_SEGMENTS = 4096
+"""in one message: each costs time, however empty"""
 MAX_SEQUENCE = 2**62
 
 assert sys.byteorder == "little", "tensor frames are little-endian views of host memory"
@@ -65,7 +67,7 @@ def encode(message: Message) -> list[Frame]:
             header = [PROTOCOL_VERSION, Segments.tag, [_group_header(group) for group in groups]]
             return [_pack(header), *(_group_tensor(group) for group in groups)]
         case Ack(streams):
-            rows = [[a.session, a.stream, a.fused, a.durable, a.version] for a in streams]
+            rows = [[a.session, a.stream, a.fused, a.durable, a.version, a.taken] for a in streams]
             return [_pack([PROTOCOL_VERSION, Ack.tag, rows])]
         case Tapped():
             header = [getattr(message, name) for name in _TAPPED]
@@ -152,13 +154,23 @@ def _decode_segments(fields: list[Any], tensors: Sequence[Frame]) -> Segments:
     n_bytes = sum(map(len, tensors))
     if n_bytes > MAX_MESSAGE_BYTES:
         raise DecodeError("too_large", f"segments: {n_bytes} bytes of frames, more than {MAX_MESSAGE_BYTES}")
-    return Segments(tuple(_decode_group(group, tensor) for group, tensor in zip(groups, tensors, strict=True)))
+    decoded = []
+    n_segments = 0
+    for group, tensor in zip(groups, tensors, strict=True):
+        session, stream, oldest, dtype, rows = _group_fields(group)
+        n_segments += len(rows)
+        if n_segments > MAX_SEGMENTS:
+            raise DecodeError("too_large", f"segments: {n_segments} segments or more, {MAX_SEGMENTS} at most")
+        decoded.append(StreamSegments(session, stream, oldest, _decode_entries(rows, dtype, tensor)))
+    return Segments(tuple(decoded))
 
 
-def _decode_group(group: Any, tensor: Frame) -> StreamSegments:
+def _group_fields(group: Any) -> tuple[str, str, int, str, list[Any]]:
     match group:
-        case [str(session), str(stream), int(oldest), str(dtype), [_, *_] as rows, *_] if 0 < oldest <= MAX_SEQUENCE:
-            return StreamSegments(session, stream, oldest, _decode_entries(rows, dtype, tensor))
+        case [str(session), str(stream), oldest, str(dtype), [_, *_] as rows, *_] if (
+            type(oldest) is int and 0 < oldest <= MAX_SEQUENCE
+        ):
+            return session, stream, oldest, dtype, rows
     raise _malformed("segments: a group is not [session, stream, oldest, dtype, [[sequence, event time, T], ...]]")
 
 
@@ -166,7 +178,9 @@ def _decode_entries(rows: list[Any], dtype: str, tensor: Frame) -> tuple[Segment
     total = 0
     for row in rows:
         match row:
-            case [int(sequence), float() | int() as event_time_s, int(length), *_] if length >= 0:
+            case [sequence, event_time_s, length, *_] if (
+                type(sequence) is int and type(event_time_s) in (float, int) and type(length) is int and length >= 0
+            ):
                 if not 0 < sequence <= MAX_SEQUENCE:
                     raise _malformed(f"segments: sequence {sequence} is outside 1 .. 2**62")
                 if not -1e15 < event_time_s < 1e15:
@@ -219,10 +233,13 @@ def _decode_ack(fields: list[Any]) -> Ack:
     streams = []
     for row in fields[0]:
         match row:
-            case [str(session), str(stream), int(fused), int(durable), int(version), *_]:
-                streams.append(StreamAck(session, stream, fused, durable, version))
+            case [str(session), str(stream), fused, durable, version, *rest] if (
+                _is_of(fused, int) and _is_of(durable, int) and _is_of(version, int)
+            ):
+                taken = rest[0] if rest and _is_of(rest[0], int) else fused
+                streams.append(StreamAck(session, stream, fused, durable, version, taken))
             case _:
-                raise _malformed("ack: an entry is not [session, stream, fused, durable, version]")
+                raise _malformed("ack: an entry is not [session, stream, fused, durable, version, taken]")
     return Ack(tuple(streams))
 
 

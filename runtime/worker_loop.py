@@ -16,6 +16,7 @@ from typing import TypeVar
 import zmq
 
 from runtime.dispatch.dispatcher import Dispatcher
+from runtime.dispatch.turn_clock import TurnClock
 from runtime.doorbell import Doorbell
 from runtime.store.base import Store
 from runtime.store_thread import StoreThread
@@ -45,6 +46,7 @@ class WorkerLoop:
         self._on_turn = on_turn
         self._calls: deque[Callable[[], None]] = deque()
         self._stopping = False
+        self._clock = TurnClock(time.monotonic)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -123,7 +125,7 @@ class WorkerLoop:
             self._bell.close()
 
     def _turn(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock()
         wait_s = 0.0 if self.dispatcher.has_work else min(max(self.dispatcher.wake_at_s - now_s, 0.0), MAX_POLL_S)
         # Rounded up: waking before the time only to wait again would spin.
         ready = dict(self._poller.poll(int(wait_s * 1000) + (wait_s > 0)))
@@ -135,7 +137,7 @@ class WorkerLoop:
         self._work()
 
     def _receive(self) -> None:
-        now_s, wall_s = time.monotonic(), time.time()
+        now_s, wall_s = self._clock(), time.time()
         for _ in range(RECEIVE_AT_ONCE):
             try:
                 identity, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
@@ -149,13 +151,13 @@ class WorkerLoop:
 
     def _work(self) -> None:
         while (outcome := self._store.take_outcome()) is not None:
-            self.dispatcher.store.finish(*outcome, time.monotonic())
-        self.dispatcher.work(time.monotonic())
+            self.dispatcher.store.finish(*outcome, self._clock())
+        self.dispatcher.work(self._clock())
         for job in self.dispatcher.store.take():
             self._store.submit(job)
         self._send()
         if self._on_turn is not None:
-            self._on_turn(time.monotonic())
+            self._on_turn(self._clock())
 
     def _send(self) -> None:
         for identity, message in self.dispatcher.outbox.take():

@@ -37,6 +37,7 @@ class Schedule:
     warmup_epochs: int = 5
     patience: int = 20  # epochs without a better validation loss
     gradient_norm: float = 1.0
+    averaging: float = 0.0  # decay, per optimiser step, of the running mean of the weights that is validated and kept
     truncate_steps: int = 32  # steps through which gradients flow back
     late_weight: float = 2.0  # the loss after step k of n counts ((k + 1) / n) ** late_weight
     validation_share: float = 0.2  # of the training half

@@ -254,9 +254,10 @@ class PublisherCore:
         buffer = self._streams.get((ack.session, ack.stream))
         if buffer is None:
             return
-        for entry in buffer.fused(ack.fused, ack.version):
+        for entry in buffer.taken(max(ack.taken, ack.fused)):
             self._in_flight_segments -= 1
             self._in_flight_bytes -= entry.n_bytes
+        for entry in buffer.fused(ack.fused, ack.version):
             if entry.receipt.is_fused and not entry.counted:
                 entry.counted = True
                 self.stats.fused += 1

@@ -1,6 +1,6 @@
 """The segments of one stream that are not durable yet, and how far each step of their way has come.
 
-oldest ........ fused_upto ........ sent_upto ........ next_sequence - 1
+oldest ........ taken_upto ........ sent_upto ........ next_sequence - 1
   kept until durable     in flight           waiting to be sent
 """
 
@@ -92,6 +92,7 @@ class StreamBuffer:
         self._next: int | None = None
         self._numbered_by_user = False
         self._sent_upto = 0
+        self._taken_upto = 0
         self._fused_upto = 0
         self._durable_upto = 0
         self._ended = False
@@ -212,8 +213,8 @@ class StreamBuffer:
         return batch
 
     def in_flight(self) -> tuple[int, int]:
-        """How many segments are sent and not fused, and their bytes."""
-        entries = list(self._between(self._fused_upto, self._sent_upto))
+        """How many segments are sent and not taken, and their bytes."""
+        entries = list(self._between(self._taken_upto, self._sent_upto))
         return len(entries), sum(entry.n_bytes for entry in entries)
 
     # ---- what the worker says ----
@@ -227,14 +228,14 @@ class StreamBuffer:
                 self._number(self._unnumbered.popleft())
         self._durable_upto = durable  # lower than before after a reset: what the worker says counts
         done = self.durable(durable)
-        self._sent_upto = self._fused_upto = self.oldest - 1
+        self._sent_upto = self._taken_upto = self._fused_upto = self.oldest - 1
         return done
 
     def reconnect(self) -> int:
         """Open and send everything again; return how many segments had been sent already."""
         sent = len(list(self._between(0, self._sent_upto)))
         self._state = "closed"
-        self._sent_upto = self._fused_upto = self.oldest - 1
+        self._sent_upto = self._taken_upto = self._fused_upto = self.oldest - 1
         self._end_sent = False
         return sent
 
@@ -247,8 +248,15 @@ class StreamBuffer:
         self._sent_upto = min(self._sent_upto, max(sequence - 1, self.oldest - 1))
         return again
 
+    def taken(self, upto: int) -> list[Entry]:
+        """All up to here have left the window; return those that were in it."""
+        upto = min(upto, self._sent_upto)
+        entries = list(self._between(self._taken_upto, upto))
+        self._taken_upto = max(self._taken_upto, upto)
+        return entries
+
     def fused(self, upto: int, version: int) -> list[Entry]:
-        """All up to here are in the live state; return those that were in flight."""
+        """All up to here are in the live state; return those of which that was not known on this connection."""
         entries = list(self._between(self._fused_upto, min(upto, self._sent_upto)))
         self._fused_upto = max(self._fused_upto, min(upto, self._sent_upto))
         for entry in entries:

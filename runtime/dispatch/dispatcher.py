@@ -168,7 +168,7 @@ class Dispatcher:
         self._questions.tick(now_s)
         self.peers.drop_silent(now_s - PEER_TIMEOUT_S)
         self.saver.save(now_s)
-        self._publishing.tell_opened()
+        self._publishing.tell_opened(now_s)
         self._teller.tell_progress(self._wall_offset_s)
         self.engine.tapped = bool(self.peers.taps())
 

@@ -113,8 +113,7 @@ class SessionLoader:
                 self._engine.forget(key)
                 self._refuse_all(key, "unavailable", str(error), RELOAD_AFTER_MS)
                 return
-        if session.settled_version == 0:  # publishers that waited for this worker do not connect at the same moment
-            session.timeline.gather_until_s = now_s + self._engine.policy.order.idle_timeout_s
+        self._engine.gather(session, now_s)
         self._run_all(key, session)
 
     def _run_all(self, key: SessionKey, session: Session | None) -> None:

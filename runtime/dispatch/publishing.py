@@ -71,8 +71,8 @@ class Publishing:
             refuse("session_reset", session.reset_reason or "the session was deleted, or its store was replaced")
         self._opening.append(_Opening(peer, message, session.key))
 
-    def tell_opened(self) -> None:
-        """Answer those whose stream the store knows by now."""
+    def tell_opened(self, now_s: float) -> None:
+        """Answer those whose stream the store knows by now; wait for all of them, however long that takes."""
         opening, self._opening = self._opening, []
         for one in opening:
             session = self._engine.sessions.get(one.key)
@@ -80,7 +80,9 @@ class Publishing:
             if session is None or stream is None:
                 text = "the session was deleted meanwhile"
                 self._outbox.refuse_segment(one.peer, one.message.session, one.message.stream, 0, "not_open", text)
-            elif stream.stored == "yes":
+                continue
+            self._engine.wait_for_opening(session, one.message.stream, now_s)
+            if stream.stored == "yes":
                 self._tell_opened(one.peer, one.message, session, stream)
             else:
                 self._opening.append(one)

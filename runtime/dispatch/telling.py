@@ -42,7 +42,10 @@ class Teller:
             stream = session.streams[name]
             peer = self._peers.owner(stream.owner)
             if peer is not None:
-                ack = m.StreamAck(session.key.session, name, stream.fused.upto, stream.durable, session.live_version)
+                fused, durable, version = stream.fused.upto, stream.durable, session.live_version
+                # Held back, a segment waits for others; they could not come if it kept its place in the window.
+                taken = stream.received.upto if self._engine.policy.order.mode == "hold" else fused
+                ack = m.StreamAck(session.key.session, name, fused, durable, version, taken)
                 acks.setdefault(peer.identity, []).append(ack)
 
     def _tell_taps(self, key: SessionKey, entry: Entry, wall_offset_s: float) -> None:

@@ -19,7 +19,7 @@ from grf_core.step import StepModel
 from runtime.engine.admission import MAX_REFUSALS_KEPT, MAX_SEQUENCES_AHEAD, frames_fault, time_fault
 from runtime.engine.batcher import BatchPolicy, ReadyQueue
 from runtime.engine.order import NO_SLOT, Entry, FusionKey, OrderPolicy
-from runtime.engine.quota import BYTE_LIMITS, QuotaPolicy, Quotas, Refusal
+from runtime.engine.quota import BYTE_LIMITS, SHARE_OF_THOSE_AHEAD, QuotaPolicy, Quotas, Refusal
 from runtime.engine.residents import Residents
 from runtime.engine.sequences import SequenceSet
 from runtime.engine.session import Session, SettledStep, ShownState, StreamState, extend_lineage
@@ -129,7 +129,9 @@ class Engine:
         rank = self.signature.rank(modality)
         state = session.streams.get(stream)
         if state is None:
-            state = session.streams[stream] = StreamState(rank, SequenceSet(base - 1), durable=0)  # nothing is committed
+            state = session.streams[stream] = StreamState(
+                rank, SequenceSet(base - 1), durable=0
+            )  # nothing is committed
         elif state.rank != rank:
             raise ValueError(f"stream {stream!r} is of modality {self.signature.modalities[state.rank].name}")
         state.let_go(base)
@@ -141,6 +143,18 @@ class Engine:
         session.timeline.open_stream(stream, modality, now_s + self.policy.order.idle_timeout_s)
         self.residents.touch(session, now_s)
         return previous or ""
+
+    def gather(self, session: Session, now_s: float) -> None:
+        """Let nothing settle in a new session for a while: publishers that have waited for this worker, and hold what
+        they could not send, do not all connect at the same moment."""
+        if session.settled_version == 0:
+            session.timeline.gather_until_s = now_s + self.policy.order.idle_timeout_s
+
+    def wait_for_opening(self, session: Session, stream: str, now_s: float) -> None:
+        """Wait for a stream as from now: its publisher has not been told that it may begin."""
+        session.timeline.wait_longer(stream, now_s + self.policy.order.idle_timeout_s)
+        if session.streams[stream].stored != "yes":
+            self.gather(session, now_s)
 
     def end_stream(self, session: Session, stream: str, now_s: float) -> None:
         session.timeline.end_stream(stream)
@@ -212,6 +226,8 @@ class Engine:
         self._rewind(session, entry)
         self.residents.touch(session, now_s)
         session.last_segment_s = now_s
+        if self.policy.order.mode == "hold":
+            self._acknowledge(session.key, stream)
         self._landed(session, stream, event_time_s, now_s)
         if late and self.policy.order.mode != "arrival":
             self.tally.late_fused[self.signature.modalities[state.rank].name] += 1
@@ -222,7 +238,13 @@ class Engine:
         waiting = len(session.timeline.entries)
         if session.timeline.is_full:
             return Refusal("session_backlog", f"{waiting} segments of the session wait for their step")
-        return self.quotas.refuses_segment(session.key.tenant, entry.n_bytes, now_s)
+        tenant, n_bytes = session.key.tenant, entry.n_bytes
+        refusal = self.quotas.refuses_segment(tenant, n_bytes, now_s, SHARE_OF_THOSE_AHEAD)
+        if refusal is not None and refusal.reason in BYTE_LIMITS:
+            session.timeline.gather_until_s = -inf
+            if session.timeline.holds_back(entry.key.stream, now_s):
+                return self.quotas.refuses_segment(tenant, n_bytes, now_s)
+        return refusal
 
     def _landed(self, session: Session, stream: str, event_time_s: float, now_s: float) -> None:
         """Move the watermark, and do what that allows."""
@@ -256,10 +278,14 @@ class Engine:
         self.tally.fused_again += len(stale)
 
     def _slow_down(self, session: Session, stream: str, refusal: Refusal, now_s: float) -> Verdict:
-        """Refuse for now, and wait for the stream. But not at a limit of bytes: what waits for this stream may be what
-        fills it, and would never settle. Nor at one that only the publisher itself can relieve."""
+        """Refuse for now, and wait for the stream. But not at a limit that only its publisher can relieve, nor at one of
+        bytes if it holds its session back: what waits for it may be what fills the limit, and would never settle."""
         self.residents.touch(session, now_s)
-        if refusal.reason not in (*BYTE_LIMITS, "sequence_ahead", "refusals"):
+        if refusal.reason in BYTE_LIMITS:
+            waits = not session.timeline.holds_back(stream, now_s)
+        else:
+            waits = refusal.reason not in ("sequence_ahead", "refusals")
+        if waits:
             retry_s = now_s + refusal.retry_after_ms / 1000
             session.timeline.wait_longer(stream, retry_s + self.policy.order.idle_timeout_s)
         self.tally.slowed_by_reason[refusal.reason] += 1

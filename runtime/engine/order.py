@@ -148,6 +148,11 @@ class Timeline:
     def waits_for(self, stream: str, now_s: float) -> bool:
         return stream in self.clocks and self.clocks[stream].wait_until_s > now_s
 
+    def holds_back(self, stream: str, now_s: float) -> bool:
+        """Is it this stream, or one that is just as far, that the watermark follows?"""
+        waited_for = (clock.newest_s for clock in self.clocks.values() if clock.wait_until_s > now_s)
+        return self.clocks[stream].newest_s <= min(waited_for, default=inf)
+
     def end_stream(self, stream: str) -> None:
         """Nothing more comes on this stream: do not wait for it."""
         if stream in self.clocks:
@@ -241,7 +246,7 @@ class Timeline:
     @property
     def idle_at_s(self) -> float:
         """Processing time from which no stream is waited for; -inf when that is so already."""
-        return max((clock.wait_until_s for clock in self.clocks.values()), default=self.gather_until_s)
+        return max([self.gather_until_s, *(clock.wait_until_s for clock in self.clocks.values())])
 
     def cut(self) -> bool:
         """Keep the chain in its limits by settling the oldest entries early; True if that moved the watermark."""

@@ -7,6 +7,9 @@ from math import inf
 
 BYTE_LIMITS = ("tenant_bytes", "worker_bytes")
 """the refusals that mean: too much has landed that is not settled"""
+SHARE_OF_THOSE_AHEAD = 0.75
+"""of the limits on bytes. The rest is kept for the streams that hold their sessions back: what has landed ahead of
+them settles only when they go on, and would otherwise keep them out for good"""
 SLOW_DOWN_MS = 50
 """how long a sender waits that met a limit which the engine's own work relieves"""
 
@@ -62,12 +65,15 @@ class Quotas:
             return Refusal("tenant_sessions", f"tenant has {self._policy.max_sessions} sessions in memory", 1000)
         return None
 
-    def refuses_segment(self, tenant: str, n_bytes: int, now_s: float) -> Refusal | None:
-        """A reason not to take a segment now; None takes a token from the tenant's rate."""
+    def refuses_segment(self, tenant: str, n_bytes: int, now_s: float, share: float = 1.0) -> Refusal | None:
+        """A reason not to take a segment now; None takes a token from the tenant's rate.
+
+        `share` of the limits on bytes is what this kind of segment may use.
+        """
         usage = self._usage(tenant)
-        if usage.pending_bytes + n_bytes > self._policy.max_pending_bytes:
+        if usage.pending_bytes + n_bytes > share * self._policy.max_pending_bytes:
             return Refusal("tenant_bytes", f"tenant has {usage.pending_bytes} bytes pending")
-        if self.pending_bytes + n_bytes > self._policy.worker_pending_bytes:
+        if self.pending_bytes + n_bytes > share * self._policy.worker_pending_bytes:
             return Refusal("worker_bytes", f"worker has {self.pending_bytes} bytes pending")
         rate = self._policy.max_segments_per_s
         if rate == inf:

@@ -56,6 +56,8 @@ def create_app(backend: Backend) -> FastAPI:
         version=_version(),
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # FastAPI's pages load scripts from the Internet; /docs is ours
+        redoc_url=None,
     )
     app.state.backend = backend
     app.state.event_streams = EventStreams(backend.policy.max_event_streams, backend.metrics)

@@ -38,7 +38,7 @@ class Relay:
         oldest: int = 1,
         timeout_s: float,
     ) -> tuple[Posted, bool]:
-        """Hold and send a segment; sequence 0 lets the gateway number it. Raises PublisherFull, ClientClosed.
+        """Hold and send a segment; sequence 0 lets the gateway number it. Raises PublisherFull, Refused, ClientClosed.
 
         Returns it, or the one that was posted under its number before, and whether it is that one.
         """
@@ -47,6 +47,8 @@ class Relay:
             raise PublisherFull(f"{self._core.held.n_bytes} bytes of posted segments are not durable yet")
         mine = Posted(event_time_s, frames, sequence, time.monotonic())
         posted = self._core.post(session, stream, modality, mine, oldest)
+        if posted.code:
+            raise Refused(posted.code, posted.text)
         self._driver.wake()
         return posted, posted is not mine
 

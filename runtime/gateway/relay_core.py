@@ -169,7 +169,7 @@ class RelayCore:
                 for ack in streams:
                     relay = self._streams.get((ack.session, ack.stream))
                     if relay is not None:
-                        relay.acknowledge(ack.fused, ack.durable, ack.version)
+                        relay.acknowledge(ack.fused, ack.durable, ack.version, ack.taken)
             case m.Opened(session, stream):
                 relay = self._streams.get((session, stream))
                 if relay is not None:
@@ -188,8 +188,7 @@ class RelayCore:
         name = (nack.session, nack.stream)
         self._due[name] = None
         if nack.code == "not_open":
-            if relay.state == "open":
-                relay.close()
+            relay.close()
         elif nack.code == "stream_taken":
             if relay.state == "open":
                 self._on_refused(nack.code, len(relay.taken(nack)))

@@ -1,8 +1,8 @@
 """One stream as HTTP clients post it: segments by number, in any order, again and again, through any gateway.
 
 Unlike a publisher's own buffer this one has no say over the numbers. It tells the worker the truth about them (the
-`oldest` of the wire is what the poster says it is), lets the worker find duplicates, and refuses a number that would
-leave a gap. A number that is missing anyway is waited for, not given up.
+`oldest` of the wire is what the poster says it is), lets the worker say what has become of a number that it may know,
+and refuses a number that would leave a gap. A number that is missing anyway is waited for, not given up.
 
     held, not sent --> sent --> fused --> durable: forgotten
                            \\-> refused: held without frames until its number is accounted for
@@ -10,7 +10,6 @@ leave a gap. A number that is missing anyway is waited for, not given up.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from math import inf
 from typing import Literal
 
@@ -18,8 +17,8 @@ from runtime import messages as m
 from runtime.client.stream_buffer import NO_FRAMES
 from runtime.gateway.posted import Held, Posted
 
-REMEMBERED_REFUSALS = 64
-"""per stream: a post that is repeated gets the same answer"""
+REFUSALS_KEPT = 1024
+"""so many numbers back the worker is to remember what it refused: a post that is repeated gets the same answer"""
 
 
 class RelayStream:
@@ -35,8 +34,6 @@ class RelayStream:
         self._numbered: dict[int, Posted] = {}
         """not durable yet, refused ones included"""
         self._unnumbered: list[Posted] = []
-        self._refused: OrderedDict[int, Posted] = OrderedDict()
-        """the newest that were refused and are accounted for"""
         self._declared_oldest = 1
         self._known_last = 0
         """highest number that the worker has, or was sent"""
@@ -53,22 +50,24 @@ class RelayStream:
     @property
     def oldest(self) -> int:
         """What lies below is durable, or given up by its poster."""
-        return min(self._declared_oldest, min(self._numbered, default=self._declared_oldest))
+        oldest = max(self._declared_oldest, self._known_durable + 1 - REFUSALS_KEPT)
+        return min(oldest, min(self._numbered, default=oldest))
 
     # ---- the posters' side ----
 
     def post(self, posted: Posted, oldest: int) -> Posted:
         """Take a segment; return it, or the one that was posted under its number before."""
         self._declared_oldest = max(self._declared_oldest, oldest)
-        known = self._numbered.get(posted.sequence) or self._refused.get(posted.sequence)
-        if known is not None:
-            return known
-        if self.state == "open" and posted.is_given and not self._admit(posted, self._highest):
-            return posted
-        if posted.is_given:
-            self._numbered[posted.sequence] = posted
-        else:
+        if posted.sequence in self._numbered:
+            return self._numbered[posted.sequence]
+        if not posted.is_given:
             self._unnumbered.append(posted)
+        elif self.state == "open" and posted.sequence > self._known_last and not self._admit(posted, self._highest):
+            return posted
+        else:
+            self._numbered[posted.sequence] = posted
+            if not posted.is_admitted and self.state == "open":
+                self.state = "closed"  # the worker may know this number: opened again, it says how it stands
         self._total.n_bytes += posted.n_bytes
         return posted
 
@@ -107,7 +106,6 @@ class RelayStream:
             posted.refuse("sequence_gap", text)
             return False
         posted.is_admitted = True
-        posted.is_duplicate = posted.sequence <= self._known_last
         return True
 
     # ---- sending ----
@@ -152,12 +150,14 @@ class RelayStream:
         self._known_durable, self._known_last, self.fused_upto = durable, last, durable
         if is_reset:
             self._forget_former_life()
+        for posted in self._numbered.values():
+            posted.is_duplicate = posted.is_duplicate or (posted.sequence <= last and not posted.is_admitted)
+            posted.is_admitted = posted.is_admitted or posted.sequence <= last
         self.acknowledge(durable, durable, version)
         self._admit_waiting("session_reset" if is_reset else "")
 
     def _forget_former_life(self) -> None:
         """The session was deleted, or an older one was restored: what it had fused is gone with it."""
-        self._refused.clear()
         for posted in list(self._numbered.values()):
             posted.is_admitted = False
             if posted.code or posted.is_fused:
@@ -179,22 +179,24 @@ class RelayStream:
                 posted.code = code or posted.code
                 self._let_go(posted)
 
-    def acknowledge(self, fused: int, durable: int, version: int) -> None:
-        """The worker has every number up to `fused`, and has committed every number up to `durable`."""
+    def acknowledge(self, fused: int, durable: int, version: int, taken: int = 0) -> None:
+        """The worker has every number up to `fused`, and has committed every number up to `durable`; those up to `taken`
+        have left the window.
+
+        What is not admitted waits for more: its number may have been refused.
+        """
         self.fused_upto = max(self.fused_upto, fused)
         self._known_last = max(self._known_last, fused)
         self._known_durable = max(self._known_durable, durable)
-        for posted in [posted for posted in self._numbered.values() if posted.sequence <= fused]:
+        self._total.in_flight -= {posted for posted in self._numbered.values() if posted.sequence <= taken}
+        for posted in [p for p in self._numbered.values() if p.is_admitted and p.sequence <= fused]:
             self._total.in_flight.discard(posted)
+            posted.is_sent = True
             if not posted.is_fused and not posted.code:
                 posted.is_fused, posted.version = True, version
-                posted.is_duplicate = posted.is_duplicate or not posted.is_admitted
-            posted.is_admitted = posted.is_sent = True
             if posted.sequence <= durable:
                 self._let_go(posted)
                 posted.is_durable = not posted.code
-                if posted.code:
-                    self._remember(posted)
 
     def refuse(self, nack: m.Nack) -> bool:
         """The worker has refused this number for good; True if that is news. The number stays until it is durable."""
@@ -236,8 +238,3 @@ class RelayStream:
             del self._numbered[posted.sequence]
         else:
             self._unnumbered.remove(posted)
-
-    def _remember(self, posted: Posted) -> None:
-        self._refused[posted.sequence] = posted
-        if len(self._refused) > REMEMBERED_REFUSALS:
-            self._refused.popitem(last=False)

@@ -21,7 +21,7 @@ from runtime.gateway.models import (
     RouteAnswer,
     ScrapeTarget,
 )
-from runtime.gateway.page import PAGE
+from runtime.gateway.page import DASHBOARD, REFERENCE
 
 READY_WITHIN_S = 2.0
 PAGE_MAY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
@@ -90,8 +90,9 @@ async def get_scrape_targets(request: Request, backend: TheBackend) -> Response:
 
 def _target(url: str, component: str, name: str) -> dict[str, object]:
     parts = urlsplit(url)
+    address = parts.netloc if parts.port else f"{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
     labels = {"__scheme__": parts.scheme, "__metrics_path__": parts.path, "component": component, "name": name}
-    return {"targets": [parts.netloc], "labels": labels}
+    return {"targets": [address], "labels": labels}
 
 
 @runtime_routes.get("/metrics", response_class=Response, summary="Metrics of this gateway process, for Prometheus")
@@ -100,5 +101,10 @@ async def get_metrics(backend: TheBackend) -> Response:
 
 
 @runtime_routes.get("/", response_class=HTMLResponse, summary="The dashboard")
-async def get_page() -> Response:
-    return HTMLResponse(PAGE, headers={"Content-Security-Policy": PAGE_MAY})
+async def get_dashboard() -> Response:
+    return HTMLResponse(DASHBOARD, headers={"Content-Security-Policy": PAGE_MAY})
+
+
+@runtime_routes.get("/docs", response_class=HTMLResponse, summary="This reference")
+async def get_reference() -> Response:
+    return HTMLResponse(REFERENCE, headers={"Content-Security-Policy": PAGE_MAY})

@@ -21,13 +21,18 @@ def segment(sequence: int, event_time_s: float, arrival_s: float | None = None) 
 
 
 def test_segments_are_due_at_their_event_times_divided_by_the_speed() -> None:
-    due = schedule([segment(2, 12.0), segment(1, 10.0), segment(3, 11.0)], speed=2.0)
-    assert [(item.at_s, item.segment.sequence) for item in due] == [(0.0, 1), (0.5, 3), (1.0, 2)]
+    due = schedule([segment(3, 12.0), segment(1, 10.0), segment(2, 11.0)], speed=2.0)
+    assert [(item.at_s, item.segment.sequence) for item in due] == [(0.0, 1), (0.5, 2), (1.0, 3)]
 
 
 def test_recorded_arrivals_count_more_than_event_times() -> None:
-    due = schedule([segment(1, 10.0, arrival_s=100.5), segment(2, 9.0, arrival_s=100.0)], speed=1.0)
-    assert [(item.at_s, item.segment.sequence) for item in due] == [(0.0, 2), (0.5, 1)]
+    due = schedule([segment(1, 10.0, arrival_s=100.0), segment(2, 9.0, arrival_s=100.5)], speed=1.0)
+    assert [(item.at_s, item.segment.sequence) for item in due] == [(0.0, 1), (0.5, 2)]
+
+
+def test_a_stream_is_played_in_the_order_of_its_numbers_whatever_its_event_times() -> None:
+    due = schedule([segment(1, 10.0), segment(2, 12.0), segment(3, 11.0), segment(4, 13.0)], speed=1.0)
+    assert [(item.at_s, item.segment.sequence) for item in due] == [(0.0, 1), (2.0, 2), (2.0, 3), (3.0, 4)]
 
 
 def test_at_full_speed_everything_is_due_at_once_and_in_order() -> None:

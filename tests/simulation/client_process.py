@@ -27,7 +27,13 @@ class Witness(Protocol):
 
 class ClientProcess:
     def __init__(
-        self, core: Core, locate: Callable[[], str], network: Network, time: VirtualTime, random: Random, witness: Witness
+        self,
+        core: Core,
+        locate: Callable[[], str],
+        network: Network,
+        time: VirtualTime,
+        random: Random,
+        witness: Witness,
     ) -> None:
         self._core = core
         self._locate = locate

@@ -19,13 +19,11 @@ from tests.runtime.engine.offline import Fused, OfflineModel, assert_close
 from tests.runtime.toy_model import SIGNATURE, ToyModel
 from tests.simulation.client_process import Planned, PublisherProcess, ReaderProcess
 from tests.simulation.network import Network
-from tests.simulation.scenario import START_S, Fault, Scenario
+from tests.simulation.scenario import NOTICED_AFTER_S, START_S, Fault, Scenario
 from tests.simulation.virtual_time import VirtualTime
 from tests.simulation.watched_store import WatchedStore
 from tests.simulation.worker_process import WorkerProcess
 
-NOTICED_AFTER_S = 2.5
-"""how long until a frozen worker is taken for dead and replaced"""
 REST_LIMIT_S = 180.0
 
 
@@ -308,7 +306,6 @@ class Run:
                 if receipt.is_durable or (receipt.is_dropped and planned.event_time_s in settled):
                     fused.append(Fused(_fusion_key(planned, receipt.sequence), planned.frames))
         return sorted(fused, key=lambda one: one.key)
-
 
     def _key_of(self, session: str, event_time_s: float) -> FusionKey | None:
         """Which segment this is, if only one has this time."""

@@ -20,6 +20,10 @@ from tests.runtime.toy_model import SIGNATURE
 from tests.simulation.client_process import Planned
 
 START_S = 1000.0
+NOTICED_AFTER_S = 2.5
+"""how long until a frozen worker is taken for dead and replaced"""
+NOTICED_BY_CLIENT_S = 4.5
+"""how long until a client has noticed that nobody answers, and has connected elsewhere, at most"""
 FaultKind = Literal[
     "worker killed",
     "worker's machine lost",
@@ -113,10 +117,15 @@ class Scenario:
         """The longest that a single publisher is cut off while the others go on, at most."""
         longest_s = 0.0
         for fault in self.faults:
-            if fault.kind == "connection in a black hole":
-                longest_s = max(longest_s, 4.5)
-            elif fault.kind == "publisher pauses":
-                longest_s = max(longest_s, fault.duration_s + self.every_s * 1.5)
+            match fault.kind:
+                case "connection in a black hole" | "worker's machine lost":
+                    longest_s = max(longest_s, NOTICED_BY_CLIENT_S)
+                case "worker killed" if fault.moves:
+                    longest_s = max(longest_s, NOTICED_BY_CLIENT_S)
+                case "worker frozen" if fault.duration_s > NOTICED_AFTER_S:
+                    longest_s = max(longest_s, 2 * NOTICED_BY_CLIENT_S)
+                case "publisher pauses":
+                    longest_s = max(longest_s, fault.duration_s + self.every_s * 1.5)
         return longest_s
 
 
@@ -125,15 +134,16 @@ def random_scenario(seed: int, long: bool = False) -> Scenario:
     random = Random(f"scenario {seed}")
     choice, chance = random.choice, lambda p: random.random() < p
     idle_timeout_s = choice((2.0, 6.0))
-    segments = random.randint(10, 25) * (8 if long else 1)
+    sessions, streams, every_s = random.randint(1, 4), random.randint(1, 4), choice((0.05, 0.2, 0.4))
+    unsettled_bytes = round(600 * sessions * streams * (2.0 / every_s + 1))  # while nothing goes wrong
     scenario = Scenario(
         seed=seed,
-        sessions=random.randint(1, 4),
-        streams=random.randint(1, 4),
-        segments=segments,
-        every_s=choice((0.05, 0.2, 0.4)),
+        sessions=sessions,
+        streams=streams,
+        segments=random.randint(10, 25) * (8 if long else 1),
+        every_s=every_s,
         jitter_s=choice((0.0, 0.3, 0.45)),
-        has_ties=chance(0.2),
+        has_ties=False,
         publishers=choice(("one per stream", "one per stream", "one per session", "one")),
         readers=choice((0, 0, 1, 2)),
         ends=chance(0.5),
@@ -146,7 +156,7 @@ def random_scenario(seed: int, long: bool = False) -> Scenario:
         ),
         batch=BatchPolicy(max_segments=choice((256, 2, 1))),
         quota=QuotaPolicy(
-            max_pending_bytes=choice((256 << 20, 256 << 20, 40_000)),
+            max_pending_bytes=choice((256 << 20, 256 << 20, 2 * unsettled_bytes)),
             max_segments_per_s=choice((inf, inf, 40.0)),
         ),
         capacity=choice((512, 512, 200)),

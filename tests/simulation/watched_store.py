@@ -58,5 +58,3 @@ class WatchedStore(MemoryStore):
                 return  # several segments have this time: the lineage is checked at the end
             lineage = extend_lineage(lineage, key)
         assert lineage == new.lineage, f"{new.key}: version {new.version} does not continue version {version}"
-
-

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from runtime.dispatch.dispatcher import DispatchPolicy, Dispatcher
 from runtime.dispatch.store_jobs import StoreJob
+from runtime.dispatch.turn_clock import TurnClock
 from runtime.engine.engine import Engine, EnginePolicy
 from runtime.keys import KEY_GROUPS
 from runtime.messages import WorkerMessage
@@ -52,7 +53,8 @@ class WorkerProcess:
         self._time = time
         self._random = random
         self._witness = witness
-        self._clock_offset_s = random.uniform(-500.0, 500.0)
+        offset_s = random.uniform(-500.0, 500.0)
+        self._clock = TurnClock(lambda: time.now_s + offset_s)
         self._connections: dict[bytes, Connection] = {}
         self._is_frozen = False
         self._held_up: list[Callable[[], None]] = []
@@ -62,10 +64,6 @@ class WorkerProcess:
         self._store = store
         self._jobs: deque[StoreJob] = deque()
         self._job_is_running = False
-
-    @property
-    def now_s(self) -> float:
-        return self._time.now_s + self._clock_offset_s
 
     @property
     def engine(self) -> Engine:
@@ -113,7 +111,7 @@ class WorkerProcess:
         self._do(lambda: self._receive(identity, frames))
 
     def _receive(self, identity: bytes, frames: Frames) -> None:
-        self.dispatcher.receive(identity, frames, self.now_s, self._time.now_s)
+        self.dispatcher.receive(identity, frames, self._clock(), self._time.now_s)
         self._turn_soon()
         self._witness.step("worker hears")
 
@@ -150,7 +148,7 @@ class WorkerProcess:
     def _turn(self) -> None:
         self._turn_timer = None
         dispatcher = self.dispatcher
-        dispatcher.work(self.now_s)
+        dispatcher.work(self._clock())
         self._jobs.extend(dispatcher.store.take())
         self._run_next_job()
         self._send()
@@ -160,7 +158,7 @@ class WorkerProcess:
         if dispatcher.has_work:
             self._turn_soon()
         else:
-            self._turn_in(min(max(dispatcher.wake_at_s - self.now_s, 0.0005), POLL_S))
+            self._turn_in(min(max(dispatcher.wake_at_s - self._clock(), 0.0005), POLL_S))
         self._witness.step("worker turns")
 
     # ---- the store thread ----
@@ -186,7 +184,7 @@ class WorkerProcess:
         return outcome
 
     def _answer(self, job: StoreJob, outcome: object) -> None:
-        self.dispatcher.store.finish(job, outcome, self.now_s)
+        self.dispatcher.store.finish(job, outcome, self._clock())
         self._job_is_running = False
         self._run_next_job()
         self._turn_soon()

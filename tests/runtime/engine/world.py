@@ -120,8 +120,10 @@ class _MoodyQuotas(Quotas):
         self._tape = tape
         self._in_256 = in_256
 
-    def refuses_segment(self, tenant: str, n_bytes: int, now_s: float) -> Refusal | None:
-        return Refusal("tenant_rate", "not now") if self._tape.chance(self._in_256) else None
+    def refuses_segment(self, tenant: str, n_bytes: int, now_s: float, share: float = 1.0) -> Refusal | None:
+        if not self._tape.chance(self._in_256):
+            return None
+        return Refusal(("tenant_rate", "tenant_bytes")[self._tape.below(2)], "not now")
 
 
 class World:
@@ -298,8 +300,14 @@ class World:
         )
         if self.refusals_in_256 and verdict.code == "slow_down":
             self._put_back(planned, piece)
+            self._open_streams(planned)
             return
-        assert verdict.code == ("duplicate" if known else "accepted"), (verdict, planned.key, stream.name, piece)
+        if not known:
+            assert verdict.code == "accepted", (verdict, planned.key, stream.name, piece.sequence)
+        elif piece.fails:
+            assert verdict.code in ("duplicate", "step_failed")
+        else:
+            assert verdict.code == "duplicate", (verdict, planned.key, stream.name, piece.sequence)
         if not known:
             key = FusionKey(event_time_s, stream.rank, stream.name, piece.sequence)
             planned.landed[stream.name, piece.sequence] = Fused(key, piece.frames)
@@ -309,12 +317,10 @@ class World:
             planned.last_landed_s = self.now_s
 
     def _put_back(self, planned: PlannedSession, piece: Piece) -> None:
-        """It will be sent again, however late by then: its stream is waited for, as are all that are open."""
+        """It will be sent again, however late by then: its stream and all others that are open are waited for."""
         piece.stream.to_send.append(piece)
         piece.stream.to_send.sort(key=lambda piece: piece.sequence)
-        piece.stream.waited_until_s = max(piece.stream.waited_until_s, self.now_s + IDLE_S)
         planned.is_scattered, planned.order = False, []
-        self._open_streams(planned)
 
     def _tell(self, what: str) -> None:
         self.story.append(f"{self.now_s:8.3f} {what}")

@@ -1,0 +1,94 @@
+"""Calls an application without a server: ordinary requests by httpx, event streams by hand (httpx would wait for
+their end)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import httpx
+from fastapi import FastAPI
+
+WITHIN_S = 10.0
+
+
+@asynccontextmanager
+async def in_process(app: FastAPI, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://grf", timeout=30, **options) as client,
+    ):
+        yield client
+
+
+class Received(NamedTuple):
+    event: str
+    id: str
+    data: dict[str, Any]
+
+
+class EventReader:
+    """An event stream that is being read; leaving the block is the reader going away."""
+
+    def __init__(self, app: FastAPI, path: str, headers: dict[str, str] | None = None) -> None:
+        self._app = app
+        self._scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "GET",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "server": ("grf", 80),
+            "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
+        }
+        self._gone = asyncio.Event()
+        self._sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+        """cleared: the reader's connection takes nothing more"""
+        self.status = 0
+        self.headers: dict[str, str] = {}
+
+    async def __aenter__(self) -> EventReader:
+        self._task = asyncio.create_task(self._app(self._scope, self._receive, self._send))
+        start = await asyncio.wait_for(self._sent.get(), WITHIN_S)
+        self.status = start["status"]
+        self.headers = {name.decode(): value.decode() for name, value in start["headers"]}
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gone.set()
+        await asyncio.wait_for(self._task, WITHIN_S)
+
+    async def _receive(self) -> dict[str, Any]:
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        await self.may_read.wait()
+        self._sent.put_nowait(message)
+
+    async def chunk(self) -> str:
+        message = await asyncio.wait_for(self._sent.get(), WITHIN_S)
+        return str(message["body"].decode())
+
+    async def next(self) -> Received:
+        """The next event; keep-alives are passed over."""
+        while (text := await self.chunk()).startswith(":"):
+            pass
+        fields = dict(line.split(": ", 1) for line in text.strip().split("\n"))
+        return Received(fields["event"], fields["id"], json.loads(fields["data"]))
+
+    async def until(self, version: int) -> Received:
+        """The first event of at least this version."""
+        while (event := await self.next()).data.get("version", 0) < version:
+            pass
+        return event

@@ -1,0 +1,202 @@
+"""Exactly once over HTTP: whoever posts a number again and again until it is durable has it fused once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from runtime.gateway.posted import Posted
+from tests.runtime.gateway.simulation import FRAMES, Poster, SimulatedGateway, World
+
+STEPS_BETWEEN_FAULTS = 120
+MOST_STEPS = 60_000
+
+
+def run_until_durable(world: World, posters: list[Poster], faults: bool) -> None:
+    steps = 0
+    while not all(poster.is_done for poster in posters):
+        assert steps < MOST_STEPS, [sorted(poster.durable) for poster in posters]
+        for poster in posters:
+            poster.act()
+        world.run(4)
+        steps += 4
+        if faults and steps < 8_000 and world.random.random() < 4 / STEPS_BETWEEN_FAULTS:
+            gateway = world.random.choice(world.gateways)
+            match world.random.randrange(4):
+                case 0:
+                    world.crash_worker()
+                case 1:
+                    world.cut(gateway)
+                case 2:
+                    world.restart_gateway(gateway)
+                case 3:
+                    world.crash_worker()
+                    world.restart_gateway(gateway)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_each_number_is_settled_once_whatever_crashes(seed: int) -> None:
+    world = World(seed, gateways=1 + seed % 3)
+    last = 12
+    posters = [Poster(world, f"session-{number}", last, at_once=1 + seed % 4) for number in range(2)]
+
+    run_until_durable(world, posters, faults=True)
+
+    for number in range(2):
+        record = world.stored(f"session-{number}")
+        assert record is not None
+        assert record.version == last, "settled segments"
+        assert [stream.settled_upto for stream in record.streams] == [last]
+        assert [stream.settled_above for stream in record.streams] == [()]
+
+
+def test_posting_in_order_is_never_refused_while_nothing_fails() -> None:
+    world = World(1, gateways=1)
+    poster = Poster(world, "s", 30, at_once=8)
+    run_until_durable(world, [poster], faults=False)
+    assert poster.refusals == []
+
+
+# ---- single steps ----
+
+
+def posted(world: World, gateway: SimulatedGateway, sequence: int, oldest: int = 1) -> Posted:
+    one = Posted(1.0, FRAMES, sequence, world.now_s)
+    return gateway.core.post("s", "wrist", "imu", one, oldest)
+
+
+def durable(world: World, *all_posted: Posted) -> None:
+    for _ in range(5_000):
+        world.step()
+        if all(one.is_final for one in all_posted):
+            break
+    assert [(one.code, one.is_durable) for one in all_posted] == [("", True)] * len(all_posted)
+
+
+def refusal(world: World, one: Posted) -> str:
+    for _ in range(5_000):
+        world.step()
+        if one.is_final:
+            break
+    return one.code
+
+
+def test_a_number_that_would_leave_a_gap_is_refused() -> None:
+    world = World(2, gateways=1)
+    (gateway,) = world.gateways
+    assert refusal(world, posted(world, gateway, 2)) == "sequence_gap"
+    durable(world, posted(world, gateway, 1), posted(world, gateway, 2))
+    assert refusal(world, posted(world, gateway, 4)) == "sequence_gap"
+
+
+def test_a_stream_may_start_anywhere_and_leave_gaps_when_its_poster_says_so() -> None:
+    world = World(3, gateways=1)
+    (gateway,) = world.gateways
+    durable(world, posted(world, gateway, 1000, oldest=1000))
+    durable(world, posted(world, gateway, 1005, oldest=1005))
+    record = world.stored("s")
+    assert record is not None
+    assert record.version == 2
+
+
+def test_another_gateway_goes_on_where_the_first_was() -> None:
+    world = World(4, gateways=2)
+    first, second = world.gateways
+    durable(world, posted(world, first, 1))
+    durable(world, posted(world, second, 2))
+    durable(world, posted(world, first, 3))
+    assert refusal(world, posted(world, second, 5)) == "sequence_gap"
+    duplicate = posted(world, second, 1)
+    durable(world, duplicate)
+    assert duplicate.is_duplicate
+
+
+def test_segments_without_a_number_follow_the_last() -> None:
+    world = World(5, gateways=1)
+    (gateway,) = world.gateways
+    one, two = posted(world, gateway, 1), posted(world, gateway, 0)
+    durable(world, one, two)
+    assert two.sequence == 2
+
+
+def test_a_gateway_that_loses_the_stream_says_what_it_does_not_know() -> None:
+    world = World(6, gateways=2)
+    first, second = world.gateways
+    durable(world, posted(world, first, 0))
+    unnumbered = posted(world, first, 0)
+    while not unnumbered.is_sent:
+        world.step()
+    first.to_worker.clear()  # it did not get through
+    durable(world, posted(world, second, 0))
+    assert refusal(world, unnumbered) == "stream_taken"
+    record = world.stored("s")
+    assert record is not None
+    assert record.version == 2
+
+
+def test_a_refusal_is_repeated_to_who_posts_again_through_another_gateway() -> None:
+    world = World(7, gateways=2)
+    first, second = world.gateways
+    durable(world, posted(world, first, 1))
+    wrong = Posted(2.0, np.ones((2, 7), dtype=np.float32), 2, world.now_s)
+    assert refusal(world, first.core.post("s", "wrist", "imu", wrong, 1)) == "bad_segment"
+    assert refusal(world, posted(world, second, 2)) == "bad_segment"
+    durable(world, posted(world, second, 3))
+
+
+def test_a_deleted_session_starts_again_and_who_goes_on_is_told() -> None:
+    world = World(8, gateways=1)
+    (gateway,) = world.gateways
+    durable(world, posted(world, gateway, 1), posted(world, gateway, 2))
+    world.dispatcher.engine.forget(next(iter(world.dispatcher.engine.sessions)))
+    world.disk.records.clear()
+    assert refusal(world, posted(world, gateway, 3)) == "session_reset"
+    again = posted(world, gateway, 1)
+    durable(world, again)
+    assert not again.is_duplicate
+
+
+def test_what_was_never_sent_can_be_taken_back() -> None:
+    world = World(9, gateways=1)
+    (gateway,) = world.gateways
+    one = posted(world, gateway, 1)
+    assert gateway.core.withdraw("s", "wrist", one)
+    assert gateway.core.is_idle
+    durable(world, posted(world, gateway, 1))
+    sent = posted(world, gateway, 2)
+    while not sent.is_sent:
+        world.step()
+    assert not gateway.core.withdraw("s", "wrist", sent)
+
+
+def test_forgetting_a_session_forgets_what_was_posted_to_it() -> None:
+    world = World(10, gateways=1)
+    (gateway,) = world.gateways
+    one = posted(world, gateway, 1)
+    gateway.core.forget_session("s")
+    assert one.code == "session_reset"
+    assert gateway.core.is_idle
+
+
+def test_streams_are_forgotten_when_idle_and_segments_given_up_when_old() -> None:
+    world = World(11, gateways=1)
+    (gateway,) = world.gateways
+    durable(world, posted(world, gateway, 1))
+    assert gateway.core.fused_upto("s", "wrist") == 1
+    assert gateway.core.tidy(unused_since_s=world.now_s + 1, posted_before_s=0.0) == 0
+    assert gateway.core.fused_upto("s", "wrist") == 0
+
+    one = posted(world, gateway, 2)
+    assert gateway.core.tidy(unused_since_s=0.0, posted_before_s=world.now_s + 1) == 1
+    assert one.code == "timeout"
+    assert gateway.core.is_idle
+    durable(world, posted(world, gateway, 2))
+
+
+def test_the_buffer_is_bounded_and_one_segment_always_fits() -> None:
+    world = World(12, gateways=1)
+    (gateway,) = world.gateways
+    assert gateway.core.has_room(1 << 30)
+    posted(world, gateway, 1)
+    assert not gateway.core.has_room(1 << 30)
+    assert gateway.core.has_room(1000)
