@@ -34,7 +34,7 @@ check: setup  ## style and types
 	@$(BIN)/mypy --strict grf_core runtime connectors
 
 bench: setup  ## every benchmark, full length; the last line of each is one JSON object
-	@set -e; for file in $(wildcard benchmarks/[a-z]*.py); do echo "== $$file"; $(BIN)/python $$file; done
+	@set -e; for file in $(wildcard benchmarks/[a-z]*.py); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 soak: setup  ## the long forms of the tests
 	@$(BIN)/python -m pytest -m soak --timeout 0

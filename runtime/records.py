@@ -7,6 +7,7 @@ a record that fits the model's signature, or raises RecordError naming what does
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, cast
 
 import msgpack
@@ -124,6 +125,8 @@ def _record(
 ) -> SessionRecord:
     if len(lineage) != 16 or version < 0:
         raise RecordError(f"{key}: damaged version or lineage")
+    if isnan(event_time_s) or isnan(watermark_s):
+        raise RecordError(f"{key}: a time is not a number")
     return SessionRecord(
         key=key,
         model_digest=str(model_digest),
@@ -164,6 +167,7 @@ def encode_history(row: HistoryRow) -> bytes:
 def decode_history(version: int, event_time_s: float, data: bytes) -> HistoryRow:
     try:
         modality, outputs, shares, gate = msgpack.unpackb(data)
-        return HistoryRow(version, event_time_s, str(modality), tuple(outputs), tuple(shares), float(gate))
+        numbers = tuple(map(float, outputs)), tuple(map(float, shares))
+        return HistoryRow(version, event_time_s, str(modality), *numbers, float(gate))
     except Exception as error:  # as in decode_record
         raise RecordError(f"history of version {version}: {error or type(error).__name__}") from None

@@ -40,11 +40,15 @@ class RuntimeSettings:
     """Where the runtime listens, keeps its state, and what it runs."""
 
     host: str = "127.0.0.1"
+    """everything listens here: gateway, worker, metrics"""
     http_port: int = 8000
+    """of the gateway"""
     data_port: int = 5570
     """ZeroMQ port of the worker; a free one is taken if this is in use"""
     state_dir: str = ".grf"
+    """where the store is"""
     bundle: str = "bundles/motion"
+    """the model, a folder"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = 1
@@ -58,9 +62,11 @@ class RuntimeSettings:
     tokens_file: str = ""
     """JSON {token: tenant}; without it every client may name any tenant"""
     heartbeat_s: float = 0.5
+    """between two signs of life of a worker"""
     lease_s: float = 5.0
     """a worker that has not been heard of for so long is replaced"""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """of all processes"""
 
     def __post_init__(self) -> None:
         for name in ("http_port", "data_port"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import deque
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from runtime.dispatch.store_jobs import StoreJob
 from runtime.records import RecordError
 from runtime.store.base import Store, StoreError
+
+log = logging.getLogger(__name__)
 
 
 class StoreThread:
@@ -49,3 +52,6 @@ class StoreThread:
             return job.run(self._store)
         except (StoreError, RecordError) as error:
             return error
+        except Exception as error:  # a fault of ours; without this thread nothing would ever be durable again
+            log.exception("a store job failed")
+            return StoreError(f"{type(error).__name__}: {error}")

@@ -37,6 +37,8 @@ MAX_GROUPS = 4096
 MAX_SEGMENTS = 4096
 """in one message: each costs time, however empty"""
 MAX_SEQUENCE = 2**62
+MAX_EVENT_TIME_S = 1e15
+"""either way: beyond it a float does not tell tenths of a second apart"""
 
 assert sys.byteorder == "little", "tensor frames are little-endian views of host memory"
 
@@ -183,7 +185,7 @@ def _decode_entries(rows: list[Any], dtype: str, tensor: Frame) -> tuple[Segment
             ):
                 if not 0 < sequence <= MAX_SEQUENCE:
                     raise _malformed(f"segments: sequence {sequence} is outside 1 .. 2**62")
-                if not -1e15 < event_time_s < 1e15:
+                if not -MAX_EVENT_TIME_S < event_time_s < MAX_EVENT_TIME_S:
                     raise _malformed(f"segments: event time {event_time_s} is not a finite number of seconds")
                 total += length
             case _:

@@ -1,7 +1,7 @@
 """A client of the wire protocol written from docs/protocol.md alone: nothing of the runtime is imported here.
 
-It is small, blocking and in one thread. `Connection` says what it is told to say, good or bad; `Publisher` keeps what is
-not durable and starts over when its connection is lost.
+It is small, blocking and in one thread. `Connection` says what it is told to say, good or bad; `Publisher` keeps what
+is not durable and starts over when its connection is lost.
 """
 
 from __future__ import annotations

@@ -43,11 +43,11 @@ MOTION = Recipe(
         Condition("first 2 s", HALF_SECOND, until_s=2.0),
         Condition("first 5 s", HALF_SECOND, until_s=5.0),
     ),
-    limits="""Four students, four activities, one model of smart watch, 10 s at 10 Hz: the archive does not say who made which
-recording, so the same people may be in both halves, and the figures say nothing about strangers, other watches or other
-places to wear them. With 40 test recordings one more error is 2.5 %. The units of the features are the archive's, which
-does not state them. There is no class for "something else": any motion is answered with one of the four. It is here to
-show the runtime at work, not to decide anything about a person.""",
+    limits="""Four students, four activities, one model of smart watch, 10 s at 10 Hz. The archive does not say who made
+which recording: the same people may be in both halves, and the figures say nothing about strangers, other watches or other
+places to wear them. With 40 test recordings one error more is 2.5 %. The features are in the archive's units, which it
+does not state. There is no class for "something else": any motion is answered with one of the four. The model is here
+to show the runtime at work, not to decide anything about a person.""",
 )
 
 RECIPES = {recipe.name: recipe for recipe in (MOTION,)}

@@ -16,7 +16,9 @@ from runtime import messages as m
 from runtime.client.errors import StreamRefused
 from runtime.client.link import Identity, Link
 from runtime.client.stream_buffer import Entry, Receipt, StreamBuffer, stream_segments
+from runtime.keys import check_id
 from runtime.messages import Float32Array
+from runtime.wire import MAX_EVENT_TIME_S, MAX_MESSAGE_BYTES, MAX_SEQUENCE
 
 MESSAGE_SEGMENTS = 256
 MESSAGE_BYTES = 1 << 20
@@ -67,6 +69,17 @@ class PublisherStats:
 StreamName = tuple[str, str]
 
 
+def _check_readable(frames: Float32Array, event_time_s: float, sequence: int | None) -> None:
+    if not -MAX_EVENT_TIME_S < event_time_s < MAX_EVENT_TIME_S:
+        raise ValueError(f"event time {event_time_s} is not a finite number of seconds")
+    if len(frames) and not frames.shape[1]:
+        raise ValueError("frames have width 0")
+    if frames.nbytes > MAX_MESSAGE_BYTES:
+        raise ValueError(f"segment has {frames.nbytes} bytes, more than {MAX_MESSAGE_BYTES}")
+    if sequence is not None and sequence > MAX_SEQUENCE:
+        raise ValueError(f"sequence {sequence} is more than 2**62")
+
+
 class PublisherCore:
     def __init__(
         self, identity: Identity, policy: PublisherPolicy, on_event: Callable[[PublisherEvent], None] | None = None
@@ -104,11 +117,16 @@ class PublisherCore:
     ) -> Receipt:
         """Buffer one segment. The caller has made sure of room, or wants the oldest dropped.
 
-        Raises StreamRefused once the stream was refused for good, ValueError for a number out of turn.
+        Raises StreamRefused once the stream was refused for good, ValueError for a number out of turn and for what no
+        worker could read: it would refuse the whole message, and account for none of its segments.
         """
+        _check_readable(frames, event_time_s, sequence)
         name = (session, stream)
         buffer = self._streams.get(name)
         if buffer is None:
+            check_id("session", session)
+            check_id("stream", stream)
+            check_id("modality", modality)
             buffer = self._streams[name] = StreamBuffer(session, stream, modality)
         if buffer.refusal is not None:
             raise StreamRefused(buffer.refusal.code, buffer.refusal.text)

@@ -13,6 +13,8 @@ from math import inf
 from runtime import messages as m
 from runtime.client.errors import ClientError, Refused
 from runtime.client.link import Identity, Link
+from runtime.keys import check_id
+from runtime.wire import decode, encode
 
 Question = m.Query | m.ListSessions | m.QueryHistory | m.Delete
 Answer = m.State | m.Sessions | m.History | m.Deleted
@@ -61,9 +63,14 @@ class StateCore:
     # ---- the user's side ----
 
     def ask(self, ask: Callable[[int], Question]) -> Pending:
-        """Ask; `ask` builds the question from its request number. The driver answers `Pending` in time."""
+        """Ask; `ask` builds the question from its request number. The driver answers `Pending` in time.
+
+        Raises ValueError for what no worker could read: its answer would not say which request it is about.
+        """
         self._requests += 1
-        pending = self._pending[self._requests] = Pending(ask(self._requests))
+        question = ask(self._requests)
+        decode(encode(question))
+        pending = self._pending[self._requests] = Pending(question)
         if self._link.welcome is not None:
             self._to_send.append(pending.question)
         elif self._link.refusal is not None:
@@ -74,6 +81,9 @@ class StateCore:
         self._pending.pop(pending.question.request, None)
 
     def subscribe(self, session: str) -> Subscription:
+        """Raises InvalidId for a session that cannot be."""
+        if session:
+            check_id("session", session)
         subscription = Subscription(session)
         self._subscriptions.append(subscription)
         if self._link.welcome is not None:

@@ -36,6 +36,7 @@ class DispatchPolicy:
     window_segments: int = 1024
     """per connection: segments sent and not yet fused"""
     window_bytes: int = 8 << 20
+    """the same in bytes"""
     checkpoint_sessions: int = 2000
     """sessions in one write to the store, at most"""
     checkpoint_interval_s: float = 0.02
@@ -175,7 +176,7 @@ class Dispatcher:
     @property
     def has_work(self) -> bool:
         """A turn would achieve something now, without waiting for a message or for time."""
-        return self.engine.has_work or self._loader.has_work
+        return (self.engine.has_work and not self.engine.is_stuck) or self._loader.has_work
 
     @property
     def wake_at_s(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from runtime import messages as m
 from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.peers import Peers
@@ -32,6 +34,11 @@ class Teller:
             session = self._engine.sessions.get(key)
             if session is not None:
                 self._collect_acks(session, streams, acks)
+        for key, streams in progress.held_back.items():
+            session = self._engine.sessions.get(key)
+            if session is not None:
+                told = progress.streams.get(key, {})
+                self._collect_held_back(session, [name for name in streams if name not in told], acks)
         for identity, rows in acks.items():
             self._outbox.send(identity, m.Ack(tuple(rows)))
         for key, correction in progress.states.items():
@@ -42,11 +49,18 @@ class Teller:
             stream = session.streams[name]
             peer = self._peers.owner(stream.owner)
             if peer is not None:
-                fused, durable, version = stream.fused.upto, stream.durable, session.live_version
-                # Held back, a segment waits for others; they could not come if it kept its place in the window.
-                taken = stream.received.upto if self._engine.policy.order.mode == "hold" else fused
-                ack = m.StreamAck(session.key.session, name, fused, durable, version, taken)
-                acks.setdefault(peer.identity, []).append(ack)
+                stream.told = stream.fused.upto, session.live_version
+                is_held_back = session.lacks_rows or self._engine.policy.order.mode == "hold"
+                taken = stream.received.upto if is_held_back else stream.fused.upto
+                acks.setdefault(peer.identity, []).append(_ack(session, name, taken))
+
+    def _collect_held_back(self, session: Session, streams: Iterable[str], acks: dict[bytes, list[m.StreamAck]]) -> None:
+        """Nothing is fused, but room in the window: what is held back waits for segments that could not come else."""
+        for name in streams:
+            stream = session.streams[name]
+            peer = self._peers.owner(stream.owner)
+            if peer is not None:
+                acks.setdefault(peer.identity, []).append(_ack(session, name, stream.received.upto))
 
     def _tell_taps(self, key: SessionKey, entry: Entry, wall_offset_s: float) -> None:
         for peer in self._peers.taps():
@@ -84,3 +98,9 @@ class Teller:
             update = peer.offer(key.session, state, correction)
             if update is not None:
                 self._outbox.send(peer.identity, update)
+
+
+def _ack(session: Session, name: str, taken: int) -> m.StreamAck:
+    stream = session.streams[name]
+    fused, version = stream.told
+    return m.StreamAck(session.key.session, name, fused, stream.durable, version, taken)

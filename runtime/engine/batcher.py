@@ -21,6 +21,7 @@ from runtime.keys import SessionKey
 @dataclass(frozen=True, slots=True)
 class BatchPolicy:
     max_segments: int = 256
+    """in one micro-batch"""
     max_padded_frames: int = 16384
     """rows times the longest segment: bounds the work of one step"""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from runtime.engine.admission import MAX_REFUSALS_KEPT, MAX_SEQUENCES_AHEAD, fra
 from runtime.engine.batcher import BatchPolicy, ReadyQueue
 from runtime.engine.order import NO_SLOT, Entry, FusionKey, OrderPolicy
 from runtime.engine.quota import BYTE_LIMITS, SHARE_OF_THOSE_AHEAD, QuotaPolicy, Quotas, Refusal
-from runtime.engine.residents import Residents
+from runtime.engine.residents import Residents, rows_for_settling
 from runtime.engine.sequences import SequenceSet
 from runtime.engine.session import Session, SettledStep, ShownState, StreamState, extend_lineage
 from runtime.engine.slab import Slab
@@ -66,6 +67,8 @@ class Progress:
 
     streams: dict[SessionKey, dict[str, None]] = field(default_factory=dict)
     """streams whose fused, durable or duplicate state is to be acknowledged"""
+    held_back: dict[SessionKey, dict[str, None]] = field(default_factory=dict)
+    """streams with segments that have landed and cannot be fused yet: for want of rows, or because the policy says so"""
     states: dict[SessionKey, bool] = field(default_factory=dict)
     """sessions whose live or settled state is new; True for a correction"""
     failures: list[Failure] = field(default_factory=list)
@@ -93,6 +96,7 @@ class Engine:
         """somebody records what is accepted"""
         self._progress = Progress()
         self._ready = ReadyQueue(policy.batch)
+        self._is_stuck = False
         self._silent_at: list[tuple[float, SessionKey]] = []
         """heap: when to look whether a session with unsettled segments has fallen silent"""
 
@@ -115,7 +119,9 @@ class Engine:
         self.residents.remove(key)
         self._ready.discard(key)
         self.dirty.pop(key, None)
+        self._is_stuck = False
         self._progress.streams.pop(key, None)
+        self._progress.held_back.pop(key, None)
         self._progress.states.pop(key, None)
         self._progress.failures = [failure for failure in self._progress.failures if failure.key != key]
 
@@ -226,13 +232,17 @@ class Engine:
         self._rewind(session, entry)
         self.residents.touch(session, now_s)
         session.last_segment_s = now_s
-        if self.policy.order.mode == "hold":
-            self._acknowledge(session.key, stream)
+        self._tell_if_held_back(session, stream)
         self._landed(session, stream, event_time_s, now_s)
         if late and self.policy.order.mode != "arrival":
             self.tally.late_fused[self.signature.modalities[state.rank].name] += 1
             return Verdict("late_fused", f"fused at the watermark, {event_time_s - segment.event_time_s:.6f} s later")
         return ACCEPTED
+
+    def _tell_if_held_back(self, session: Session, stream: str) -> None:
+        """A segment that waits for others, or for rows, must not keep its place in the window: they could not come."""
+        if session.lacks_rows or self.policy.order.mode == "hold":
+            self._progress.held_back.setdefault(session.key, {})[stream] = None
 
     def _refuses(self, session: Session, entry: Entry, now_s: float) -> Refusal | None:
         waiting = len(session.timeline.entries)
@@ -311,9 +321,18 @@ class Engine:
     def has_work(self) -> bool:
         return self.ready_sessions > 0
 
+    @property
+    def is_stuck(self) -> bool:
+        """All that is ready waits for rows of the slab: another step achieves nothing before something else happens."""
+        return self._is_stuck and self.has_work
+
     def step(self, now_s: float) -> int:
         """Fuse the next segment of every session in the next micro-batch; return how many were fused."""
-        keys = self._ready.take(self._room_for_each(now_s))
+        room = self._room_for_each(now_s)
+        keys = self._ready.take(room)
+        for session in room.passed_over:
+            self._pass_over(session)
+        self._is_stuck = not keys
         if not keys:
             return 0
         sessions = [self.sessions[key] for key in keys]
@@ -338,10 +357,18 @@ class Engine:
         return len(steps)
 
     def _room_for_each(self, now_s: float) -> _Room:
-        self.residents.make_room(min(len(self._ready), self.policy.batch.max_segments), now_s)
-        return _Room(self.slab.available)
+        reserve = rows_for_settling(self.slab.capacity)
+        self.residents.make_room(min(len(self._ready), self.policy.batch.max_segments) + reserve, now_s)
+        return _Room(self.sessions, self.slab.available, reserve)
+
+    def _pass_over(self, session: Session) -> None:
+        if not session.lacks_rows:
+            session.lacks_rows = True
+            for stream in session.streams:  # what is fused too: while a rewind is not through it is not told
+                self._tell_if_held_back(session, stream)
 
     def _step(self, session: Session, entry: Entry) -> Step:
+        session.lacks_rows = False
         in_slot = session.live_slot
         elapsed_s = 0.0 if in_slot == NO_SLOT else entry.key.event_time_s - session.live_event_time_s
         return Step(in_slot, self.slab.allocate(), entry.key.rank, entry.frames, elapsed_s)
@@ -406,6 +433,7 @@ class Engine:
         entry = session.timeline.next_entry()
         if entry is not None:
             self._ready.add(session.key, len(entry.frames))
+            self._is_stuck = False
 
     # ---- time ----
 
@@ -460,7 +488,10 @@ class Engine:
         self._acknowledge(key, stream)
 
     def _acknowledge(self, key: SessionKey, stream: str) -> None:
+        self._is_stuck = False  # committed, for example: a session may leave now
         self._progress.streams.setdefault(key, {})[stream] = None
+        if key in self.sessions:
+            self._tell_if_held_back(self.sessions[key], stream)
 
     def _mark_dirty(self, session: Session) -> None:
         session.dirty = True
@@ -468,13 +499,26 @@ class Engine:
 
 
 class _Room:
-    """Lets so many sessions into a batch."""
+    """Lets sessions into a batch while rows are free; the last ones only for steps that settle at once.
 
-    __slots__ = ("_rows",)
+    A step ahead of the watermark holds its row until the watermark comes, which may take the very steps that would
+    find no row then.
+    """
 
-    def __init__(self, rows: int) -> None:
+    __slots__ = ("_reserve", "_rows", "_sessions", "passed_over")
+
+    def __init__(self, sessions: Mapping[SessionKey, Session], rows: int, reserve: int) -> None:
+        self._sessions = sessions
         self._rows = rows
+        self._reserve = reserve
+        self.passed_over: list[Session] = []
 
     def __call__(self, key: SessionKey) -> bool:
+        session = self._sessions[key]
+        timeline = session.timeline
+        settles = timeline.entries[timeline.fused].key.event_time_s <= timeline.watermark_s
+        if self._rows <= (0 if settles else self._reserve):
+            self.passed_over.append(session)
+            return False
         self._rows -= 1
-        return self._rows >= 0
+        return True

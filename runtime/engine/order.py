@@ -37,7 +37,9 @@ class OrderPolicy:
     """rewind: fuse at once, fuse again when order was wrong. hold: fuse only what is settled.
     arrival: the order of arrival is the fusion order"""
     lateness_s: float = 0.5
+    """how far behind the others a segment may land and still be put in its place"""
     lateness_by_modality_s: Mapping[str, float] = field(default_factory=dict)
+    """the same for single modalities"""
     idle_timeout_s: float = 2.0
     """processing time: a stream silent for so long is not waited for, a silent session settles all it has"""
     restart_grace_s: float = 10.0
@@ -49,7 +51,9 @@ class OrderPolicy:
     max_jump_s: float = 3600.0
     """how far ahead of its session's newest event a segment may be, while the session is not idle"""
     max_unsettled_segments: int = 1024
+    """of a session; beyond, its oldest settle early"""
     max_unsettled_bytes: int = 32 << 20
+    """the same in bytes"""
 
     def __post_init__(self) -> None:
         for name in ("lateness_s", "idle_timeout_s", "restart_grace_s", "max_future_s", "max_jump_s"):
@@ -100,11 +104,12 @@ class Entry:
 class StreamClock:
     """How far one stream is complete, and until when it is waited for (processing time)."""
 
-    __slots__ = ("newest_s", "wait_until_s")
+    __slots__ = ("ended", "newest_s", "wait_until_s")
 
     def __init__(self, newest_s: float, wait_until_s: float) -> None:
         self.newest_s = newest_s
         self.wait_until_s = wait_until_s
+        self.ended = False
 
 
 class Timeline:
@@ -144,6 +149,7 @@ class Timeline:
         clock = self.clocks.setdefault(stream, StreamClock(newest_s, wait_until_s))
         clock.newest_s = max(clock.newest_s, self.watermark_s)
         clock.wait_until_s = max(clock.wait_until_s, wait_until_s)
+        clock.ended = False
 
     def waits_for(self, stream: str, now_s: float) -> bool:
         return stream in self.clocks and self.clocks[stream].wait_until_s > now_s
@@ -157,6 +163,7 @@ class Timeline:
         """Nothing more comes on this stream: do not wait for it."""
         if stream in self.clocks:
             self.clocks[stream].wait_until_s = -inf
+            self.clocks[stream].ended = True
 
     def is_late(self, event_time_s: float) -> bool:
         return event_time_s <= self.watermark_s
@@ -211,11 +218,20 @@ class Timeline:
         A stream with a gap in its sequence numbers is complete only up to the gap: the watermark does not pass
         what its publisher still holds.
         """
+        if self.idle_at_s <= now_s:
+            self._wake(now_s)
         clock = self.clocks[stream]
         clock.newest_s = max(clock.newest_s, reached_s)
         clock.wait_until_s = max(clock.wait_until_s, now_s + self.policy.idle_timeout_s)
+        clock.ended = False
         self.newest_s = max(self.newest_s, event_time_s)
         self.advance_watermark(now_s)
+
+    def _wake(self, now_s: float) -> None:
+        """The session was silent: where one stream goes on, the others are expected to, and are waited for again."""
+        for clock in self.clocks.values():
+            if not clock.ended:
+                clock.wait_until_s = now_s + self.policy.idle_timeout_s
 
     def wait_longer(self, stream: str, until_s: float) -> None:
         """The stream's next segment was seen but cannot be taken yet: its publisher will send it again."""

@@ -20,6 +20,11 @@ LOOK_AT = 64
 """how many of the longest inactive sessions are looked at to find one that may leave"""
 
 
+def rows_for_settling(capacity: int) -> int:
+    """Rows of the slab that no step ahead of the watermark may take."""
+    return max(1, capacity // 16)
+
+
 class Residents:
     def __init__(
         self, slab: Slab, quotas: Quotas, order: OrderPolicy, modalities: int, untold: Callable[[SessionKey], bool]

@@ -12,8 +12,9 @@ class SequenceSet:
 
     def __init__(self, upto: int = 0, above: Iterable[int] = ()) -> None:
         self.upto = upto
-        self.above = set(above)
+        self.above = {sequence for sequence in above if sequence > upto}
         self.highest = max(self.above, default=upto)
+        self._absorb()
 
     def __contains__(self, sequence: int) -> bool:
         return sequence <= self.upto or sequence in self.above

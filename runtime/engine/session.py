@@ -29,7 +29,7 @@ def extend_lineage(lineage: bytes, key: FusionKey) -> bytes:
 class StreamState:
     """Sequence numbers of one stream: received, fused, settled (sets), durable (all up to it are committed)."""
 
-    __slots__ = ("durable", "fused", "newest_s", "owner", "rank", "received", "refused", "settled", "stored")
+    __slots__ = ("durable", "fused", "newest_s", "owner", "rank", "received", "refused", "settled", "stored", "told")
 
     def __init__(self, rank: int, settled: SequenceSet, durable: int, refused: Iterable[tuple[int, str]] = ()) -> None:
         self.rank = rank
@@ -45,6 +45,8 @@ class StreamState:
         """numbers refused for good, with the code, until the publisher lets go of them: a Nack may get lost"""
         self.stored: Literal["no", "on its way", "yes"] = "no"
         """does the store know that it is open? If so it is waited for after a crash"""
+        self.told = (0, 0)
+        """the last `fused` acknowledged, and the version that went with it"""
 
     def consume(self, sequence: int, code: str) -> None:
         """Count a segment as done that will never be fused: it was refused for good."""
@@ -106,6 +108,7 @@ class Session:
         "freshness_s",
         "history",
         "key",
+        "lacks_rows",
         "last_active_s",
         "last_segment_s",
         "lineage",
@@ -142,6 +145,8 @@ class Session:
         """the store does not hold all that is settled"""
         self.look_at_s = inf
         """when the engine will look whether the session has fallen silent; inf: it will not"""
+        self.lacks_rows = False
+        """its next step waits until rows of the slab are free"""
         self.reset_reason = ""
         """why the session does not continue what was stored of it"""
         self.last_active_s = now_s

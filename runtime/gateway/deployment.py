@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from fastapi import FastAPI
@@ -17,7 +17,9 @@ from ray import serve
 from runtime.gateway.app import create_app
 from runtime.gateway.backend import WorkerBackend
 from runtime.gateway.policy import GatewayPolicy
-from runtime.settings import Settings
+
+if TYPE_CHECKING:  # the settings know the engine's, and with them torch: a replica needs neither
+    from runtime.settings import Settings
 
 NAMESPACE = "grf"
 CONTROLLER = "grf-controller"

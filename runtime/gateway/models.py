@@ -1,4 +1,4 @@
-"""What requests and answers look like: the OpenAPI at /docs is made of these."""
+"""What requests and answers about sessions look like: the OpenAPI at /docs is made of these."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ MAX_EVENT_TIME_S = 1e15
 MAX_SEQUENCE = 2**62
 MAX_WAIT_MS = 60_000
 
-EventTime = Annotated[
-    float, Field(gt=-MAX_EVENT_TIME_S, lt=MAX_EVENT_TIME_S, allow_inf_nan=False, description="event time, seconds")
-]
+EventTime = Annotated[float, Field(gt=-MAX_EVENT_TIME_S, lt=MAX_EVENT_TIME_S, allow_inf_nan=False, examples=[12.4])]
+
+
+def _example(content: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [content]})
 
 
 class Answer(BaseModel):
@@ -29,6 +31,8 @@ class ErrorDetail(Answer):
 
 class ErrorAnswer(Answer):
     """Every answer that is not a success."""
+
+    model_config = _example({"error": {"code": "late", "message": "0.731000 s behind the watermark"}})
 
     error: ErrorDetail
 
@@ -85,8 +89,38 @@ class Freshness(Answer):
     """how much older that is than the newest event of any modality"""
 
 
+_FUSED = {
+    "outputs": {
+        "activity": {"label": "walking", "confidence": 0.93, "probabilities": {"walking": 0.93, "standing": 0.07}}
+    },
+    "shares": {"accelerometer": 0.64, "gyroscope": 0.36},
+    "gate": 0.21,
+}
+
+
 class StateAnswer(Answer):
     """One session: `live` holds all that has landed, `settled` all up to the watermark, for good."""
+
+    model_config = _example(
+        {
+            "tenant": "default",
+            "session": "robot-7",
+            "model": "motion",
+            "version": 97,
+            "live": _FUSED | {"version": 97, "event_time_s": 12.4},
+            "settled": _FUSED | {"version": 91, "event_time_s": 11.9},
+            "durable_version": 91,
+            "watermark_s": 11.9,
+            "pending": 6,
+            "modalities": {
+                "accelerometer": {"event_time_s": 12.4, "behind_s": 0.0},
+                "gyroscope": {"event_time_s": 12.3, "behind_s": 0.1},
+            },
+            "lineage": "8f19ea8e884295df4d509deb3010a3df",
+            "reset_reason": "",
+            "timed_out": False,
+        }
+    )
 
     tenant: str
     session: str
@@ -182,6 +216,21 @@ class Notice(Answer):
 
 
 class PublishedAnswer(Answer):
+    """What has become of a posted segment."""
+
+    model_config = _example(
+        {
+            "session": "robot-7",
+            "stream": "wrist",
+            "sequence": 42,
+            "version": 97,
+            "fused": True,
+            "durable": False,
+            "duplicate": False,
+            "notice": None,
+        }
+    )
+
     session: str
     stream: str
     sequence: int | None
@@ -194,89 +243,3 @@ class PublishedAnswer(Answer):
     """the stream had this number: nothing was fused again"""
     notice: Notice | None
     """a remark: the segment was late and fused all the same, or the session was reset"""
-
-
-# ---- the runtime ------------------------------------------------------------------------------------------
-
-
-class ModalityAnswer(Answer):
-    name: str
-    width: int
-    max_frames: int
-
-
-class HeadAnswer(Answer):
-    name: str
-    kind: str
-    """classification or regression"""
-    start: int
-    stop: int
-    labels: list[str]
-
-
-class ModelAnswer(Answer):
-    """What the model takes and gives."""
-
-    name: str
-    digest: str
-    """changes with any weight"""
-    context_shape: list[int]
-    modalities: list[ModalityAnswer]
-    """in the order that breaks ties of event time"""
-    heads: list[HeadAnswer]
-
-
-class RouteWorker(Answer):
-    name: str
-    endpoint: str
-    """ZeroMQ: where clients connect (docs/protocol.md)"""
-    incarnation: str
-    groups: int
-    """how many of the 1024 key groups it serves"""
-
-
-class RouteAnswer(Answer):
-    workers: list[RouteWorker]
-
-
-class ClusterWorker(BaseModel):
-    """A worker as the controller knows it; a newer controller may say more."""
-
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
-
-    name: str
-    endpoint: str
-    metrics_url: str = ""
-    incarnation: str = ""
-    groups: int = 0
-    role: str = ""
-    """serving or standby"""
-    heard_s_ago: float | None = None
-    sessions: int | None = None
-    """in memory"""
-    pending_bytes: int | None = None
-    busy: float | None = None
-    """share of its time that the worker has been working"""
-
-
-class ClusterAnswer(BaseModel):
-    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
-
-    workers: list[ClusterWorker]
-
-
-class ScrapeTarget(Answer):
-    """One entry of Prometheus' HTTP service discovery."""
-
-    targets: list[str]
-    labels: dict[str, str]
-
-
-class HealthAnswer(Answer):
-    status: Literal["alive"] = "alive"
-
-
-class ReadyAnswer(Answer):
-    status: Literal["ready"] = "ready"
-    worker: str
-    """name of the worker that answers"""

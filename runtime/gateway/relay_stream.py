@@ -180,8 +180,8 @@ class RelayStream:
                 self._let_go(posted)
 
     def acknowledge(self, fused: int, durable: int, version: int, taken: int = 0) -> None:
-        """The worker has every number up to `fused`, and has committed every number up to `durable`; those up to `taken`
-        have left the window.
+        """The worker has every number up to `fused`, has committed those up to `durable`; up to `taken` they have left
+        the window.
 
         What is not admitted waits for more: its number may have been refused.
         """

@@ -13,7 +13,8 @@ from runtime.gateway.asking import TheBackend, WhoAsks
 from runtime.gateway.backend import Caller
 from runtime.gateway.errors import ApiError
 from runtime.gateway.json_answer import JsonAnswer
-from runtime.gateway.models import (
+from runtime.gateway.page import DASHBOARD, REFERENCE
+from runtime.gateway.runtime_models import (
     ClusterAnswer,
     HealthAnswer,
     ModelAnswer,
@@ -21,7 +22,6 @@ from runtime.gateway.models import (
     RouteAnswer,
     ScrapeTarget,
 )
-from runtime.gateway.page import DASHBOARD, REFERENCE
 
 READY_WITHIN_S = 2.0
 PAGE_MAY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"

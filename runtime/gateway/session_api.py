@@ -29,6 +29,8 @@ from runtime.messages import Float32Array
 
 session_routes = APIRouter(tags=["sessions"])
 
+CONNECTED_WITHIN_S = 1.0
+"""a poster who does not want to wait allows at least so long for the connection to a worker"""
 NOT_FOUND = refusals({404: "there is no such session"})
 NOT_TAKEN = refusals(
     {
@@ -129,9 +131,9 @@ async def publish(backend: TheBackend, caller: WhoAsks, session: SessionId, segm
     """
     check_id("stream", segment.stream)
     frames = _as_frames(segment.frames)
-    timeout_s = backend.policy.answer_timeout_s
+    wait_s = segment.wait_ms / 1000
     async with backend.clients(caller) as clients:
-        await clients.state.check(timeout_s)
+        await clients.state.check(min(max(wait_s, CONNECTED_WITHIN_S), backend.policy.answer_timeout_s))
         posted, again = await clients.relay.post(
             session,
             segment.stream,
@@ -140,11 +142,11 @@ async def publish(backend: TheBackend, caller: WhoAsks, session: SessionId, segm
             segment.event_time_s,
             sequence=segment.sequence or 0,
             oldest=segment.oldest,
-            timeout_s=segment.wait_ms / 1000,
+            timeout_s=wait_s,
         )
         if segment.wait == "none":
             return JsonAnswer(_published(session, segment.stream, posted, again), 202)
-        if not await clients.relay.wait(posted, segment.wait, segment.wait_ms / 1000):
+        if not await clients.relay.wait(posted, segment.wait, wait_s):
             raise _not_in_time(clients, session, segment, posted)
     return JsonAnswer(_published(session, segment.stream, posted, again))
 
@@ -177,5 +179,5 @@ def _not_in_time(clients: CallerClients, session: str, segment: SegmentPost, pos
         return ApiError("timeout", f"not sent {within}, and taken back: post it again")
     upto = clients.relay.fused_upto(session, segment.stream)
     done = "fused but not durable" if posted.is_fused else f"not fused (the stream is complete up to {upto})"
-    again = "post it again with the same sequence" if posted.is_given else f"it has sequence {posted.sequence}"
-    return ApiError("timeout", f"{done} {within}; the gateway goes on trying; {again}")
+    text = f"{done} {within}; the gateway goes on trying. To be sure, post it again with sequence {posted.sequence}"
+    return ApiError("timeout", text)

@@ -32,9 +32,9 @@ class Made:
     frames: Float32Array
 
 
-def make(session: str, stream: str, rank: int, sequence: int) -> Made:
+def make(session: str, stream: str, rank: int, sequence: int, jitter_s: float = JITTER_S) -> Made:
     rng = np.random.default_rng(crc32(f"{session}|{stream}|{sequence}".encode()))
-    event_time_s = float(sequence * PERIOD_S + rng.uniform(-JITTER_S, JITTER_S))
+    event_time_s = float(sequence * PERIOD_S + rng.uniform(-jitter_s, jitter_s))
     frames = rng.normal(size=(int(rng.integers(1, 8)), WIDTH)).astype(np.float32)
     return Made(stream, rank, sequence, event_time_s, frames)
 
@@ -46,9 +46,12 @@ class Expected:
     context_KD: Float32Array
 
 
-def expected(model: StepModel, session: str, streams: Sequence[tuple[str, int]], count: int) -> Expected:
+def expected(
+    model: StepModel, session: str, streams: Sequence[tuple[str, int]], count: int, jitter_s: float = JITTER_S
+) -> Expected:
     """What has to be settled once every stream, (name, rank), has sent `count` segments."""
-    made = [make(session, stream, rank, number) for stream, rank in streams for number in range(1, count + 1)]
+    numbers = range(1, count + 1)
+    made = [make(session, stream, rank, number, jitter_s) for stream, rank in streams for number in numbers]
     made.sort(key=_key)
     lineage = NO_LINEAGE
     for segment in made:

@@ -106,6 +106,12 @@ class RunningRuntime:
         """The worker that serves; an empty answer while there is none."""
         return next((worker for worker in self.cluster() if worker["role"] == "serving"), {})
 
+    def metric(self, name: str) -> float:
+        """Sum of a metric's samples at the serving worker."""
+        text = httpx.get(self.serving()["metrics_url"], timeout=5.0).text
+        samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return sum(float(value) for sample, _, value in samples if sample.partition("{")[0] == name)
+
     def wait_for_worker_other_than(self, incarnation: str, within_s: float = 60.0) -> dict[str, Any]:
         def other() -> dict[str, Any] | None:
             serving = [worker for worker in self.cluster() if worker["role"] == "serving"]

@@ -1,8 +1,8 @@
 """Bad input over the real socket: its sender is told the reason, nobody else notices, and the service goes on.
 
-Every test has the same frame (`Scene`): a well-behaved publisher and an offender have each fused and stored a segment; the
-offender sends something bad; it gets the right `nack`, no state has changed, and both go on to the states that the offline
-model gives for their good segments.
+Every test has the same frame (`Scene`): a well-behaved publisher and an offender have each fused and stored a segment;
+the offender sends something bad; it gets the right `nack`, no state has changed, and both go on to the states that the
+offline model gives for their good segments.
 """
 
 from __future__ import annotations
@@ -13,22 +13,26 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from math import inf, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgpack
 import numpy as np
 import pytest
 
 from runtime import wire, worker_loop
+from runtime.client import Publisher, Refused, StateClient
 from runtime.engine.engine import EnginePolicy
 from runtime.engine.order import FusionKey, OrderPolicy
+from runtime.keys import InvalidId
+from runtime.store.sqlite import SqliteStore
 from tests.runtime.engine.offline import Fused, OfflineModel, assert_close
 from tests.runtime.toy_model import POISON, ToyModel
 from tests.runtime.worker_harness import LIMIT_S, RunningWorker
-from tests.wire_client import WORKER_MESSAGES, Connection, Message, Rows, pack, segments, tensor
+from tests.wire_client import WORKER_MESSAGES, Connection, Message, Rows, Silence, pack, segments, tensor
 
 ENGINE = EnginePolicy(OrderPolicy(idle_timeout_s=0.02))
 """what has landed settles soon, so that whatever changes later is the fault of the bad input"""
@@ -117,28 +121,71 @@ class Scene:
         assert self.worker.take_refusals() == {nack["code"]: 1}
         return nack
 
-    def nothing_has_changed(self) -> None:
-        assert self._everything() == self._before
+    def nothing_has_changed(self, *but: str) -> None:
+        """But perhaps, in the offender's session, these."""
+        now, before = self._everything(), self._before
+        for key in but:
+            now["states"][1].pop(key)
+            before["states"][1].pop(key)
+        assert now == before
 
     def service_goes_on(self) -> None:
         for client in (self.good, self.bad):
+            told = len(client.connection.seen)
             client.publish()
             client.check()
-        assert self.worker.take_refusals() == {}
+            assert {message.tag for message in client.connection.seen[told:]} == {"ack", "state"}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the worker as it was found."""
+        for client in (self.good, self.bad):
+            client.connection.close()
+        with Connection(self.worker.endpoint) as tidy, suppress(Silence):
+            tidy.hello("tidy", "acme", "secret")
+            for session in tidy.ask("list")["sessions"]:
+                tidy.ask("delete", session)
+
+
+@pytest.fixture(scope="module")
+def start_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], RunningWorker]]:
+    """One worker for most tests, for starting it takes longer than a test; another one after a test that broke it."""
+    with ExitStack() as stack:
+        running: list[RunningWorker] = []
+
+        def start() -> RunningWorker:
+            if not (running and is_well(running[-1])):
+                worker = RunningWorker(tmp_path_factory.mktemp("worker"), engine=ENGINE, tokens=TENANT_BY_TOKEN)
+                running.append(stack.enter_context(worker))
+            return running[-1]
+
+        yield start
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Iterator[RunningWorker]:
-    with RunningWorker(tmp_path, engine=ENGINE, tokens=TENANT_BY_TOKEN) as running:
-        yield running
+def worker(start_worker: Callable[[], RunningWorker]) -> Iterator[RunningWorker]:
+    running = start_worker()
+    yield running
+    assert is_well(running), "this has broken the worker: its log says how"
+
+
+def is_well(worker: RunningWorker) -> bool:
+    """Its loop and its store answer."""
+    with Connection(worker.endpoint) as connection:
+        connection.send("hello", "doctor", "acme", "secret")
+        connection.send("list", 1)
+        try:
+            return connection.receive_tag("sessions", timeout_s=2.0)["sessions"] == []
+        except Silence:
+            return False
 
 
 @pytest.fixture
 def scene(worker: RunningWorker) -> Iterator[Scene]:
-    scene = Scene(worker)
-    yield scene
-    for client in (scene.good, scene.bad):
-        client.connection.close()
+    with Scene(worker) as scene:
+        yield scene
 
 
 @pytest.fixture
@@ -196,7 +243,8 @@ def test_a_bad_segment_is_refused_alone(scene: Scene, name: str) -> None:
     check_refusal(nack, code, reason)
     assert (nack["session"], nack["stream"], nack["sequence"], nack["request"]) == ("bad", "mic", 2, 0)
     scene.bad.skip()
-    scene.nothing_has_changed()
+    # A segment on which the model fails had been accepted: its event time counts.
+    scene.nothing_has_changed(*(["watermark_s"] if code == "step_failed" else []))
     scene.service_goes_on()
 
 
@@ -326,6 +374,11 @@ MESSAGES: dict[str, tuple[list[bytes], str, str]] = {
         [pack("segments", [["bad", "mic", 1, "f32", [[2, 1.0, 1]]]] * 4097), *[ROW] * 4097],
         "too_large",
         "^segments: 4097 groups, more than 4096$",
+    ),
+    "too many segments": (
+        [pack("segments", [["bad", "mic", 1, "f32", [[n, 1.0, 0] for n in range(1, 4098)]]]), b""],
+        "too_large",
+        "^segments: 4097 segments or more, 4096 at most$",
     ),
     "frames too large": (
         [entry_of(2, 1.0, 1_500_000), bytes(18_000_000)],
@@ -626,13 +679,13 @@ def test_a_subscriber_that_never_reads_is_dropped_and_harms_nobody(
     with (
         RunningWorker(tmp_path, engine=ENGINE, tokens=TENANT_BY_TOKEN) as worker,
         Connection(worker.endpoint, receive_queue=1, receive_buffer=4096) as lazy,
+        Scene(worker) as scene,
     ):
-        scene = Scene(worker)
         lazy.hello("lazy", "acme", "secret")
         lazy.send("subscribe", "", 100_000)
         lazy.sync()
         assert connections_of(worker) == 3
-        for _ in range(60):
+        for _ in range(40):
             scene.good.publish()
         asked, deadline_s = 0, time.monotonic() + LIMIT_S
         while connections_of(worker) == 3:  # until what it does not read fills the queue
@@ -640,8 +693,6 @@ def test_a_subscriber_that_never_reads_is_dropped_and_harms_nobody(
             lazy.send("history", 1, "good")
             asked += 1
         scene.service_goes_on()
-        for client in (scene.good, scene.bad):
-            client.connection.close()
 
 
 def connections_of(worker: RunningWorker) -> int:
@@ -675,10 +726,8 @@ GARBAGE = {
 @pytest.mark.parametrize("name", GARBAGE)
 def test_raw_bytes_on_the_port_harm_nobody(scene: Scene, name: str) -> None:
     with socket.create_connection(("127.0.0.1", scene.worker.port), timeout=LIMIT_S) as plain:
-        try:
+        with suppress(ConnectionError):  # it may hang up on us
             plain.sendall(GARBAGE[name])
-        except ConnectionError:
-            pass  # it hung up on us
         scene.nothing_has_changed()
     scene.service_goes_on()
 
@@ -691,3 +740,84 @@ def test_a_frame_beyond_all_limits_costs_its_sender_the_connection(scene: Scene,
     scene.worker.take_refusals()
     scene.nothing_has_changed()
     scene.service_goes_on()
+
+
+# ---- our own client, the store ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("session", "rows", "event_time_s", "sequence", "reason"),
+    [
+        ("", [[1, 2, 3]], 1.0, None, "^session is empty$"),
+        ("\ud800", [[1, 2, 3]], 1.0, None, "^session is not valid Unicode text$"),
+        ("s", [[1, 2, 3]], nan, None, "^event time nan is not a finite number of seconds$"),
+        ("s", [[1, 2, 3]], -inf, None, "^event time -inf is not a finite number of seconds$"),
+        ("s", [[], []], 1.0, None, "^frames have width 0$"),
+        ("s", np.zeros((1, 4_194_305), np.float32), 1.0, None, "^segment has 16777220 bytes, more than 16777216$"),
+        ("s", [[1, 2, 3]], 1.0, 0, "^sequence 0 of stream 'mic': "),
+        ("s", [[1, 2, 3]], 1.0, 2**62 + 1, rf"^sequence {2**62 + 1} is more than 2\*\*62$"),
+    ],
+    ids=["empty", "surrogate", "nan", "inf", "no width", "too large", "sequence 0", "sequence huge"],
+)
+def test_the_publisher_refuses_what_no_worker_could_read(
+    worker: RunningWorker, session: str, rows: Any, event_time_s: float, sequence: int | None, reason: str
+) -> None:
+    """The worker's answer would name no segment, and the publisher would wait for ever."""
+    with Publisher(worker.endpoint, tenant="acme", token="secret") as publisher:
+        with pytest.raises(ValueError, match=reason):
+            publisher.publish(session, "mic", "audio", rows, event_time_s, sequence=sequence)
+        publisher.publish("good", "mic", "audio", [[1, 2, 3]], 1.0)
+        publisher.flush(LIMIT_S)
+    with StateClient(worker.endpoint, tenant="acme", token="secret") as reader:
+        assert reader.state("good")["version"] == 1
+        assert reader.delete("good")
+
+
+def test_the_reader_refuses_what_no_worker_could_read(worker: RunningWorker) -> None:
+    with StateClient(worker.endpoint, tenant="acme", token="secret") as reader:
+        with pytest.raises(ValueError, match="surrogates not allowed"):
+            reader.state("\ud800")
+        with pytest.raises(ValueError, match="^query: after_version is not an integer$"):
+            reader.state("s", after_version=2**63)
+        with pytest.raises(ValueError, match="^history: from_s is not a number$"):
+            reader.history("s", from_s=nan)
+        with pytest.raises(InvalidId, match="^session has 201 bytes"):
+            next(reader.subscribe(LONG_ID))
+        with pytest.raises(Refused, match="^bad_id: session is empty$"):
+            reader.state("")
+        assert reader.sessions() == ([], False)
+
+
+def test_a_page_of_history_may_be_larger_than_a_header_of_a_client(tmp_path: Path) -> None:
+    """What a client may ask for it must be able to read."""
+    with (
+        RunningWorker(tmp_path, engine=ENGINE, history_length=8000) as worker,
+        Publisher(worker.endpoint) as publisher,
+        StateClient(worker.endpoint) as reader,
+    ):
+        for number in range(6000):
+            publisher.publish("s", "mic", "audio", [[1, 2, 3]], number / 100)
+        publisher.flush(LIMIT_S)
+        rows = reader.history("s", limit=10_000)
+    assert [row["version"] for row in rows] == list(range(1, 6001))
+    assert len(msgpack.packb(rows)) > wire.MAX_HEADER_BYTES
+
+
+def test_a_fault_in_the_store_is_told_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one that no store should ever raise."""
+    broken = True
+    scan = SqliteStore.scan
+
+    def scan_or_fail(store: SqliteStore, tenant: str, after: str, limit: int) -> list[str]:
+        if broken:
+            raise OverflowError("a fault of ours")
+        return scan(store, tenant, after, limit)
+
+    monkeypatch.setattr(SqliteStore, "scan", scan_or_fail)
+    with RunningWorker(tmp_path, engine=ENGINE) as worker, Connection(worker.endpoint) as connection:
+        connection.hello("client")
+        nack = connection.ask("list")
+        check_refusal(nack, "unavailable", "^OverflowError: a fault of ours$")
+        assert nack["retry_after_ms"] > 0
+        broken = False
+        assert connection.ask("list")["sessions"] == []

@@ -268,8 +268,7 @@ class Run:
     def _check_refusal(self, planned: Planned, receipt: Receipt) -> None:
         """Bad segments are refused, each told why; good ones only when they are late, and only after an outage."""
         if is_finite(planned.frames):
-            may_be_late = self.scenario.outage_s >= self.scenario.order.idle_timeout_s
-            allowed = ("", "late") if may_be_late else ("",)
+            allowed = ("", "late") if self.scenario.may_be_late else ("",)
             assert receipt.code in allowed, f"{planned.session}/{planned.stream} {planned.event_time_s}: {receipt.code}"
         else:
             assert receipt.code == "bad_segment" or receipt.is_dropped, f"{planned}: not refused"

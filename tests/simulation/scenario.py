@@ -23,7 +23,7 @@ START_S = 1000.0
 NOTICED_AFTER_S = 2.5
 """how long until a frozen worker is taken for dead and replaced"""
 NOTICED_BY_CLIENT_S = 4.5
-"""how long until a client has noticed that nobody answers, and has connected elsewhere, at most"""
+"""how long until a client has noticed that nobody answers, and has connected anew; twice, if to the same dead end"""
 FaultKind = Literal[
     "worker killed",
     "worker's machine lost",
@@ -103,8 +103,8 @@ class Scenario:
         for i in range(self.segments):
             at_s = starts_s + self.every_s * (i + random.uniform(0.0, 0.5))
             event_time_s = at_s - random.uniform(0.0, self.jitter_s)
-            # Distinct by a trace of microseconds, unless equal stamps are wanted.
-            event_time_s = round(event_time_s, 1) if self.has_ties else round(event_time_s, 3) + 1e-6 * (stream + 1)
+            # Distinct by a trace of a microsecond, unless equal stamps are wanted.
+            event_time_s = round(event_time_s, 1) if self.has_ties else round(event_time_s, 3) + 1e-7 * (8 * i + stream)
             frames = frames_of.normal(size=(1 + i % 3, modality.width)).astype(np.float32)
             if random.random() < self.bad_segments:
                 frames[0, 0] = random.choice((np.nan, np.inf))
@@ -113,17 +113,23 @@ class Scenario:
         return planned
 
     @property
+    def may_be_late(self) -> bool:
+        """A publisher was cut off, or did not publish, for longer than it is waited for."""
+        fits = self.publisher.max_buffer_bytes >= 1 << 20 or self.publisher.when_full == "drop_oldest"
+        return self.outage_s >= self.order.idle_timeout_s or not fits
+
+    @property
     def outage_s(self) -> float:
         """The longest that a single publisher is cut off while the others go on, at most."""
         longest_s = 0.0
         for fault in self.faults:
             match fault.kind:
-                case "connection in a black hole" | "worker's machine lost":
-                    longest_s = max(longest_s, NOTICED_BY_CLIENT_S)
-                case "worker killed" if fault.moves:
-                    longest_s = max(longest_s, NOTICED_BY_CLIENT_S)
+                case "worker killed" | "worker's machine lost" if fault.moves:
+                    longest_s = max(longest_s, 2 * NOTICED_BY_CLIENT_S)
                 case "worker frozen" if fault.duration_s > NOTICED_AFTER_S:
                     longest_s = max(longest_s, 2 * NOTICED_BY_CLIENT_S)
+                case "connection in a black hole" | "worker's machine lost":
+                    longest_s = max(longest_s, NOTICED_BY_CLIENT_S)
                 case "publisher pauses":
                     longest_s = max(longest_s, fault.duration_s + self.every_s * 1.5)
         return longest_s
@@ -159,7 +165,7 @@ def random_scenario(seed: int, long: bool = False) -> Scenario:
             max_pending_bytes=choice((256 << 20, 256 << 20, 2 * unsettled_bytes)),
             max_segments_per_s=choice((inf, inf, 40.0)),
         ),
-        capacity=choice((512, 512, 200)),
+        capacity=choice((512, 512, 200, 40)),
         evict_after_s=choice((60.0, 1.0, idle_timeout_s)),
         dispatch=DispatchPolicy(
             window_segments=choice((1024, 4, 1)),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol
 
-from runtime.dispatch.dispatcher import DispatchPolicy, Dispatcher
+from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
 from runtime.dispatch.store_jobs import StoreJob
 from runtime.dispatch.turn_clock import TurnClock
 from runtime.engine.engine import Engine, EnginePolicy

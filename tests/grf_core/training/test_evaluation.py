@@ -80,7 +80,7 @@ def test_a_recording_the_bundle_cannot_take_is_refused(
 ) -> None:
     with RecordingWriter(tmp_path / "x.grfrec", RecordingHead("", "", "", {modality: shape[1]})) as writer:
         writer.write(RecordedSession("s", {"side": "up"}))
-        writer.write(RecordedSegment("s", "a", modality, 0, 0.0, np.ones(shape, np.float32)))
+        writer.write(RecordedSegment("s", "a", modality, 1, 0.0, np.ones(shape, np.float32)))
     with pytest.raises(EvaluationError, match=reason):
         evaluate_recording(bundle, tmp_path / "x.grfrec")
 

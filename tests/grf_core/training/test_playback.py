@@ -30,14 +30,14 @@ def played(augmentation: Augmentation, seed: int = 0) -> list[tuple[str, int]]:
 
 
 def test_calm_playback_is_every_segment_in_fusion_order() -> None:
-    assert played(Augmentation()) == [(stream, k) for k in range(20) for stream in ("cam", "mic")]
+    assert played(Augmentation()) == [(stream, k) for k in range(1, 21) for stream in ("cam", "mic")]
 
 
 def test_arrival_jitter_changes_the_order_and_loses_nothing() -> None:
     calm, jittered = played(Augmentation()), played(Augmentation(arrival_jitter_s=1.0))
     assert jittered != calm
     assert sorted(jittered) == sorted(calm)
-    assert jittered.index(("cam", 0)) < jittered.index(("cam", 19))
+    assert jittered.index(("cam", 1)) < jittered.index(("cam", 20))
 
 
 def test_one_stream_always_speaks_and_one_segment_is_never_lost() -> None:

@@ -8,7 +8,7 @@ import pytest
 from runtime.engine.checkpoint import not_committed, restore, take_records, unsaved_history
 from runtime.engine.engine import Engine, EnginePolicy
 from runtime.engine.session import NO_LINEAGE, Session
-from runtime.records import RecordError, decode_record
+from runtime.records import HistoryRow, RecordError, decode_record
 from tests.runtime.engine.bench import KEY, Bench
 from tests.runtime.engine.offline import assert_close
 from tests.runtime.toy_model import ToyModel
@@ -270,7 +270,7 @@ def test_modalities_the_model_does_not_know_are_passed_over(settled: Bench) -> N
 
 def test_the_history_tells_every_settled_version_once() -> None:
     bench = Bench(lateness_s=0.0)
-    told = []
+    told: list[HistoryRow] = []
     for event_time_s in (1.0, 2.0, 3.0, 4.0):
         bench.send("a", event_time_s)
         bench.drain()

@@ -466,7 +466,7 @@ def test_a_slab_exhausted_in_the_middle_of_a_rewind_goes_on_when_rows_are_free_a
     session = bench.session()
     if session.shown is not None:
         assert session.shown.version == 4
-    assert bench.engine.slab.available == 0
+    assert bench.engine.slab.available == 1, "the last row is kept for steps that settle at once"
     bench.rest()
     assert (session.settled_version, session.shown) == (5, None)
     assert bench.session(OTHER).settled_version == 7

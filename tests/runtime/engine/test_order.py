@@ -120,6 +120,32 @@ def test_an_ended_stream_is_not_waited_for_until_it_is_opened_again() -> None:
     assert chain.timeline.watermark_s == just_below(9.0)
 
 
+def test_after_a_silence_the_other_streams_are_waited_for_again_when_one_goes_on_but_not_those_that_ended() -> None:
+    chain = Chain()
+    for stream in ("a", "b", "ended"):
+        chain.open(stream, 0)
+        chain.land(stream, 10.0, 0.1)
+    chain.timeline.end_stream("ended")
+    chain.timeline.advance_watermark(5.0)
+    assert chain.timeline.watermark_s == 10.0
+    chain.land("a", 30.0, 5.1)
+    assert chain.timeline.watermark_s == 10.0
+    chain.land("b", 30.5, 5.2)
+    assert chain.timeline.watermark_s == just_below(29.0)
+
+
+def test_while_a_new_session_gathers_its_streams_nothing_settles() -> None:
+    chain = Chain()
+    chain.timeline.gather_until_s = 2.0
+    chain.open("a", 0)
+    chain.land("a", 10.0, 0.1)
+    chain.timeline.end_stream("a")
+    chain.timeline.advance_watermark(1.9)
+    assert (chain.timeline.watermark_s, chain.timeline.idle_at_s) == (-inf, 2.0)
+    chain.timeline.advance_watermark(2.0)
+    assert chain.timeline.watermark_s == 10.0
+
+
 def test_a_gap_in_a_stream_holds_the_watermark_where_the_stream_is_complete() -> None:
     chain = Chain()
     chain.open("a", 0)

@@ -26,7 +26,7 @@ def steps_of(slab: Slab, ranks: list[int], fresh: list[bool]) -> list[Step]:
         if not is_fresh:
             in_slot = slab.allocate()
             shares = rng.dirichlet(np.ones(3)).astype(np.float32)
-            slab.write(in_slot, rng.normal(size=(1, 4)), np.zeros(3, np.float32), shares, 0.5)
+            slab.write(in_slot, rng.normal(size=(1, 4)).astype(np.float32), np.zeros(3, np.float32), shares, 0.5)
         steps.append(Step(in_slot, slab.allocate(), rank, FRAMES[rank][i], 0.0 if is_fresh else 0.1 * i))
     return steps
 

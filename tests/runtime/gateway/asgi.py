@@ -92,3 +92,50 @@ class EventReader:
         while (event := await self.next()).data.get("version", 0) < version:
             pass
         return event
+
+
+class SocketReader:
+    """A WebSocket that only listens; leaving the block closes it."""
+
+    def __init__(self, app: FastAPI, query: str = "", headers: dict[str, str] | None = None) -> None:
+        self._app = app
+        self._scope = {
+            "type": "websocket",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "path": "/v1/ws",
+            "raw_path": b"/v1/ws",
+            "query_string": query.encode(),
+            "root_path": "",
+            "scheme": "ws",
+            "server": ("grf", 80),
+            "subprotocols": [],
+            "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
+        }
+        self._to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def __aenter__(self) -> SocketReader:
+        self._to_app.put_nowait({"type": "websocket.connect"})
+        self._task = asyncio.create_task(self._app(self._scope, self._to_app.get, self._send))
+        assert (await self._message())["type"] == "websocket.accept"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._to_app.put_nowait({"type": "websocket.disconnect", "code": 1001})
+        await asyncio.wait_for(self._task, WITHIN_S)
+
+    async def _send(self, message: Any) -> None:
+        self._sent.put_nowait(message)
+
+    async def _message(self) -> dict[str, Any]:
+        return await asyncio.wait_for(self._sent.get(), WITHIN_S)
+
+    async def next(self) -> Received:
+        event = json.loads((await self._message())["text"])
+        return Received(event["event"], str(event["id"]), event["data"])
+
+    async def closed(self) -> int:
+        """The code it was closed with."""
+        message = await self._message()
+        assert message["type"] == "websocket.close"
+        return int(message["code"])

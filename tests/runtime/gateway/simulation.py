@@ -157,7 +157,9 @@ class Poster:
                 self.durable.add(number)
             elif posted.code:
                 self.refusals.append(posted.code)
-            if posted.is_final or gateway.core is not core or self._world.random.random() < 0.01:  # answered, dead, late
+            if (
+                posted.is_final or gateway.core is not core or self._world.random.random() < 0.01
+            ):  # answered, dead, late
                 del self._waiting[number]
         open_numbers = [number for number in range(1, self._last + 1) if number not in self.durable]
         for number in open_numbers[: self._at_once]:

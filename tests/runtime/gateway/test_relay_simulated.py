@@ -34,7 +34,7 @@ def run_until_durable(world: World, posters: list[Poster], faults: bool) -> None
                     world.restart_gateway(gateway)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(24))
 def test_each_number_is_settled_once_whatever_crashes(seed: int) -> None:
     world = World(seed, gateways=1 + seed % 3)
     last = 12
@@ -48,6 +48,12 @@ def test_each_number_is_settled_once_whatever_crashes(seed: int) -> None:
         assert record.version == last, "settled segments"
         assert [stream.settled_upto for stream in record.streams] == [last]
         assert [stream.settled_above for stream in record.streams] == [()]
+
+
+@pytest.mark.soak
+def test_each_number_is_settled_once_over_many_seeds() -> None:
+    for seed in range(100, 1100):
+        test_each_number_is_settled_once_whatever_crashes(seed)
 
 
 def test_posting_in_order_is_never_refused_while_nothing_fails() -> None:
@@ -142,6 +148,16 @@ def test_a_refusal_is_repeated_to_who_posts_again_through_another_gateway() -> N
     assert refusal(world, first.core.post("s", "wrist", "imu", wrong, 1)) == "bad_segment"
     assert refusal(world, posted(world, second, 2)) == "bad_segment"
     durable(world, posted(world, second, 3))
+
+
+def test_a_refusal_is_repeated_by_the_same_gateway_when_it_holds_the_segment_no_more() -> None:
+    world = World(13, gateways=1)
+    (gateway,) = world.gateways
+    wrong = Posted(2.0, np.ones((2, 7), dtype=np.float32), 1, world.now_s)
+    assert refusal(world, gateway.core.post("s", "wrist", "imu", wrong, 1)) == "bad_segment"
+    durable(world, posted(world, gateway, 2), posted(world, gateway, 3))
+    assert gateway.core.is_idle
+    assert refusal(world, posted(world, gateway, 1)) == "bad_segment"
 
 
 def test_a_deleted_session_starts_again_and_who_goes_on_is_told() -> None:

@@ -1,0 +1,222 @@
+"""What is lost, counted twice or forked when things go wrong?
+
+One real runtime (`grf up`), publishers in processes of their own, and one disturbance after another. The load is
+reproducible, so what has to be settled at the end is computed by the offline model:
+
+    lost      segments published that are not in the settled state
+    double    segments more in the settled state than were published
+    forked    sessions whose segments, though complete, were fused in another order or from another start
+
+    python -m benchmarks.loss            every event once, the kill 20 times
+    python -m benchmarks.loss --quick    every event once
+
+The last line is one JSON object with the keys lost, double, forked and table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import select
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from grf_core.bundle import load_bundle
+from runtime.client import Publisher, StateClient
+from tests.cluster.load import JITTER_S, expected, make
+from tests.cluster.recorded import STREAMS
+from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, start_publisher, wait_until
+
+SESSIONS = 8
+SEGMENTS = 50
+RATE = 200.0
+RANKED = [(stream, rank) for stream, _, rank in STREAMS]
+KILLS = 20
+IN_ORDER = 0.0
+"""jitter where a publisher pauses: after a pause all that came before is final, and disorder would be lateness"""
+
+PATIENT = ("order.idle_timeout_s=8",)
+"""longer than a publisher takes to be started again: its streams are waited for meanwhile"""
+
+Row = dict[str, Any]
+
+
+class Bench:
+    def __init__(self, runtime: RunningRuntime) -> None:
+        self.runtime = runtime
+        self.rng = random.Random(0)
+        self.model = load_bundle(ROOT / "bundles" / "motion").step_model("cpu")
+        self.rows: list[Row] = []
+
+    def under_load(self, event: str, disturb: Callable[[], None], segments: int = SEGMENTS) -> None:
+        """Two publisher processes send to all sessions while `disturb` happens; then count."""
+        sessions = [f"{event}-{number}" for number in range(SESSIONS)]
+        publishers = [
+            start_publisher(self.runtime.address, stream, modality, sessions, count=segments, rate=RATE)
+            for stream, modality, _ in STREAMS
+        ]
+        try:
+            with StateClient(self.runtime.address) as client:
+                wait_until(lambda: client.sessions(after=sessions[-2])[0], 60.0, f"{event}: the load has begun")
+            disturb()
+            refused = sum(finish_publisher(publisher)["refused"] for publisher in publishers)
+        finally:
+            for publisher in publishers:
+                publisher.kill()
+                publisher.communicate()
+        self.count(event, sessions, segments, refused)
+
+    def count(
+        self, event: str, sessions: Sequence[str], segments: int, refused: int = 0, jitter_s: float = JITTER_S
+    ) -> None:
+        row: Row = {"event": event, "sessions": len(sessions), "segments": 0, "refused": refused}
+        row |= {"lost": 0, "double": 0, "forked": 0}
+        with StateClient(self.runtime.address) as client:
+            for session in sessions:
+                state = client.state(session, timeout_s=30.0)
+                right = expected(self.model, session, RANKED, segments, jitter_s)
+                version = state["settled"]["version"] if state["settled"] else 0
+                row["segments"] += right.version
+                row["lost"] += max(right.version - version, 0)
+                row["double"] += max(version - right.version, 0)
+                row["forked"] += version == right.version and state["lineage"] != right.lineage
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    # ---- events ----
+
+    def undisturbed(self) -> None:
+        self.under_load("undisturbed", lambda: None)
+
+    def publisher_killed(self) -> None:
+        """kill -9 of a publisher in the middle; started again it sends everything from the beginning."""
+        sessions = [f"retry-{number}" for number in range(SESSIONS)]
+        for attempt in range(3):
+            publishers = [
+                start_publisher(self.runtime.address, stream, modality, sessions, count=SEGMENTS, rate=RATE)
+                for stream, modality, _ in STREAMS
+            ]
+            if attempt < 2:
+                select.select([], [], [], 2.0 + self.rng.uniform(0.0, 1.0))
+                for publisher in publishers:
+                    publisher.kill()
+            for publisher in publishers:
+                publisher.communicate()
+        self.count("retry", sessions, SEGMENTS)
+
+    def reconnect(self) -> None:
+        """A new connection every few segments, each sending again what the last one sent."""
+        session = "reconnect-0"
+        for upto in range(5, SEGMENTS + 1, 5):
+            with Publisher(self.runtime.address, client="reconnecting") as publisher:
+                for number in range(1, upto + 1):
+                    self._publish(publisher, session, number)
+                publisher.flush(60.0)
+        self.count("reconnect", [session], SEGMENTS, jitter_s=IN_ORDER)
+
+    def idle_eviction(self) -> None:
+        """The session leaves memory between every few segments, and comes back."""
+        session = "idle-0"
+        with Publisher(self.runtime.address) as publisher:
+            for upto in range(10, SEGMENTS + 1, 10):
+                for number in range(upto - 9, upto + 1):
+                    self._publish(publisher, session, number)
+                for stream, _, _ in STREAMS:
+                    publisher.end(session, stream)
+                publisher.flush(60.0)
+                evicted = self.runtime.metric("grf_sessions_evicted_total")
+                wait_until(
+                    lambda before=evicted: (
+                        self.runtime.metric("grf_sessions_evicted_total") > before
+                        or self.runtime.metric("grf_sessions_resident") == 0
+                    ),
+                    60.0,
+                    "the session has left memory",
+                )
+        self.count("idle_eviction", [session], SEGMENTS, jitter_s=IN_ORDER)
+
+    def hot_duplicate(self) -> None:
+        """The same segments from two publishers of one name at once."""
+        session = "duplicate-0"
+        with (
+            Publisher(self.runtime.address, client="twin") as one,
+            Publisher(self.runtime.address, client="twin") as two,
+        ):
+            for number in range(1, SEGMENTS + 1):
+                for publisher in (one, two):
+                    self._publish(publisher, session, number)
+            one.flush(60.0)
+            two.flush(60.0)
+        self.count("hot_duplicate", [session], SEGMENTS, jitter_s=IN_ORDER)
+
+    def worker_killed(self, times: int) -> None:
+        def kill() -> None:
+            for _ in range(times):
+                select.select([], [], [], self.rng.uniform(0.05, 1.0))
+                serving = self.runtime.serving()
+                os.kill(serving["pid"], signal.SIGKILL)
+                self.runtime.wait_for_worker_other_than(serving["incarnation"])
+
+        self.under_load(f"worker_killed_{times}x", kill, segments=SEGMENTS * max(1, times // 2))
+
+    def gateway_killed(self) -> None:
+        def kill() -> None:
+            for pid in self.runtime.pids_of("ServeReplica"):
+                os.kill(pid, signal.SIGKILL)
+            wait_until(self.runtime.cluster, 60.0, "the gateway answers again")
+
+        self.under_load("gateway_killed", kill)
+
+    def restarted(self) -> None:
+        def restart() -> None:
+            self.runtime.stop()
+            self.runtime.start()
+
+        self.under_load("restart", restart)
+
+    def all_killed(self) -> None:
+        def kill() -> None:
+            self.runtime.kill()
+            self.runtime.start()
+
+        self.under_load("all_killed", kill)
+
+    def _publish(self, publisher: Publisher, session: str, number: int) -> None:
+        for stream, modality, rank in STREAMS:
+            made = make(session, stream, rank, number, IN_ORDER)
+            publisher.publish(session, stream, modality, made.frames, made.event_time_s, sequence=number)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    started_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = RunningRuntime(Path(folder) / "state", "runtime.evict_after_s=1", *PATIENT)
+        runtime.start()
+        try:
+            bench = Bench(runtime)
+            bench.undisturbed()
+            bench.publisher_killed()
+            bench.reconnect()
+            bench.idle_eviction()
+            bench.hot_duplicate()
+            bench.worker_killed(1 if quick else KILLS)
+            bench.gateway_killed()
+            bench.restarted()
+            bench.all_killed()
+        finally:
+            runtime.close()
+    totals = {name: sum(row[name] for row in bench.rows) for name in ("lost", "double", "forked")}
+    print(json.dumps(totals | {"seconds": round(time.monotonic() - started_s), "table": bench.rows}))
+
+
+if __name__ == "__main__":
+    main()
