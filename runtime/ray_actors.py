@@ -85,7 +85,7 @@ class ControllerActor:
             worker for worker in self.cluster()["workers"] if worker["heard_s_ago"] < self._settings.runtime.lease_s
         ]
         names = [worker["name"] for worker in alive]
-        stopped = [ray.get_actor(name, NAMESPACE).stop.remote(drain_s) for name in names]
+        stopped: list[Any] = [ray.get_actor(name, NAMESPACE).stop.remote(drain_s) for name in names]
         done: list[Any] = ray.wait(stopped, num_returns=len(stopped), timeout=drain_s + 5.0)[0] if stopped else []
         return len(done) == len(stopped) and all(ray.get(done))
 

@@ -27,6 +27,7 @@ from runtime.engine.batcher import BatchPolicy
 from runtime.engine.engine import EnginePolicy
 from runtime.engine.order import OrderPolicy
 from runtime.engine.quota import QuotaPolicy
+from runtime.gateway.policy import GatewayPolicy
 
 ENV_PREFIX = "GRF_"
 
@@ -83,6 +84,7 @@ class Settings:
     batch: BatchPolicy = field(default_factory=BatchPolicy)
     quota: QuotaPolicy = field(default_factory=QuotaPolicy)
     dispatch: DispatchPolicy = field(default_factory=DispatchPolicy)
+    gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
 
     @property
     def engine_policy(self) -> EnginePolicy:
@@ -107,6 +109,7 @@ LAYERS: dict[str, type[Any]] = {
     "batch": BatchPolicy,
     "quota": QuotaPolicy,
     "dispatch": DispatchPolicy,
+    "gateway": GatewayPolicy,
 }
 
 

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 RECEIVE_AT_ONCE = 256
 """messages taken from the socket before the device gets its turn"""
 MAX_POLL_S = 0.25
+RECEIVE_QUEUE_MESSAGES = 100
+"""per connection, in the transport: messages may be large, and beyond these TCP slows their sender"""
 SEND_QUEUE_MESSAGES = 10_000
 """per connection, in the transport: a peer that reads nothing is dropped when it is full"""
 
@@ -52,6 +54,7 @@ class WorkerLoop:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES)
+        self._socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_MESSAGES)
         self._socket.setsockopt(zmq.MAXMSGSIZE, 4 * MAX_MESSAGE_BYTES)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._poller = zmq.Poller()
@@ -143,6 +146,9 @@ class WorkerLoop:
                 identity, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
+            if identity[:1] != b"\0":  # not given by our socket: whoever chose the same would be taken for this client
+                self.dispatcher.outbox.refuse(identity, "unauthorised", "a connection must not set a routing id")
+                continue
             self.dispatcher.receive(identity, frames, now_s, wall_s)
 
     def _run_calls(self) -> None:

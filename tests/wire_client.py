@@ -132,13 +132,17 @@ def read(frames: list[bytes]) -> Message | None:
 class Connection:
     """One DEALER socket. It sends what it is told and remembers what it receives; it does nothing by itself."""
 
-    def __init__(self, endpoint: str, *, receive_queue: int = 1000, receive_buffer: int = -1) -> None:
+    def __init__(
+        self, endpoint: str, *, receive_queue: int = 1000, receive_buffer: int = -1, routing_id: bytes = b""
+    ) -> None:
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, receive_queue)
         self._socket.setsockopt(zmq.RCVBUF, receive_buffer)
         self._socket.setsockopt(zmq.SNDTIMEO, int(LIMIT_S * 1000))
+        if routing_id:
+            self._socket.setsockopt(zmq.ROUTING_ID, routing_id)
         self._socket.connect(endpoint)
         self.seen: list[Message] = []
         """everything received"""
@@ -412,7 +416,7 @@ class Publisher:
             self.notices.append(nack)
             if code == "stream_taken":
                 one.failure = code
-        elif one.state == "opening" and code in ("malformed", "bad_id", "unknown_modality"):
+        elif one.state == "opening" and code in ("malformed", "bad_id", "unknown_modality", "too_large"):
             one.failure = code
         elif number in one.kept:
             one.refused[number] = code

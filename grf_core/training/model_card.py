@@ -14,8 +14,8 @@ def model_card(recipe: Recipe, dataset: Dataset, training: Mapping[str, Any]) ->
     sessions = training["sessions"]
     return f"""# {recipe.name}
 
-A Gated Recurrent Fusion model (arXiv 2507.02985) for streams, trained by the recipe `{recipe.name}` with seed
-{training["seed"]}. The context is {recipe.config.context_slots} x {recipe.config.d_model} float32.
+A Gated Recurrent Fusion model (arXiv 2507.02985) for streams: recipe `{recipe.name}`, seed {training["seed"]}.
+The context is {recipe.config.context_slots} x {recipe.config.d_model} float32.
 
 ## Takes and gives
 
@@ -25,9 +25,13 @@ A Gated Recurrent Fusion model (arXiv 2507.02985) for streams, trained by the re
 
 ## Data
 
-{dataset.name}. Source: {dataset.source}. Licence: {dataset.licence}. Split: {dataset.split}. Of the training half,
-{sessions["train"]} sessions trained the weights and {sessions["validation"]} chose the epoch
-({training["best_epoch"]}); the {sessions["test"]} test sessions decided nothing.
+- Name: {dataset.name}
+- Source: {dataset.source}
+- Licence: {dataset.licence}
+- Split: {dataset.split}
+
+Of the training half, {sessions["train"]} sessions trained the weights and {sessions["validation"]} chose the epoch,
+{training["best_epoch"]}. The {sessions["test"]} test sessions had no part in this run.
 
 ## Test half
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
@@ -80,11 +81,13 @@ def _until(stream: StreamFrames, end_s: float) -> StreamFrames:
 
 
 def _disturbed(stream: StreamFrames, augmentation: Augmentation, rng: np.random.Generator) -> StreamFrames:
-    if not augmentation.noise and not augmentation.scale:
+    if not (augmentation.noise or augmentation.scale or augmentation.mix):
         return stream
-    factor = 1 + augmentation.scale * rng.standard_normal()
-    noise = augmentation.noise * rng.standard_normal(stream.frames.shape)
-    return replace(stream, frames=(factor * stream.frames + noise).astype(np.float32))
+    width = stream.frames.shape[1]
+    gain_FF = (1 + augmentation.scale * rng.standard_normal()) * np.eye(width)
+    leak_FF = augmentation.mix / math.sqrt(width) * rng.standard_normal((width, width))
+    noise_TF = augmentation.noise * rng.standard_normal(stream.frames.shape)
+    return replace(stream, frames=(stream.frames @ (gain_FF + leak_FF) + noise_TF).astype(np.float32))
 
 
 def _standardise(frames: Float32Array, statistics: Statistics) -> Float32Array:

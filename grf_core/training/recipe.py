@@ -22,6 +22,7 @@ class Augmentation:
     crop: float = 0.0  # largest share of a session cut away at its beginning
     noise: float = 0.0  # standard deviation added to every feature, after normalisation
     scale: float = 0.0  # standard deviation of a factor around 1, one for each stream
+    mix: float = 0.0  # how much of each feature leaks into the others, drawn for each stream: a sensor worn askew
 
 
 CALM = Augmentation()
@@ -37,8 +38,7 @@ class Schedule:
     warmup_epochs: int = 5
     patience: int = 20  # epochs without a better validation loss
     gradient_norm: float = 1.0
-    averaging: float = 0.0  # decay, per optimiser step, of the running mean of the weights that is validated and kept
-    truncate_steps: int = 32  # steps through which gradients flow back
+    truncate_steps: int = 64  # steps through which gradients flow back
     late_weight: float = 2.0  # the loss after step k of n counts ((k + 1) / n) ** late_weight
     validation_share: float = 0.2  # of the training half
 

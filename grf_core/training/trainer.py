@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from grf_core.bundle import Bundle, save_bundle
 from grf_core.config import GRFConfig
@@ -82,7 +81,7 @@ def train(
             metrics.write(json.dumps(asdict(progress)) + "\n")
             metrics.flush()
             on_progress(progress)
-    run.kept.load_state_dict(run.best_weights)
+    run.model.load_state_dict(run.best_weights)
     return _finish(recipe, dataset, run, out / "bundle", seed)
 
 
@@ -98,7 +97,6 @@ class TrainingRun:
         self.training = [normalised(session, self.normalisation) for session in training]
         self.validation = [normalised(session, self.normalisation) for session in validation]
         self.model = GRF(recipe.config).to(device)
-        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.schedule.averaging))
         self.best_epoch = 0
         self.best_loss = math.inf
         self.best_weights: dict[str, Tensor] = {}
@@ -118,20 +116,13 @@ class TrainingRun:
                 raise TrainingError(f"the validation loss after epoch {epoch} is {validation_loss}")
             if validation_loss < self.best_loss:
                 self.best_epoch, self.best_loss = epoch, validation_loss
-                self.best_weights = {key: value.clone() for key, value in self.kept.state_dict().items()}
+                self.best_weights = {key: value.clone() for key, value in self.model.state_dict().items()}
             elapsed_s = time.monotonic() - began
             yield Progress(
                 epoch, schedule.epochs, training_loss, validation_loss, self.best_epoch, learning_rate, elapsed_s
             )
             if epoch - self.best_epoch >= schedule.patience:
                 return
-
-    @property
-    def kept(self) -> GRF:
-        """The running mean of the weights, or with `averaging` 0 the weights themselves."""
-        model = self.averaged.module
-        assert isinstance(model, GRF)
-        return model
 
     def _train_once(self, optimizer: AdamW) -> float:
         schedule, total = self.recipe.schedule, 0.0
@@ -144,13 +135,12 @@ class TrainingRun:
             total += len(sessions) * backward(self.model, batch, schedule.late_weight, schedule.truncate_steps)
             clip_grad_norm_(self.model.parameters(), schedule.gradient_norm)
             optimizer.step()
-            self.averaged.update_parameters(self.model)
         return total / len(order)
 
     def _validate(self) -> float:
-        self.averaged.eval()
+        self.model.eval()
         batch = self._batch(self.validation, np.random.default_rng(VALIDATION_SEED), CALM)
-        return loss_of(self.kept, batch, self.recipe.schedule.late_weight)
+        return loss_of(self.model, batch, self.recipe.schedule.late_weight)
 
     def _batch(
         self, sessions: Sequence[LabelledSession], rng: np.random.Generator, augmentation: Augmentation
@@ -216,7 +206,7 @@ def _finish(recipe: Recipe, dataset: Dataset, run: TrainingRun, path: Path, seed
         "best_epoch": run.best_epoch,
         "torch": torch.__version__,
     }
-    bundle = Bundle.of(recipe.name, run.kept, run.normalisation, training)
+    bundle = Bundle.of(recipe.name, run.model, run.normalisation, training)
     test = evaluate_conditions(bundle, dataset.test, recipe.conditions)
     bundle = replace(bundle, training={**training, "test": test})
     save_bundle(path, bundle, model_card(recipe, dataset, bundle.training))

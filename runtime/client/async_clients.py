@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy.typing as npt
 
@@ -72,13 +72,13 @@ class AsyncPublisher:
         """Free the memory of a stream that has nothing left to send."""
         self._driver.core.forget(session, stream)
 
-    async def wait(self, receipt: Receipt, *, until: str = "durable", timeout_s: float | None = None) -> Receipt:
-        reached = (lambda: receipt.is_fused or receipt.is_final) if until == "fused" else lambda: receipt.is_final
-        if not await self._driver.wait(reached, timeout_s):
+    async def wait(
+        self, receipt: Receipt, *, until: Literal["fused", "durable"] = "durable", timeout_s: float | None = None
+    ) -> Receipt:
+        core = self._driver.core
+        if not await self._driver.wait(lambda: core.has_reached(receipt, until), timeout_s):
             raise RequestTimeout(f"segment {receipt.sequence} is not {until} after {timeout_s} s")
-        if receipt.is_refused:
-            raise Refused(receipt.code, receipt.text)
-        return receipt
+        return core.check(receipt)
 
     async def flush(self, timeout_s: float | None = None) -> None:
         core = self._driver.core

@@ -11,6 +11,7 @@ from math import inf
 from typing import Protocol
 
 from runtime import messages as m
+from runtime.keys import check_id, check_tenant
 
 PING_EVERY_S = 1.0
 LOST_AFTER_S = 3.0
@@ -22,6 +23,10 @@ class Identity:
     client: str
     tenant: str = "default"
     token: str = ""
+
+    def __post_init__(self) -> None:
+        check_id("client", self.client)
+        check_tenant(self.tenant)
 
 
 class Core(Protocol):

@@ -13,7 +13,7 @@ from math import inf
 from typing import Literal, NamedTuple
 
 from runtime import messages as m
-from runtime.client.errors import StreamRefused
+from runtime.client.errors import Refused, StreamRefused
 from runtime.client.link import Identity, Link
 from runtime.client.stream_buffer import Entry, Receipt, StreamBuffer, stream_segments
 from runtime.keys import check_id
@@ -22,7 +22,7 @@ from runtime.wire import MAX_EVENT_TIME_S, MAX_MESSAGE_BYTES, MAX_SEQUENCE
 
 MESSAGE_SEGMENTS = 256
 MESSAGE_BYTES = 1 << 20
-STREAM_CODES = frozenset({"bad_id", "malformed", "unknown_modality"})
+STREAM_CODES = frozenset({"bad_id", "malformed", "too_large", "unknown_modality"})
 """why a stream cannot be opened; other final codes are about one segment"""
 
 
@@ -152,6 +152,18 @@ class PublisherCore:
         buffer = self._streams.get((session, stream))
         if buffer is not None and buffer.is_empty:
             del self._streams[session, stream]
+
+    def has_reached(self, receipt: Receipt, until: Literal["fused", "durable"]) -> bool:
+        """No more is to be waited for: the segment came so far, or never will."""
+        return receipt.is_final or (until == "fused" and receipt.is_fused) or self.refusal is not None
+
+    def check(self, receipt: Receipt) -> Receipt:
+        """Raise Refused if the segment, or this publisher as a whole, was refused."""
+        if receipt.is_refused:
+            raise Refused(receipt.code, receipt.text)
+        if self.refusal is not None and not receipt.is_final:
+            raise Refused(self.refusal.code, self.refusal.text)
+        return receipt
 
     @property
     def unfinished(self) -> int:

@@ -17,6 +17,7 @@ from runtime import messages as m
 from runtime.messages import Float32Array
 
 ENTRY_OVERHEAD_BYTES = 400
+MAX_BURST = 1 << 20
 MAX_LEFT_OUT = 10_000
 """sequence numbers that a user may leave out in one go"""
 NO_FRAMES: Float32Array = np.empty((0, 0), dtype=np.float32)
@@ -94,6 +95,8 @@ class StreamBuffer:
         self._sent_upto = 0
         self._taken_upto = 0
         self._fused_upto = 0
+        self._burst = MAX_BURST
+        """how many may be in the window: few after the worker could not take one, or it would refuse all the others"""
         self._durable_upto = 0
         self._ended = False
         self._end_sent = False
@@ -200,17 +203,22 @@ class StreamBuffer:
         """The next segments to send, in order; at least one if any is waiting."""
         if self._state != "open" or self.refusal is not None or self._next is None:
             return []
+        max_segments = min(max_segments, self._burst - self._in_window)
         batch: list[Entry] = []
         n_bytes = 0
         for sequence in range(max(self._sent_upto + 1, self.oldest), self._next):
             entry = self._entries[sequence]
-            if len(batch) == max_segments or (batch and n_bytes + entry.n_bytes > max_bytes):
+            if len(batch) >= max_segments or (batch and n_bytes + entry.n_bytes > max_bytes):
                 break
             batch.append(entry)
             n_bytes += entry.n_bytes
         if batch:
             self._sent_upto = batch[-1].receipt.sequence
         return batch
+
+    @property
+    def _in_window(self) -> int:
+        return max(0, self._sent_upto - max(self._taken_upto, self.oldest - 1))
 
     def in_flight(self) -> tuple[int, int]:
         """How many segments are sent and not taken, and their bytes."""
@@ -240,7 +248,8 @@ class StreamBuffer:
         return sent
 
     def send_again_from(self, sequence: int) -> int:
-        """The worker could not take this segment now; return how many are sent again."""
+        """The worker could not take this segment now; return how many are sent again: one first, then ever more."""
+        self._burst = 1
         if self._state == "opening":
             self._state = "closed"
         self._end_sent = False
@@ -253,6 +262,8 @@ class StreamBuffer:
         upto = min(upto, self._sent_upto)
         entries = list(self._between(self._taken_upto, upto))
         self._taken_upto = max(self._taken_upto, upto)
+        if entries:
+            self._burst = min(2 * self._burst, MAX_BURST)
         return entries
 
     def fused(self, upto: int, version: int) -> list[Entry]:

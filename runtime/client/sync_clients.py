@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -91,15 +91,15 @@ class Publisher:
             self._driver.core.end(session, stream)
             self._driver.wake()
 
-    def wait(self, receipt: Receipt, *, until: str = "durable", timeout_s: float | None = None) -> Receipt:
-        """Wait until a segment is "fused" or "durable"; raises Refused if it was refused, RequestTimeout in time."""
+    def wait(
+        self, receipt: Receipt, *, until: Literal["fused", "durable"] = "durable", timeout_s: float | None = None
+    ) -> Receipt:
+        """Wait until a segment is fused or durable; raises Refused if it was refused, RequestTimeout in time."""
+        core = self._driver.core
         with self._driver.changed:
-            reached = (lambda: receipt.is_fused or receipt.is_final) if until == "fused" else lambda: receipt.is_final
-            if not self._driver.wait(reached, timeout_s):
+            if not self._driver.wait(lambda: core.has_reached(receipt, until), timeout_s):
                 raise RequestTimeout(f"segment {receipt.sequence} is not {until} after {timeout_s} s")
-        if receipt.is_refused:
-            raise Refused(receipt.code, receipt.text)
-        return receipt
+            return core.check(receipt)
 
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything published is durable or refused. Raises RequestTimeout, or Refused for a bad token."""

@@ -10,19 +10,28 @@ from runtime import messages as m
 from runtime.dispatch.loading import SessionLoader, Visit
 from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.peers import Peer, Peers
-from runtime.engine.engine import ACCEPTED, DUPLICATE, Engine
+from runtime.engine.engine import Engine
+from runtime.engine.outcomes import ACCEPTED, DUPLICATE
 from runtime.engine.session import Session, StreamState
 from runtime.keys import InvalidId, SessionKey, check_id
 from runtime.wire import MAX_SEQUENCE
 
+MAX_STREAMS = 1024
+"""of one session"""
 ENTRY_OVERHEAD_BYTES = 256
 """what a segment costs beside its frames while it waits for its session"""
+MAX_OPENING = 10_000
+"""streams that wait for the store before they are opened"""
 
 
 class _Opening(NamedTuple):
     peer: Peer
     message: m.Open
     key: SessionKey
+
+    @property
+    def name(self) -> tuple[bytes, SessionKey, str]:
+        return self.peer.identity, self.key, self.message.stream
 
 
 class Publishing:
@@ -31,7 +40,7 @@ class Publishing:
         self._loader = loader
         self._peers = peers
         self._outbox = outbox
-        self._opening: list[_Opening] = []
+        self._opening: dict[tuple[bytes, SessionKey, str], _Opening] = {}
         """opened, and not told before the store knows: only then will they be waited for after a crash"""
 
     # ---- open ----
@@ -47,6 +56,9 @@ class Publishing:
         if not 0 < message.base <= MAX_SEQUENCE:
             refuse("malformed", f"open: base {message.base} is outside 1 .. 2**62")
             return
+        if len(self._opening) >= MAX_OPENING:
+            refuse("slow_down", f"{MAX_OPENING} streams wait to be stored", 200)
+            return
         if message.modality not in {modality.name for modality in self._engine.signature.modalities}:
             known = ", ".join(modality.name for modality in self._engine.signature.modalities)
             refuse("unknown_modality", f"unknown modality {message.modality[:80]!r}; the model has {known}")
@@ -59,6 +71,9 @@ class Publishing:
         refuse = partial(self._outbox.refuse_segment, peer, message.session, message.stream, message.base)
         known = session.streams.get(message.stream)
         was_reset = message.known_durable > (known.durable if known else 0)
+        if known is None and len(session.streams) >= MAX_STREAMS:
+            refuse("too_large", f"the session has {MAX_STREAMS} streams")
+            return
         try:
             previous = self._engine.open_stream(
                 session, message.stream, message.modality, message.base, peer.owner, now_s
@@ -69,12 +84,12 @@ class Publishing:
         self._tell_loser(previous, peer, message)
         if session.reset_reason or was_reset:
             refuse("session_reset", session.reset_reason or "the session was deleted, or its store was replaced")
-        self._opening.append(_Opening(peer, message, session.key))
+        self._keep_opening(_Opening(peer, message, session.key))
 
     def tell_opened(self, now_s: float) -> None:
         """Answer those whose stream the store knows by now; wait for all of them, however long that takes."""
-        opening, self._opening = self._opening, []
-        for one in opening:
+        opening, self._opening = self._opening, {}
+        for one in opening.values():
             session = self._engine.sessions.get(one.key)
             stream = session.streams.get(one.message.stream) if session else None
             if session is None or stream is None:
@@ -85,7 +100,11 @@ class Publishing:
             if stream.stored == "yes":
                 self._tell_opened(one.peer, one.message, session, stream)
             else:
-                self._opening.append(one)
+                self._keep_opening(one)
+
+    def _keep_opening(self, one: _Opening) -> None:
+        """Of a stream that a connection opens again and again, while the store does not answer, the last one counts."""
+        self._opening[one.name] = one
 
     def _tell_opened(self, peer: Peer, message: m.Open, session: Session, stream: StreamState) -> None:
         for sequence, code in sorted(stream.refused.items()):

@@ -8,8 +8,9 @@ from runtime import messages as m
 from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.peers import Peers
 from runtime.dispatch.questions import Questions
-from runtime.engine.engine import Engine, Failure
+from runtime.engine.engine import Engine
 from runtime.engine.order import Entry
+from runtime.engine.outcomes import Failure
 from runtime.engine.session import Session
 from runtime.engine.view import session_view
 from runtime.keys import SessionKey
@@ -54,7 +55,9 @@ class Teller:
                 taken = stream.received.upto if is_held_back else stream.fused.upto
                 acks.setdefault(peer.identity, []).append(_ack(session, name, taken))
 
-    def _collect_held_back(self, session: Session, streams: Iterable[str], acks: dict[bytes, list[m.StreamAck]]) -> None:
+    def _collect_held_back(
+        self, session: Session, streams: Iterable[str], acks: dict[bytes, list[m.StreamAck]]
+    ) -> None:
         """Nothing is fused, but room in the window: what is held back waits for segments that could not come else."""
         for name in streams:
             stream = session.streams[name]

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import NamedTuple
 
 from grf_core.step import StepModel
 from runtime.engine.admission import MAX_REFUSALS_KEPT, MAX_SEQUENCES_AHEAD, frames_fault, time_fault
 from runtime.engine.batcher import BatchPolicy, ReadyQueue
 from runtime.engine.order import NO_SLOT, Entry, FusionKey, OrderPolicy
+from runtime.engine.outcomes import ACCEPTED, DUPLICATE, Failure, Progress, Verdict
 from runtime.engine.quota import BYTE_LIMITS, SHARE_OF_THOSE_AHEAD, QuotaPolicy, Quotas, Refusal
 from runtime.engine.residents import Residents, rows_for_settling
+from runtime.engine.room import Room
 from runtime.engine.sequences import SequenceSet
 from runtime.engine.session import Session, SettledStep, ShownState, StreamState, extend_lineage
 from runtime.engine.slab import Slab
@@ -29,6 +29,9 @@ from runtime.engine.stepper import Step, run_steps
 from runtime.engine.tally import Tally
 from runtime.keys import SessionKey
 from runtime.messages import SegmentEntry
+
+HISTORY_KEPT = 1024
+"""settled versions of a session that wait for a checkpoint, at most"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,40 +43,6 @@ class EnginePolicy:
     """rows of the slab"""
     evict_after_s: float = 60.0
     """processing time: an idle session leaves memory; its record stays in the store"""
-
-
-class Verdict(NamedTuple):
-    """What became of a segment: "accepted", "duplicate", or a Nack code with its text."""
-
-    code: str
-    text: str = ""
-    retry_after_ms: int = 0
-
-
-ACCEPTED = Verdict("accepted")
-DUPLICATE = Verdict("duplicate")
-
-
-class Failure(NamedTuple):
-    key: SessionKey
-    stream: str
-    sequence: int
-    text: str
-
-
-@dataclass(slots=True)
-class Progress:
-    """What has changed since it was last taken."""
-
-    streams: dict[SessionKey, dict[str, None]] = field(default_factory=dict)
-    """streams whose fused, durable or duplicate state is to be acknowledged"""
-    held_back: dict[SessionKey, dict[str, None]] = field(default_factory=dict)
-    """streams with segments that have landed and cannot be fused yet: for want of rows, or because the policy says so"""
-    states: dict[SessionKey, bool] = field(default_factory=dict)
-    """sessions whose live or settled state is new; True for a correction"""
-    failures: list[Failure] = field(default_factory=list)
-    accepted: list[tuple[SessionKey, Entry]] = field(default_factory=list)
-    """segments that were accepted, while the engine is `tapped`"""
 
 
 class Engine:
@@ -288,8 +257,11 @@ class Engine:
         self.tally.fused_again += len(stale)
 
     def _slow_down(self, session: Session, stream: str, refusal: Refusal, now_s: float) -> Verdict:
-        """Refuse for now, and wait for the stream. But not at a limit that only its publisher can relieve, nor at one of
-        bytes if it holds its session back: what waits for it may be what fills the limit, and would never settle."""
+        """Refuse for now, and wait for the stream.
+
+        But not at a limit that only its publisher can relieve, nor at one of bytes if it holds its session back: what
+        waits for it may be what fills the limit, and would never settle.
+        """
         self.residents.touch(session, now_s)
         if refusal.reason in BYTE_LIMITS:
             waits = not session.timeline.holds_back(stream, now_s)
@@ -356,10 +328,10 @@ class Engine:
             self._offer(session)
         return len(steps)
 
-    def _room_for_each(self, now_s: float) -> _Room:
+    def _room_for_each(self, now_s: float) -> Room:
         reserve = rows_for_settling(self.slab.capacity)
         self.residents.make_room(min(len(self._ready), self.policy.batch.max_segments) + reserve, now_s)
-        return _Room(self.sessions, self.slab.available, reserve)
+        return Room(self.sessions, self.slab.available, reserve)
 
     def _pass_over(self, session: Session) -> None:
         if not session.lacks_rows:
@@ -425,6 +397,7 @@ class Engine:
             self.slab.shares[slot].copy(),
             float(self.slab.gate[slot]),
         )
+        del session.history[:-HISTORY_KEPT]  # the store keeps no more either, and may be away
         session.history.append(SettledStep(session.settled_version, key.event_time_s, key.rank, outputs, shares, gate))
         self.tally.settled[self.signature.modalities[key.rank].name] += 1
 
@@ -496,29 +469,3 @@ class Engine:
     def _mark_dirty(self, session: Session) -> None:
         session.dirty = True
         self.dirty[session.key] = None
-
-
-class _Room:
-    """Lets sessions into a batch while rows are free; the last ones only for steps that settle at once.
-
-    A step ahead of the watermark holds its row until the watermark comes, which may take the very steps that would
-    find no row then.
-    """
-
-    __slots__ = ("_reserve", "_rows", "_sessions", "passed_over")
-
-    def __init__(self, sessions: Mapping[SessionKey, Session], rows: int, reserve: int) -> None:
-        self._sessions = sessions
-        self._rows = rows
-        self._reserve = reserve
-        self.passed_over: list[Session] = []
-
-    def __call__(self, key: SessionKey) -> bool:
-        session = self._sessions[key]
-        timeline = session.timeline
-        settles = timeline.entries[timeline.fused].key.event_time_s <= timeline.watermark_s
-        if self._rows <= (0 if settles else self._reserve):
-            self.passed_over.append(session)
-            return False
-        self._rows -= 1
-        return True

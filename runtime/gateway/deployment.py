@@ -69,11 +69,11 @@ def gateway_application(policy: GatewayPolicy, replicas: int = 1, log_level: str
     return application
 
 
-def run_gateway(settings: Settings, policy: GatewayPolicy | None = None) -> None:
+def run_gateway(settings: Settings) -> None:
     """Start the gateway on the Ray that this process is connected to; returns once it answers."""
     serve.start(
         http_options={"host": settings.runtime.host, "port": settings.runtime.http_port},
         logging_config={"enable_access_log": False, "log_level": settings.runtime.log_level},
     )
-    application = gateway_application(policy or GatewayPolicy(), log_level=settings.runtime.log_level)
+    application = gateway_application(settings.gateway, log_level=settings.runtime.log_level)
     serve.run(application, name=APPLICATION, route_prefix="/")

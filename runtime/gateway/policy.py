@@ -14,6 +14,7 @@ class GatewayPolicy:
     max_held_bytes: int = 8 << 20
     """per caller: posted segments that are not durable yet"""
     max_event_streams: int = 500
+    """open at once, server-sent and WebSocket"""
     keep_alive_s: float = 15.0
     """between two signs of life on an event stream that has nothing to say"""
     answer_timeout_s: float = 10.0

@@ -14,7 +14,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, nan
 from pathlib import Path
 from typing import Any, Self
@@ -569,6 +569,15 @@ def test_a_bad_hello_is_refused(scene: Scene, stranger: Connection, name: str) -
     scene.service_goes_on()
 
 
+def test_a_client_that_chooses_its_routing_id_is_refused(scene: Scene) -> None:
+    """Another could choose the same, and be taken for it without a token."""
+    with Connection(scene.worker.endpoint, routing_id=b"me") as chosen:
+        check_refusal(chosen.hello("me", "acme", "secret"), "unauthorised", "must not set a routing id$")
+    assert scene.worker.take_refusals() == {"unauthorised": 1}
+    scene.nothing_has_changed()
+    scene.service_goes_on()
+
+
 TENANTS = {
     "a/b": "^tenant has a slash: 'a/b'$",
     "/": "^tenant has a slash: '/'$",
@@ -710,6 +719,16 @@ def test_subscriptions_of_one_connection_are_bounded(scene: Scene, monkeypatch: 
     scene.service_goes_on()
 
 
+def test_streams_of_one_session_are_bounded(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.dispatch.publishing.MAX_STREAMS", 1)
+    nack = scene.nack(pack("open", "bad", "one more", "audio", 1))
+    check_refusal(nack, "too_large", "^the session has 1 streams$")
+    assert (nack["session"], nack["stream"]) == ("bad", "one more")
+    assert scene.bad.connection.open("bad", "mic", "audio").tag == "opened"
+    scene.nothing_has_changed()
+    scene.service_goes_on()
+
+
 GARBAGE = {
     "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(200),
@@ -777,29 +796,39 @@ def test_the_reader_refuses_what_no_worker_could_read(worker: RunningWorker) -> 
     with StateClient(worker.endpoint, tenant="acme", token="secret") as reader:
         with pytest.raises(ValueError, match="surrogates not allowed"):
             reader.state("\ud800")
-        with pytest.raises(ValueError, match="^query: after_version is not an integer$"):
+        with pytest.raises(ValueError, match=r"^query: after_version is not an integer$"):
             reader.state("s", after_version=2**63)
-        with pytest.raises(ValueError, match="^history: from_s is not a number$"):
+        with pytest.raises(ValueError, match=r"^history: from_s is not a number$"):
             reader.history("s", from_s=nan)
-        with pytest.raises(InvalidId, match="^session has 201 bytes"):
+        with pytest.raises(InvalidId, match=r"^session has 201 bytes"):
             next(reader.subscribe(LONG_ID))
-        with pytest.raises(Refused, match="^bad_id: session is empty$"):
+        with pytest.raises(Refused, match=r"^bad_id: session is empty$"):
             reader.state("")
         assert reader.sessions() == ([], False)
 
 
-def test_a_page_of_history_may_be_larger_than_a_header_of_a_client(tmp_path: Path) -> None:
+class WordyModel(ToyModel):
+    """A model whose every state takes 24 KB on the wire."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mood, speed = self.signature.heads
+        wordy = replace(mood, labels=("calm" * 2000, "loud" * 2000))
+        self.signature = replace(self.signature, heads=(wordy, speed))
+
+
+def test_a_page_of_history_may_be_larger_than_what_a_worker_takes(tmp_path: Path) -> None:
     """What a client may ask for it must be able to read."""
     with (
-        RunningWorker(tmp_path, engine=ENGINE, history_length=8000) as worker,
+        RunningWorker(tmp_path, engine=ENGINE, model=WordyModel) as worker,
         Publisher(worker.endpoint) as publisher,
         StateClient(worker.endpoint) as reader,
     ):
-        for number in range(6000):
+        for number in range(60):
             publisher.publish("s", "mic", "audio", [[1, 2, 3]], number / 100)
         publisher.flush(LIMIT_S)
-        rows = reader.history("s", limit=10_000)
-    assert [row["version"] for row in rows] == list(range(1, 6001))
+        rows = reader.history("s")
+    assert [row["version"] for row in rows] == list(range(1, 61))
     assert len(msgpack.packb(rows)) > wire.MAX_HEADER_BYTES
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from runtime import keys, wire, worker_loop
 from runtime import messages as m
-from runtime.dispatch import dispatcher, peers, questions
+from runtime.dispatch import dispatcher, peers, publishing, questions
 from runtime.dispatch.dispatcher import DispatchPolicy
 from runtime.engine import admission
 from runtime.engine.engine import EnginePolicy
@@ -50,6 +50,7 @@ LIMITS = {
     **{name: getattr(dispatcher, name) for name in ("MAX_PEERS", "PEER_TIMEOUT_S")},
     **{name: getattr(peers, name) for name in ("MAX_CREDIT", "MAX_SUBSCRIPTIONS", "MAX_WAITING_SESSIONS")},
     **{name: getattr(questions, name) for name in ("MAX_WAIT_MS", "MAX_WAITING", "MAX_PAGE", "MAX_HISTORY")},
+    "MAX_STREAMS": publishing.MAX_STREAMS,
     "SEND_QUEUE_MESSAGES": worker_loop.SEND_QUEUE_MESSAGES,
 }
 QUICK = EnginePolicy(OrderPolicy(idle_timeout_s=0.02))
@@ -149,7 +150,7 @@ def test_every_limit_is_documented_with_its_value() -> None:
 
 
 def test_limits_named_in_the_text_have_their_value_beside_them() -> None:
-    text = DOCUMENT.replace("\n", " ")
+    text = " ".join(DOCUMENT.split())
     for number, unit, name in re.findall(r"([\d,]{2,}|2\^62) ([^().|]*)\(`([A-Z_]+)`\)", text):
         value = 2**62 if number == "2^62" else int(number.replace(",", ""))
         assert value == LIMITS[name], f"{number} {unit}({name})"
@@ -160,13 +161,13 @@ def test_every_dtype_is_documented() -> None:
 
 
 def test_defaults_of_the_order_are_those_of_the_code() -> None:
-    text = section("Event time and the watermark").replace("\n", " ")
+    text = " ".join(section("Event time and the watermark").split())
     policy = OrderPolicy()
     for said in (
         f"less the lateness ({policy.lateness_s:g} s)",
         f"silent for {policy.idle_timeout_s:g} seconds",
         f"is waited for {policy.restart_grace_s:g} seconds",
-        f"first {policy.idle_timeout_s:g} seconds",
+        f"Nothing settles in the first {policy.idle_timeout_s:g} seconds",
         f"at most {policy.max_unsettled_segments:,} unsettled segments, or {policy.max_unsettled_bytes >> 20} MiB",
         f"more than {policy.max_future_s:g} s ahead",
         f"more than {policy.max_jump_s:,.0f} s ahead",

@@ -47,7 +47,6 @@ class RunningWorker:
         engine: EnginePolicy | None = None,
         dispatch: DispatchPolicy | None = None,
         tokens: Mapping[str, str] | None = None,
-        history_length: int = 256,
     ) -> None:
         self.path = directory / "grf.db"
         self.port = 0
@@ -56,7 +55,6 @@ class RunningWorker:
         self._engine_policy = engine or EnginePolicy()
         self._dispatch_policy = dispatch or DispatchPolicy()
         self._tokens = Tokens(tokens or {})
-        self._history_length = history_length
         self._starts = 0
         self._loop: WorkerLoop | None = None
 
@@ -88,7 +86,7 @@ class RunningWorker:
         self._loop.start()
 
     def _open_store(self) -> SqliteStore:
-        return SqliteStore(self.path, history_length=self._history_length)
+        return SqliteStore(self.path)
 
     def _claim(self) -> dict[int, int]:
         """Every key group, at the epoch after the last."""

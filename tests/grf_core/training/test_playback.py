@@ -61,6 +61,13 @@ def test_noise_and_scale_change_values_but_not_the_recording() -> None:
     assert (SESSION.streams[0].frames == 1).all()
 
 
+def test_mixing_leaks_features_into_each_other_the_same_way_for_a_whole_stream() -> None:
+    segments = play(SESSION, CONFIG, CUTTING, np.random.default_rng(0), Augmentation(mix=0.5))
+    camera = np.concatenate([segment.frames for segment in segments if segment.stream == "cam"])
+    assert (camera == camera[0]).all()
+    assert len(np.unique(camera[0])) == 5
+
+
 def test_elapsed_seconds_never_run_backwards() -> None:
     segments = play(SESSION, CONFIG, CUTTING, np.random.default_rng(0))[:4]
     assert elapsed_s(segments) == pytest.approx([0.0, 0.01, 0.49, 0.01])

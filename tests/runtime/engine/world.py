@@ -20,8 +20,9 @@ import numpy as np
 
 from runtime.engine.batcher import BatchPolicy
 from runtime.engine.checkpoint import committed, not_committed, restore, take_records
-from runtime.engine.engine import Engine, EnginePolicy, Progress
+from runtime.engine.engine import Engine, EnginePolicy
 from runtime.engine.order import FusionKey, OrderPolicy
+from runtime.engine.outcomes import Progress
 from runtime.engine.quota import QuotaPolicy, Quotas, Refusal
 from runtime.engine.session import Session
 from runtime.keys import SessionKey

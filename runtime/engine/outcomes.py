@@ -1,0 +1,43 @@
+"""What the engine answers, and what it tells of its progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from runtime.engine.order import Entry
+from runtime.keys import SessionKey
+
+
+class Verdict(NamedTuple):
+    """What became of a segment: "accepted", "duplicate", or a Nack code with its text."""
+
+    code: str
+    text: str = ""
+    retry_after_ms: int = 0
+
+
+ACCEPTED = Verdict("accepted")
+DUPLICATE = Verdict("duplicate")
+
+
+class Failure(NamedTuple):
+    key: SessionKey
+    stream: str
+    sequence: int
+    text: str
+
+
+@dataclass(slots=True)
+class Progress:
+    """What has changed since it was last taken."""
+
+    streams: dict[SessionKey, dict[str, None]] = field(default_factory=dict)
+    """streams whose fused, durable or duplicate state is to be acknowledged"""
+    held_back: dict[SessionKey, dict[str, None]] = field(default_factory=dict)
+    """streams with segments that have landed and cannot be fused yet, for want of rows or by the policy"""
+    states: dict[SessionKey, bool] = field(default_factory=dict)
+    """sessions whose live or settled state is new; True for a correction"""
+    failures: list[Failure] = field(default_factory=list)
+    accepted: list[tuple[SessionKey, Entry]] = field(default_factory=list)
+    """segments that were accepted, while the engine is `tapped`"""
