@@ -33,6 +33,15 @@ def new_identity(client: str, tenant: str, token: str, kind: str) -> Identity:
     return Identity(client or f"{kind}-{uuid.uuid4().hex[:12]}", tenant, token)
 
 
+def wait_for_welcome(driver: ThreadDriver[PublisherCore] | ThreadDriver[StateCore], timeout_s: float) -> None:
+    core = driver.core
+    with driver.changed:
+        if not driver.wait(lambda: core.welcome is not None or core.refusal is not None, timeout_s):
+            raise RequestTimeout(f"no answer within {timeout_s:g} s")
+        if core.refusal is not None:
+            raise Refused(core.refusal.code, core.refusal.text)
+
+
 class Publisher:
     """Publishes segments of any number of streams; keeps each until it is durable, resends by itself.
 
@@ -56,6 +65,13 @@ class Publisher:
     @property
     def stats(self) -> PublisherStats:
         return self._driver.core.stats
+
+    def check(self, timeout_s: float) -> None:
+        """Wait until a worker has welcomed this client. Raises Refused for a bad token, RequestTimeout.
+
+        There is no need to: what is published before is sent as soon as there is a connection.
+        """
+        wait_for_welcome(self._driver, timeout_s)
 
     def publish(
         self,
@@ -132,12 +148,7 @@ class StateClient:
 
     def check(self, timeout_s: float) -> None:
         """Wait until a worker has welcomed this client. Raises Refused for a bad token, RequestTimeout."""
-        core = self._driver.core
-        with self._driver.changed:
-            if not self._driver.wait(lambda: core.welcome is not None or core.refusal is not None, timeout_s):
-                raise RequestTimeout(f"no answer within {timeout_s:g} s")
-            if core.refusal is not None:
-                raise Refused(core.refusal.code, core.refusal.text)
+        wait_for_welcome(self._driver, timeout_s)
 
     def state(
         self,

@@ -24,6 +24,7 @@ from runtime.replay import Due, play
 
 LABEL = "activity"
 PUBLISHER_RATE_WINDOW_S = 2.0
+CONNECT_WITHIN_S = 30.0
 
 
 def recordings() -> list[Recorded]:
@@ -68,6 +69,9 @@ class MotionDemo:
         """segments published, by session"""
 
     def start(self) -> None:
+        """Begin once every publisher is connected. Raises ClientError if the runtime does not answer."""
+        for publisher in self._publishers.values():
+            publisher.check(CONNECT_WITHIN_S)
         self._started_s = time.monotonic()
         self._follower.start()
         self._player.start()
