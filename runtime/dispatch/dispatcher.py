@@ -62,7 +62,7 @@ class Dispatcher:
         self._tokens = tokens
         self._loader = SessionLoader(engine, self.store, self.owned, incarnation)
         self._publishing = Publishing(engine, self._loader, self.peers, self.outbox)
-        self._questions = Questions(engine, self._loader, self.owned, self.store, self.outbox)
+        self._questions = Questions(engine, self._loader, self.owned, self.store, self.outbox, self._publishing.forget)
         self._teller = Teller(engine, self.peers, self._questions, self.outbox)
 
     # ---- messages ----
@@ -156,8 +156,8 @@ class Dispatcher:
         """Serve these key groups and no others. Sessions of a group that is lost are another worker's: forget them."""
         lost = self.owned.replace(epochs)
         if lost:
-            for key in [key for key in self.engine.sessions if key_group(key) in lost]:
-                self.engine.forget(key)
+            for session in [session for key, session in self.engine.sessions.items() if key_group(key) in lost]:
+                self._publishing.forget(session, "not_owner", f"key group {key_group(session.key)} has moved")
 
     # ---- time ----
 

@@ -93,7 +93,7 @@ class Publishing:
             session = self._engine.sessions.get(one.key)
             stream = session.streams.get(one.message.stream) if session else None
             if session is None or stream is None:
-                text = "the session was deleted meanwhile"
+                text = "the session has left this worker"
                 self._outbox.refuse_segment(one.peer, one.message.session, one.message.stream, 0, "not_open", text)
                 continue
             self._engine.wait_for_opening(session, one.message.stream, now_s)
@@ -119,6 +119,17 @@ class Publishing:
         if loser is not None and loser.client != peer.client:
             text = f"client {peer.client!r} has opened this stream"
             self._outbox.refuse_segment(loser, message.session, message.stream, message.base, "stream_taken", text)
+
+    # ---- leave ----
+
+    def forget(self, session: Session, code: m.RetryCode, text: str) -> None:
+        """The session leaves this worker with all that is not durable: those who sent that are to send it again."""
+        for name, stream in session.streams.items():
+            peer = self._peers.owner(stream.owner)
+            if peer is not None and stream.received.highest > stream.durable:
+                first = stream.durable + 1
+                self._outbox.refuse_segment(peer, session.key.session, name, first, code, text, retry_after_ms=100)
+        self._engine.forget(session.key)
 
     # ---- end ----
 

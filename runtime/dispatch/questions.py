@@ -35,13 +35,21 @@ Question = m.Query | m.ListSessions | m.QueryHistory | m.Delete
 
 class Questions:
     def __init__(
-        self, engine: Engine, loader: SessionLoader, owned: OwnedGroups, store: StoreQueue, outbox: Outbox
+        self,
+        engine: Engine,
+        loader: SessionLoader,
+        owned: OwnedGroups,
+        store: StoreQueue,
+        outbox: Outbox,
+        forget: Callable[[Session, m.RetryCode, str], None],
     ) -> None:
+        """`forget` a resident session and tell those who publish to it why."""
         self._engine = engine
         self._loader = loader
         self._owned = owned
         self._store = store
         self._outbox = outbox
+        self._forget = forget
         self._waiting: dict[SessionKey, dict[int, tuple[Peer, m.Query]]] = {}
         """queries for a version that is not there yet, by ticket"""
         self._deadlines: list[tuple[float, int, SessionKey]] = []
@@ -178,13 +186,13 @@ class Questions:
             refuse = partial(self._outbox.refuse_request, peer, question.request)
             self._loader.visit(key, Visit(lambda _: self._delete(peer, key, question), refuse))
             return
-        resident = key in self._engine.sessions
-        if resident:
-            self._engine.forget(key)
+        session = self._engine.sessions.get(key)
+        if session is not None:
+            self._forget(session, "not_open", "the session was deleted")
         epochs = self._owned.epochs_of([key])
 
         def deleted(existed: bool, now_s: float) -> None:
-            self._outbox.send(peer.identity, m.Deleted(question.request, existed or resident))
+            self._outbox.send(peer.identity, m.Deleted(question.request, existed or session is not None))
 
         job = StoreJob(lambda store: store.delete(epochs, key), deleted, self._fail(peer, question))
         self._store.put(job)

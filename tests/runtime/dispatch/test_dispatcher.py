@@ -1,0 +1,296 @@
+"""The worker's decisions, message by message: who is told what. Time and the store are the test's."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from runtime import messages as m
+from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
+from runtime.engine.engine import Engine, EnginePolicy
+from runtime.engine.order import OrderPolicy
+from runtime.keys import KEY_GROUPS, SessionKey, key_group
+from runtime.records import RecordError
+from runtime.security import Tokens
+from runtime.store.base import StoreError
+from runtime.store.memory import MemoryDisk, MemoryStore
+from runtime.wire import encode
+from tests.runtime.toy_model import ToyModel
+
+FRAMES = np.ones((2, 3), np.float32)
+MessageT = TypeVar("MessageT")
+
+
+class Desk:
+    """A dispatcher with its store, and what each connection has been told."""
+
+    def __init__(self, disk: MemoryDisk | None = None, *, digest: str = "toy-1", **policy: Any) -> None:
+        self.disk = disk or MemoryDisk()
+        self.store = MemoryStore(self.disk)
+        tokens = Tokens(policy.pop("tokens", {}))
+        engine = Engine(ToyModel(digest), EnginePolicy(**policy))
+        self.dispatcher = Dispatcher(engine, "w", f"incarnation of {digest}", tokens, DispatchPolicy())
+        expected = {group: self.store.ownership()[group].epoch for group in self.store.ownership()}
+        self.dispatcher.own(self.store.claim("w", {group: expected.get(group, 0) for group in range(KEY_GROUPS)}))
+        self.now_s = 100.0
+        self.told: list[tuple[bytes, m.WorkerMessage]] = []
+
+    def say(self, who: bytes, *messages: m.Message) -> None:
+        for message in messages:
+            self.dispatcher.receive(who, [bytes(frame) for frame in encode(message)], self.now_s, 1e6 + self.now_s)
+        self.work()
+
+    def work(self, seconds: float = 0.0) -> None:
+        """Turns until there is nothing to do; jobs run at once."""
+        self.now_s += seconds
+        for _ in range(200):
+            self.now_s += 0.005
+            self.dispatcher.work(self.now_s)
+            jobs = self.dispatcher.store.take()
+            for job in jobs:
+                try:
+                    outcome: object = job.run(self.store)
+                except (StoreError, RecordError) as error:
+                    outcome = error
+                self.dispatcher.store.finish(job, outcome, self.now_s)
+            self.told += self.dispatcher.outbox.take()
+            if not jobs and not self.dispatcher.has_work and self.dispatcher.saver.is_clean:
+                return
+
+    def heard(self, who: bytes, kind: type[MessageT]) -> list[MessageT]:
+        """What this connection was told of this kind since this was last asked; the rest is forgotten."""
+        heard = [message for identity, message in self.told if identity == who and isinstance(message, kind)]
+        self.told = [(identity, message) for identity, message in self.told if identity != who]
+        return heard
+
+    def hello(self, who: bytes, tenant: str = "default", token: str = "") -> None:
+        self.say(who, m.Hello(who.decode(), tenant, token))
+
+    def publish(self, who: bytes, session: str, *numbers: int, stream: str = "mic") -> None:
+        entries = tuple(m.SegmentEntry(number, number / 10, FRAMES) for number in numbers)
+        self.say(who, m.Segments((m.StreamSegments(session, stream, 1, entries),)))
+
+    def settle(self, who: bytes, session: str, *numbers: int) -> None:
+        """Open, publish, end: everything is durable afterwards."""
+        self.say(who, m.Open(session, "mic", "audio", 1))
+        self.publish(who, session, *numbers)
+        self.say(who, m.End(session, "mic"))
+        self.work(3.0)
+        self.work(0.1)
+
+
+def test_segments_before_a_hello_and_before_an_open_are_told_what_is_missing() -> None:
+    desk = Desk()
+    desk.publish(b"a", "s", 1)
+    assert [nack.code for nack in desk.heard(b"a", m.Nack)] == ["hello_first"]
+    desk.hello(b"a")
+    desk.publish(b"a", "s", 1)
+    assert [(nack.code, nack.sequence) for nack in desk.heard(b"a", m.Nack)] == [("not_open", 1)]
+
+
+def test_fused_and_durable_are_acknowledged_with_the_version() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.settle(b"a", "s", 1, 2, 3)
+    last = desk.heard(b"a", m.Ack)[-1].streams[-1]
+    assert (last.fused, last.durable, last.version) == (3, 3, 3)
+    assert desk.store.load([SessionKey("default", "s")])[SessionKey("default", "s")].version == 3
+
+
+def test_nothing_is_acknowledged_as_durable_while_the_store_is_away_and_everything_afterwards() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.say(b"a", m.Open("s", "mic", "audio", 1))
+    desk.disk.away = "disk full"
+    desk.publish(b"a", "s", 1, 2)
+    desk.say(b"a", m.End("s", "mic"))
+    desk.work(3.0)
+    assert all(stream.durable == 0 for ack in desk.heard(b"a", m.Ack) for stream in ack.streams)
+    desk.disk.away = ""
+    desk.work(2.0)
+    desk.work(2.0)
+    assert desk.heard(b"a", m.Ack)[-1].streams[-1].durable == 2
+
+
+def test_with_tokens_a_client_is_the_tenant_of_its_token_and_no_other() -> None:
+    desk = Desk(tokens={"s3cret": "acme"})
+    for token, tenant in (("", "acme"), ("guess", "acme"), ("s3cret", "rival")):
+        desk.hello(b"a", tenant, token)
+        assert [nack.code for nack in desk.heard(b"a", m.Nack)] == ["unauthorised"]
+    desk.hello(b"a", "acme", "s3cret")
+    assert [welcome.tenant for welcome in desk.heard(b"a", m.Welcome)] == ["acme"]
+
+
+def test_a_tenant_neither_sees_nor_hears_of_another() -> None:
+    desk = Desk()
+    desk.hello(b"a", "acme")
+    desk.hello(b"r", "rival")
+    desk.say(b"r", m.Subscribe("", 100), m.Subscribe("s", 100))
+    desk.settle(b"a", "s", 1)
+    desk.say(b"r", m.Query(1, "s"), m.ListSessions(2), m.QueryHistory(3, "s"), m.Delete(4, "s"))
+    told = [message for identity, message in desk.told if identity == b"r"]
+    assert not any(isinstance(message, m.Update | m.State) for message in told)
+    assert [message.sessions for message in told if isinstance(message, m.Sessions)] == [[]]
+    assert [message.rows for message in told if isinstance(message, m.History)] == [[]]
+    assert [message.existed for message in told if isinstance(message, m.Deleted)] == [False]
+    desk.say(b"a", m.Query(5, "s"))
+    assert desk.heard(b"a", m.State)[-1].state["version"] == 1
+
+
+def test_two_encodings_of_an_id_never_meet() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    composed, decomposed = unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é")
+    ids = [composed, decomposed, "7", "07", "７", "A", "a"]
+    for count, session in enumerate(ids, start=1):
+        desk.settle(b"a", session, *range(1, count + 1))
+    for count, session in enumerate(ids, start=1):
+        desk.say(b"a", m.Query(count, session))
+        assert desk.heard(b"a", m.State)[-1].state["version"] == count
+
+
+def test_a_query_waits_for_the_version_it_asks_for_or_says_that_its_time_was_over() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.say(b"a", m.Open("s", "mic", "audio", 1))
+    desk.say(b"a", m.Query(1, "s", after_version=2, wait_ms=5000))
+    desk.publish(b"a", "s", 1)
+    assert desk.heard(b"a", m.State) == []
+    desk.publish(b"a", "s", 2)
+    assert [(state.request, state.state["version"], state.timed_out) for state in desk.heard(b"a", m.State)] == [
+        (1, 2, False)
+    ]
+    desk.say(b"a", m.Query(2, "s", after_version=9, wait_ms=500))
+    desk.work(1.0)
+    assert [(state.state["version"], state.timed_out) for state in desk.heard(b"a", m.State)] == [(2, True)]
+
+
+def test_a_session_in_the_store_is_answered_without_taking_memory() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.settle(b"a", "s", 1, 2)
+    later = Desk(desk.disk)
+    later.hello(b"a")
+    later.say(b"a", m.Query(1, "s"), m.ListSessions(2), m.QueryHistory(3, "s"))
+    assert later.dispatcher.engine.sessions == {}
+    told = [message for _, message in later.told]
+    assert [message.state["version"] for message in told if isinstance(message, m.State)] == [2]
+    assert [message.sessions for message in told if isinstance(message, m.Sessions)] == [["s"]]
+    assert [[row["version"] for row in message.rows] for message in told if isinstance(message, m.History)] == [[1, 2]]
+
+
+def test_sessions_are_listed_in_pages_whether_in_memory_or_in_the_store() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    for session in ("b", "d"):
+        desk.settle(b"a", session, 1)
+    later = Desk(desk.disk)
+    later.hello(b"a")
+    for session in ("a", "c", "e"):
+        later.say(b"a", m.Open(session, "mic", "audio", 1))
+    later.say(b"a", m.ListSessions(1, "", 2), m.ListSessions(2, "b", 2), m.ListSessions(3, "d", 2))
+    pages = [(page.sessions, page.more) for page in later.heard(b"a", m.Sessions)]
+    assert pages == [(["a", "b"], True), (["c", "d"], True), (["e"], False)]
+
+
+def test_a_deleted_session_begins_anew_and_its_publisher_is_told() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.settle(b"a", "s", 1, 2)
+    desk.say(b"a", m.Delete(1, "s"))
+    assert [deleted.existed for deleted in desk.heard(b"a", m.Deleted)] == [True]
+    desk.say(b"a", m.Open("s", "mic", "audio", 3, known_durable=2))
+    assert [nack.code for nack in desk.heard(b"a", m.Nack)] == ["session_reset"]
+    desk.say(b"a", m.Query(2, "s"))
+    assert desk.heard(b"a", m.State)[-1].state["version"] == 0
+
+
+def test_a_replaced_model_starts_a_new_context_keeps_the_marks_and_says_so() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.settle(b"a", "s", 1, 2)
+    later = Desk(desk.disk, digest="toy-2")
+    later.hello(b"a")
+    later.say(b"a", m.Open("s", "mic", "audio", 3, known_durable=2))
+    assert [(nack.code, nack.text) for nack in later.heard(b"a", m.Nack)] == [
+        ("session_reset", "the model was replaced")
+    ]
+    later.publish(b"a", "s", 1, 2)
+    later.say(b"a", m.Query(1, "s"))
+    state = later.heard(b"a", m.State)[-1].state
+    assert (state["live"], state["reset_reason"]) == (None, "the model was replaced")
+
+
+def test_a_damaged_record_costs_its_own_session_and_no_other() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.settle(b"a", "good", 1)
+    desk.settle(b"a", "bad", 1)
+    key = SessionKey("default", "bad")
+    damaged = replace(desk.store.load([key])[key], context_KD=np.ones((3, 9), np.float32))
+    desk.store.save({key_group(key): desk.dispatcher.owned.epochs[key_group(key)]}, [damaged])
+    later = Desk(desk.disk)
+    later.hello(b"a")
+    later.say(b"a", m.Open("bad", "mic", "audio", 2), m.Open("good", "mic", "audio", 2))
+    later.work(0.1)
+    assert [(nack.code, nack.session) for nack in later.heard(b"a", m.Nack)] == [("unavailable", "bad")]
+
+
+def test_the_last_to_open_a_stream_owns_it_and_the_other_is_told() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.hello(b"b")
+    desk.say(b"a", m.Open("s", "mic", "audio", 1))
+    desk.say(b"b", m.Open("s", "mic", "audio", 1))
+    assert [nack.code for nack in desk.heard(b"a", m.Nack)] == ["stream_taken"]
+    desk.publish(b"a", "s", 1)
+    assert [nack.code for nack in desk.heard(b"a", m.Nack)] == ["stream_taken"]
+
+
+def test_a_subscriber_without_credit_gets_the_newest_and_is_told_what_it_missed() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.hello(b"slow")
+    desk.say(b"slow", m.Subscribe("s", 1))
+    desk.say(b"a", m.Open("s", "mic", "audio", 1))
+    for number in range(1, 11):
+        desk.publish(b"a", "s", number)
+    assert [update.state["version"] for update in desk.heard(b"slow", m.Update)] == [1]
+    desk.say(b"slow", m.Credit(5))
+    updates = desk.heard(b"slow", m.Update)
+    assert [update.state["version"] for update in updates] == [10]
+    assert updates[0].missed >= 8
+
+
+def test_a_correction_is_marked_as_one() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.say(b"a", m.Subscribe("s", 100), m.Open("s", "mic", "audio", 1))
+    desk.publish(b"a", "s", 2)
+    desk.say(b"a", m.Segments((m.StreamSegments("s", "mic", 1, (m.SegmentEntry(1, 0.1, FRAMES),)),)))
+    updates = desk.heard(b"a", m.Update)
+    assert [(update.state["version"], update.correction) for update in updates] == [(1, False), (2, True)]
+
+
+@pytest.mark.parametrize(("late", "told"), [("drop", "late"), ("fuse", "late_fused")])
+def test_a_late_segment_is_told_to_its_sender(late: Any, told: str) -> None:
+    desk = Desk(order=OrderPolicy(late=late))
+    desk.hello(b"a")
+    desk.settle(b"a", "s", 2)
+    desk.publish(b"a", "s", 1)
+    assert [(nack.code, nack.sequence) for nack in desk.heard(b"a", m.Nack)] == [(told, 1)]
+
+
+def test_a_lost_key_group_is_left_at_once_and_its_clients_are_sent_away() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.settle(b"a", "s", 1)
+    desk.dispatcher.own({})
+    assert desk.dispatcher.engine.sessions == {}
+    desk.publish(b"a", "s", 2)
+    desk.say(b"a", m.Query(1, "s"))
+    assert [nack.code for nack in desk.heard(b"a", m.Nack)] == ["not_owner", "not_owner"]
