@@ -1,10 +1,9 @@
-"""Clients in virtual time: what `runtime.client.thread_driver` does with a socket and a thread, around the real cores."""
+"""Clients in virtual time: around the real cores, what `runtime.client.thread_driver` does with socket and thread."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
@@ -13,9 +12,9 @@ from runtime.client.link import Core, Identity
 from runtime.client.publisher_core import PublisherCore, PublisherEvent, PublisherPolicy
 from runtime.client.state_core import Pending, StateCore, Subscription
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
-from runtime.messages import Float32Array
 from runtime.wire import decode, encode
 from tests.simulation.network import Connection, Frames, Network
+from tests.simulation.scenario import Planned
 from tests.simulation.virtual_time import Timer, VirtualTime
 
 POLL_S = 0.5
@@ -95,26 +94,13 @@ class ClientProcess:
             self.pump()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Planned:
-    """A segment that a publisher will publish."""
-
-    at_s: float
-    session: str
-    stream: str
-    modality: str
-    event_time_s: float
-    frames: Float32Array
-    sequence: int | None = None
-    """given by the user, when the source numbers its segments"""
-
-
 class PublisherProcess(ClientProcess):
     """Publishes a plan, and ends its streams behind it if told so."""
 
     def __init__(
         self,
         name: str,
+        tenant: str,
         plan: list[Planned],
         ends: bool,
         policy: PublisherPolicy,
@@ -125,7 +111,7 @@ class PublisherProcess(ClientProcess):
         witness: Witness,
     ) -> None:
         self.name = name
-        self.core = PublisherCore(Identity(name), policy, self._on_event)
+        self.core = PublisherCore(Identity(name, tenant), policy, self._on_event)
         super().__init__(self.core, locate, network, time, random, witness)
         self.plan = plan
         self.receipts: list[tuple[Planned, Receipt]] = []
@@ -134,9 +120,9 @@ class PublisherProcess(ClientProcess):
         self._due = deque(plan)
         self._paused_until_s = 0.0
 
-    def start(self) -> None:
+    def start(self, at_s: float = 0.0) -> None:
         if self._due:
-            self._time.at(self._due[0].at_s, self._publish_due)
+            self._time.at(max(self._due[0].at_s, at_s), self._publish_due)
 
     def pause(self, duration_s: float) -> None:
         """The program publishes nothing for a while; its client goes on."""
@@ -157,7 +143,7 @@ class PublisherProcess(ClientProcess):
             self._publish(planned)
         else:
             if not self._due and self._ends:
-                for session, stream in dict.fromkeys((planned.session, planned.stream) for planned in self.plan):
+                for session, stream in dict.fromkeys((planned.key.session, planned.stream) for planned in self.plan):
                     self.core.end(session, stream)
         self.pump()
         if self._due:
@@ -170,7 +156,7 @@ class PublisherProcess(ClientProcess):
 
     def _publish(self, planned: Planned) -> None:
         receipt = self.core.publish(
-            planned.session,
+            planned.key.session,
             planned.stream,
             planned.modality,
             planned.frames,
@@ -185,11 +171,12 @@ class PublisherProcess(ClientProcess):
 
 
 class ReaderProcess(ClientProcess):
-    """Follows every session, and asks for the state of one now and then."""
+    """Follows every session of its tenant, asks for the state of one now and then, and may delete one."""
 
     def __init__(
         self,
         name: str,
+        tenant: str,
         sessions: list[str],
         locate: Callable[[], str],
         network: Network,
@@ -197,7 +184,8 @@ class ReaderProcess(ClientProcess):
         random: Random,
         witness: Witness,
     ) -> None:
-        self.core = StateCore(Identity(name))
+        self.core = StateCore(Identity(name, tenant))
+        self.name = name
         super().__init__(self.core, locate, network, time, random, witness)
         self._sessions = sessions
         self._random = random
@@ -209,6 +197,12 @@ class ReaderProcess(ClientProcess):
         self._subscription = self.core.subscribe("")
         self.pump()
         self._ask()
+
+    def delete(self, session: str) -> Pending:
+        pending = self.core.ask(lambda request: m.Delete(request, session))
+        self.asked.append(pending)
+        self.pump()
+        return pending
 
     def finish(self) -> None:
         """Ask nothing more."""

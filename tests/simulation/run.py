@@ -1,25 +1,23 @@
-"""One run of a scenario: the processes, the accidents, and what must hold during and after it."""
+"""One run of a scenario: the processes, the accidents, and what must hold during it and after it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
-
-import numpy as np
 
 from runtime import messages as m
 from runtime.client.stream_buffer import Receipt
 from runtime.engine.order import FusionKey
 from runtime.keys import SessionKey
-from runtime.messages import Float32Array
 from runtime.store.base import StoreUnavailable
 from runtime.store.memory import MemoryDisk
 from tests.runtime.engine.offline import Fused, OfflineModel, assert_close
 from tests.runtime.toy_model import SIGNATURE, ToyModel
-from tests.simulation.client_process import Planned, PublisherProcess, ReaderProcess
+from tests.simulation.client_process import PublisherProcess, ReaderProcess
 from tests.simulation.network import Network
-from tests.simulation.scenario import NOTICED_AFTER_S, START_S, Fault, Scenario
+from tests.simulation.scenario import NOTICED_AFTER_S, START_S, Fault, Planned, Scenario
 from tests.simulation.virtual_time import VirtualTime
 from tests.simulation.watched_store import WatchedStore
 from tests.simulation.worker_process import WorkerProcess
@@ -29,9 +27,9 @@ REST_LIMIT_S = 180.0
 
 @dataclass
 class Report:
-    """What a run has seen; compared where two runs must be equal."""
+    """What a run has seen. Equal for equal scenarios."""
 
-    steps: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list, repr=False)
     durable: int = 0
     refused: int = 0
     late: int = 0
@@ -54,22 +52,19 @@ class Run:
         self.time = VirtualTime(START_S - 0.1)
         self.random = Random(scenario.seed)
         self.network = Network(self.time, self.random)
-        self._faults: dict[int, list[Fault]] = {}
-        for fault in scenario.faults:
-            self._faults.setdefault(fault.at_step, []).append(fault)
         self.store = WatchedStore(MemoryDisk(), self._key_of)
         self.address = "worker-0"
         self.worker: WorkerProcess | None = None
-        self.zombies: list[WorkerProcess] = []
-        self.publishers = [self._publisher(i, plan) for i, plan in enumerate(scenario.plans)]
-        sessions = [f"s{i}" for i in range(scenario.sessions)]
-        self.readers = [
-            ReaderProcess(f"reader-{i}", sessions, self._locate, self.network, self.time, self.random, self)
-            for i in range(scenario.readers)
-        ]
-        self._planned_at: dict[tuple[str, float], int] = Counter(
-            (planned.session, planned.event_time_s) for plan in scenario.plans for planned in plan
-        )
+        self.publishers = [self._publisher(i) for i in range(len(scenario.plans))]
+        self.former_publishers: list[PublisherProcess] = []
+        self.readers = [self._reader(i) for i in range(self._needed_readers())]
+        self.deleted_at_s: dict[SessionKey, float] = {}
+        self._to_be_told: set[tuple[str, str, str]] = set()
+        """publishers and streams whose session was deleted behind their backs"""
+        self._faults: dict[int, list[Fault]] = {}
+        for fault in scenario.faults:
+            self._faults.setdefault(fault.at_step, []).append(fault)
+        self._planned_at = Counter((one.key, one.event_time_s) for plan in scenario.plans for one in plan)
 
     def go(self) -> Report:
         """Run to the end and check everything; AssertionError says what does not hold."""
@@ -91,25 +86,29 @@ class Run:
     # ---- steps and accidents ----
 
     def step(self, kind: str) -> None:
+        """Something has happened; an accident may follow."""
         self.report.steps.append(kind)
-        self._check_memory()
+        if self.worker is not None and len(self.report.steps) % 16 == 0:
+            self.worker.engine.slab.check_integrity()
         for fault in self._faults.pop(len(self.report.steps), ()):
             self._happen(fault)
 
     def _happen(self, fault: Fault) -> None:
         clients = [*self.publishers, *self.readers]
-        client = clients[fault.target % len(clients)]
+        connection = clients[fault.target % len(clients)].connection
         match fault.kind:
-            case "worker killed":
-                self._replace_worker(fault, silently=False)
-            case "worker's machine lost":
-                self._replace_worker(fault, silently=True)
-            case "worker frozen":
-                self._freeze_worker(fault)
-            case "connection reset" if client.connection is not None:
-                client.connection.reset()
-            case "connection in a black hole" if client.connection is not None:
-                client.connection.fall_into_black_hole()
+            case "worker killed" | "worker's machine lost" if self.worker is not None:
+                self._take_tally()
+                self.worker.kill(silently=fault.kind == "worker's machine lost")
+                self._start_another(fault.duration_s, fault.moves)
+            case "worker frozen" if self.worker is not None:
+                self._freeze(self.worker, fault.duration_s)
+            case "groups moved" if self.worker is not None:
+                self._move(self.worker)
+            case "connection reset" if connection is not None:
+                connection.reset()
+            case "connection in a black hole" if connection is not None:
+                connection.fall_into_black_hole()
             case "store away":
                 self.store.disk.away = "gone for a while"
                 self.time.after(fault.duration_s, self._store_is_back)
@@ -118,16 +117,18 @@ class Run:
                 self.time.after(fault.duration_s, self._store_is_back)
             case "publisher pauses":
                 self.publishers[fault.target % len(self.publishers)].pause(fault.duration_s)
+            case "publisher restarted":
+                self._restart_publisher(fault.target % len(self.publishers), fault.duration_s)
+            case "session deleted":
+                self._delete(self.scenario.keys[fault.target % self.scenario.sessions])
 
     def _store_is_back(self) -> None:
         self.store.disk.away = ""
         self.store.loses_answers = False
 
     def _start_worker(self) -> None:
-        name = f"incarnation-{self.report.workers}"
-        worker = WorkerProcess(
-            name, self.scenario.engine, self.scenario.dispatch, self.store, self.time, self.random, self
-        )
+        name, scenario = f"incarnation-{self.report.workers}", self.scenario
+        worker = WorkerProcess(name, scenario.engine, scenario.dispatch, self.store, self.time, self.random, self)
         try:
             worker.start()
         except StoreUnavailable:
@@ -137,51 +138,69 @@ class Run:
         self.worker = worker
         self.network.listen(self.address, worker)
 
-    def _replace_worker(self, fault: Fault, silently: bool) -> None:
-        if self.worker is None:
-            return
-        self._take_tally()
-        self.worker.kill(silently)
-        self._start_another(fault, fault.duration_s)
-
-    def _freeze_worker(self, fault: Fault) -> None:
-        worker = self.worker
-        if worker is None:
-            return
+    def _freeze(self, worker: WorkerProcess, duration_s: float) -> None:
         worker.freeze()
-        self.time.after(fault.duration_s, worker.thaw)
-        if fault.duration_s > NOTICED_AFTER_S:
+        self.time.after(duration_s, worker.thaw)
+        if duration_s > NOTICED_AFTER_S:
             self._take_tally()
-            self.zombies.append(worker)
-            self._start_another(fault, NOTICED_AFTER_S, moves=True)
+            self._start_another(NOTICED_AFTER_S, moves=True)
 
-    def _start_another(self, fault: Fault, delay_s: float, moves: bool = False) -> None:
+    def _move(self, worker: WorkerProcess) -> None:
+        self._take_tally()
+        self.worker = None
+        self.address = f"worker-{self.report.workers}"
+        self._start_worker()
+        worker.disown()
+
+    def _start_another(self, delay_s: float, moves: bool) -> None:
         self.worker = None
 
         def start() -> None:
-            if fault.moves or moves:
+            if moves:
                 self.address = f"worker-{self.report.workers}"
             self._start_worker()
 
         self.time.after(delay_s, start)
 
+    def _restart_publisher(self, i: int, delay_s: float) -> None:
+        """Its process ends, with all it held; another one begins the source anew."""
+        self.publishers[i].stop()
+        self.former_publishers.append(self.publishers[i])
+        self.publishers[i] = self._publisher(i)
+        self.publishers[i].start(self.time.now_s + delay_s)
+
+    def _delete(self, key: SessionKey) -> None:
+        reader = next(reader for i, reader in enumerate(self.readers) if self._tenant_of_reader(i) == key.tenant)
+        reader.delete(key.session)
+        self.deleted_at_s[key] = self.time.now_s
+        for publisher in self.publishers:
+            durable = {one.stream for one, receipt in publisher.receipts if one.key == key and receipt.is_durable}
+            goes_on = {one.stream for one in publisher.plan if one.key == key and one.at_s > self.time.now_s + 0.1}
+            self._to_be_told |= {(publisher.name, key.session, stream) for stream in durable & goes_on}
+
     # ---- processes ----
+
+    def _publisher(self, i: int) -> PublisherProcess:
+        scenario, plan = self.scenario, self.scenario.plans[i]
+        settings = scenario.ends, scenario.publisher
+        shared = self._locate, self.network, self.time, self.random, self
+        return PublisherProcess(f"publisher-{i}", plan[0].key.tenant, plan, *settings, *shared)
+
+    def _needed_readers(self) -> int:
+        deletes = any(fault.kind == "session deleted" for fault in self.scenario.faults)
+        return max(self.scenario.readers, self.scenario.tenants if deletes else 0)
+
+    def _reader(self, i: int) -> ReaderProcess:
+        tenant = self._tenant_of_reader(i)
+        sessions = [key.session for key in self.scenario.keys if key.tenant == tenant]
+        shared = self._locate, self.network, self.time, self.random, self
+        return ReaderProcess(f"reader-{i}", tenant, sessions, *shared)
+
+    def _tenant_of_reader(self, i: int) -> str:
+        return f"t{i % self.scenario.tenants}"
 
     def _locate(self) -> str:
         return self.address
-
-    def _publisher(self, i: int, plan: list[Planned]) -> PublisherProcess:
-        return PublisherProcess(
-            f"publisher-{i}",
-            plan,
-            self.scenario.ends,
-            self.scenario.publisher,
-            self._locate,
-            self.network,
-            self.time,
-            self.random,
-            self,
-        )
 
     def _take_tally(self) -> None:
         if self.worker is not None:
@@ -192,13 +211,11 @@ class Run:
             self.report.rewinds += tally.rewinds
 
     def _is_at_rest(self) -> bool:
-        if self.worker is None or self._faults_pending() or not all(one.is_done for one in self.publishers):
+        store_is_back = not self.store.disk.away and not self.store.loses_answers
+        if self.worker is None or not store_is_back or not all(one.is_done for one in self.publishers):
             return False
         worker = self.worker.dispatcher
         return worker.saver.is_clean and not any(s.timeline.entries for s in worker.engine.sessions.values())
-
-    def _faults_pending(self) -> bool:
-        return bool(self.store.disk.away) or self.store.loses_answers
 
     def _unrest(self) -> str:
         lines = [f"{one.name}: {one.core.unfinished} unfinished, {one.core.stats}" for one in self.publishers]
@@ -210,28 +227,29 @@ class Run:
 
     # ---- what must hold all the time ----
 
-    def worker_says(self, worker: WorkerProcess, message: m.WorkerMessage) -> None:
-        """Whatever a worker calls durable is in the store, even if it is a zombie."""
+    def worker_fenced(self) -> None:
+        self.report.fenced += 1
+
+    def worker_says(self, tenant: str, message: m.WorkerMessage) -> None:
+        """Whatever a worker calls durable is in the store, even if the worker is a zombie; tenants stay apart."""
         match message:
             case m.Ack(streams):
                 for ack in streams:
-                    self._check_durable(ack.session, ack.stream, ack.durable)
+                    assert ack.durable <= ack.fused <= ack.taken or self.scenario.faults, f"{ack}"
+                    self._check_durable(SessionKey(tenant, ack.session), ack.stream, ack.durable)
             case m.Opened():
-                self._check_durable(message.session, message.stream, message.durable)
+                self._check_durable(SessionKey(tenant, message.session), message.stream, message.durable)
             case m.State(state=state) | m.Update(state=state):
-                record = self.store.record(SessionKey(state["tenant"], state["session"]))
+                assert state["tenant"] == tenant, f"{tenant} was shown {state}"
+                record = self.store.record(SessionKey(tenant, state["session"]))
                 assert state["durable_version"] <= (record.version if record else 0)
             case _:
                 pass
 
-    def _check_durable(self, session: str, stream: str, durable: int) -> None:
-        record = self.store.record(SessionKey("default", session))
+    def _check_durable(self, key: SessionKey, stream: str, durable: int) -> None:
+        record = self.store.record(key)
         marks = {row.stream: row.settled_upto for row in record.streams} if record else {}
-        assert durable <= marks.get(stream, 0), f"{session}/{stream}: durable {durable}, the store has {marks}"
-
-    def _check_memory(self) -> None:
-        if self.worker is not None and len(self.report.steps) % 16 == 0:
-            self.worker.engine.slab.check_integrity()
+        assert durable <= marks.get(stream, 0), f"{key}/{stream}: durable {durable}, the store has {marks}"
 
     # ---- what must hold in the end ----
 
@@ -241,8 +259,16 @@ class Run:
         assert self.worker.engine.quotas.pending_bytes == 0
         for publisher in self.publishers:
             self._check_publisher(publisher)
-        for i in range(self.scenario.sessions):
-            self._check_session(f"s{i}")
+        for key in self.scenario.keys:
+            self._check_session(key)
+        resets = {
+            (one.name, event.session, event.stream)
+            for one in self.publishers
+            for event in one.events
+            if event.code == "session_reset"
+        }
+        assert self._to_be_told <= resets, f"session_reset told to {resets}, not to {self._to_be_told}"
+        assert self.deleted_at_s or not resets, f"session_reset told to {resets}"
 
     def _check_publisher(self, publisher: PublisherProcess) -> None:
         stats, receipts = publisher.core.stats, [receipt for _, receipt in publisher.receipts]
@@ -267,59 +293,80 @@ class Run:
 
     def _check_refusal(self, planned: Planned, receipt: Receipt) -> None:
         """Bad segments are refused, each told why; good ones only when they are late, and only after an outage."""
-        if is_finite(planned.frames):
-            allowed = ("", "late") if self.scenario.may_be_late else ("",)
-            assert receipt.code in allowed, f"{planned.session}/{planned.stream} {planned.event_time_s}: {receipt.code}"
-        else:
-            assert receipt.code == "bad_segment" or receipt.is_dropped, f"{planned}: not refused"
+        allowed = {planned.code, "late"} if self.scenario.may_be_late else {planned.code}
+        was_told_before = any(one.plan is plan for one in self.former_publishers for plan in [self._plan_of(planned)])
+        if receipt.is_dropped or (planned.code and was_told_before):
+            return
+        assert receipt.code in allowed, f"{planned.key}/{planned.stream} {planned.event_time_s}: {receipt.code!r}"
 
-    def _check_session(self, session: str) -> None:
-        key = SessionKey("default", session)
-        record = self.store.record(key)
-        expected = self._expected(session, self.store.settled_event_times(key))
+    def _plan_of(self, planned: Planned) -> list[Planned]:
+        return next(plan for plan in self.scenario.plans if planned in plan)
+
+    def _check_session(self, key: SessionKey) -> None:
+        record, times = self.store.record(key), self.store.settled_event_times(key)
+        expected = self._expected(key, set(times))
         if record is None:
-            assert not expected
+            assert not expected, f"{key}: there is nothing, {len(expected)} were durable"
             return
         offline = OfflineModel(ToyModel()).after(expected)
-        times = self.store.settled_event_times(key)
-        expected_times = [fused.key.event_time_s for fused in expected]
+        expected_times = {fused.key.event_time_s for fused in expected}
         assert record.version == len(times) == offline.version, (
-            f"{session}: version {record.version}, {len(times)} in the history, {offline.version} expected;\n"
-            f"lost {sorted(set(expected_times) - set(times))}\nadded {sorted(set(times) - set(expected_times))}"
+            f"{key}: version {record.version}, {len(times)} in the history, {offline.version} expected;\n"
+            f"lost {sorted(expected_times - set(times))}\nadded {sorted(set(times) - expected_times)}"
         )
-        assert record.lineage == offline.lineage, f"{session}: lineage differs"
+        assert record.lineage == offline.lineage, f"{key}: lineage differs"
         if offline.context_KD is not None:
-            assert_close(record.context_KD, offline.context_KD, f"{session}: context")
-            assert_close(record.outputs, offline.outputs, f"{session}: outputs")
-            assert_close(record.shares, offline.shares, f"{session}: shares")
-        self.report.lineages[session] = record.lineage.hex()
+            assert_close(record.context_KD, offline.context_KD, f"{key}: context")
+            assert_close(record.outputs, offline.outputs, f"{key}: outputs")
+            assert_close(record.shares, offline.shares, f"{key}: shares")
+        self.report.lineages["/".join(key)] = record.lineage.hex()
 
-    def _expected(self, session: str, settled_times: list[float]) -> list[Fused]:
-        """What was acknowledged as durable; and what its publisher had given up, if it was settled before."""
-        settled = set(settled_times)
-        fused = []
-        for publisher in self.publishers:
+    def _expected(self, key: SessionKey, settled: set[float]) -> list[Fused]:
+        """What was acknowledged as durable. What its publisher gave up, or what was durable when its session was
+        deleted, may be there or not."""
+        must, may, never = set(), set(), set()
+        planned_of = {}
+        for planned, receipt in self._receipts(key):
+            segment = planned.stream, receipt.sequence
+            planned_of[segment] = planned
+            if receipt.is_refused:
+                never.add(segment)
+            elif receipt.is_durable and planned.at_s >= self.deleted_at_s.get(key, 0.0):
+                must.add(segment)
+            else:
+                may.add(segment)
+        may |= {segment for segment in must if self._was_given_up(key, segment)}
+        there = {segment for segment in must | may if planned_of[segment].event_time_s in settled}
+        segments = (there | (must - may)) - never
+        return sorted(
+            (Fused(_fusion_key(planned_of[one], one[1]), planned_of[one].frames) for one in segments),
+            key=lambda fused: fused.key,
+        )
+
+    def _was_given_up(self, key: SessionKey, segment: tuple[str, int]) -> bool:
+        """By an earlier life of its publisher: the number counts as done, and is durable for the next life."""
+        return any(
+            receipt.is_dropped and (planned.stream, receipt.sequence) == segment
+            for former in self.former_publishers
+            for planned, receipt in former.receipts
+            if planned.key == key
+        )
+
+    def _receipts(self, key: SessionKey) -> Iterator[tuple[Planned, Receipt]]:
+        for publisher in (*self.former_publishers, *self.publishers):
             for planned, receipt in publisher.receipts:
-                if planned.session != session:
-                    continue
-                if receipt.is_durable or (receipt.is_dropped and planned.event_time_s in settled):
-                    fused.append(Fused(_fusion_key(planned, receipt.sequence), planned.frames))
-        return sorted(fused, key=lambda one: one.key)
+                if planned.key == key and receipt.sequence:
+                    yield planned, receipt
 
-    def _key_of(self, session: str, event_time_s: float) -> FusionKey | None:
+    def _key_of(self, key: SessionKey, event_time_s: float) -> FusionKey | None:
         """Which segment this is, if only one has this time."""
-        if self._planned_at[session, event_time_s] != 1:
+        if self._planned_at[key, event_time_s] != 1:
             return None
-        for publisher in self.publishers:
-            for planned, receipt in publisher.receipts:
-                if planned.session == session and planned.event_time_s == event_time_s:
-                    return _fusion_key(planned, receipt.sequence)
-        raise AssertionError(f"{session}: nobody published anything at {event_time_s}")
+        for planned, receipt in self._receipts(key):
+            if planned.event_time_s == event_time_s:
+                return _fusion_key(planned, receipt.sequence)
+        raise AssertionError(f"{key}: nobody published anything at {event_time_s}")
 
 
 def _fusion_key(planned: Planned, sequence: int) -> FusionKey:
     return FusionKey(planned.event_time_s, SIGNATURE.rank(planned.modality), planned.stream, sequence)
-
-
-def is_finite(frames: Float32Array) -> bool:
-    return bool(np.isfinite(frames).all())

@@ -14,7 +14,7 @@ from runtime.store.memory import MemoryDisk, MemoryStore
 class WatchedStore(MemoryStore):
     """Checks that no write forks a session, and can be away, or lose its answers although it has written."""
 
-    def __init__(self, disk: MemoryDisk, key_of: Callable[[str, float], FusionKey | None]) -> None:
+    def __init__(self, disk: MemoryDisk, key_of: Callable[[SessionKey, float], FusionKey | None]) -> None:
         super().__init__(disk, history_length=1_000_000)
         self._key_of = key_of
         """session and event time to segment, where only one has this time"""
@@ -53,7 +53,7 @@ class WatchedStore(MemoryStore):
         times = self.settled_event_times(new.key)
         assert len(times) == new.version, f"{new.key}: {len(times)} rows of history for version {new.version}"
         for event_time_s in times[version:]:
-            key = self._key_of(new.key.session, event_time_s)
+            key = self._key_of(new.key, event_time_s)
             if key is None:
                 return  # several segments have this time: the lineage is checked at the end
             lineage = extend_lineage(lineage, key)

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol
 
+import numpy as np
+
+from runtime import messages as m
 from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
 from runtime.dispatch.store_jobs import StoreJob
 from runtime.dispatch.turn_clock import TurnClock
 from runtime.engine.engine import Engine, EnginePolicy
 from runtime.keys import KEY_GROUPS
-from runtime.messages import WorkerMessage
 from runtime.records import RecordError
 from runtime.security import Tokens
 from runtime.store.base import Store, StoreError, StoreUnavailable
@@ -33,7 +35,9 @@ class Witness(Protocol):
 
     def step(self, kind: str) -> None: ...
 
-    def worker_says(self, worker: WorkerProcess, message: WorkerMessage) -> None: ...
+    def worker_says(self, tenant: str, message: m.WorkerMessage) -> None: ...
+
+    def worker_fenced(self) -> None: ...
 
 
 class WorkerProcess:
@@ -56,6 +60,7 @@ class WorkerProcess:
         offset_s = random.uniform(-500.0, 500.0)
         self._clock = TurnClock(lambda: time.now_s + offset_s)
         self._connections: dict[bytes, Connection] = {}
+        self._tenants: dict[bytes, str] = {}
         self._is_frozen = False
         self._held_up: list[Callable[[], None]] = []
         """what has come while it was frozen"""
@@ -89,6 +94,11 @@ class WorkerProcess:
         for connection in connections.values():
             connection.worker_died(silently)
 
+    def disown(self) -> None:
+        """The controller has given its groups to another worker."""
+        self.dispatcher.own({})
+        self._turn_soon()
+
     def freeze(self) -> None:
         self._is_frozen = True
 
@@ -117,7 +127,9 @@ class WorkerProcess:
 
     def _send(self) -> None:
         for identity, message in self.dispatcher.outbox.take():
-            self._witness.worker_says(self, message)
+            if isinstance(message, m.Welcome):
+                self._tenants[identity] = message.tenant
+            self._witness.worker_says(self._tenants.get(identity, ""), message)
             connection = self._connections.get(identity)
             if connection is None:
                 self.dispatcher.gone(identity)
@@ -148,11 +160,13 @@ class WorkerProcess:
     def _turn(self) -> None:
         self._turn_timer = None
         dispatcher = self.dispatcher
-        dispatcher.work(self._clock())
+        with np.errstate(all="ignore"):  # of poisoned segments
+            dispatcher.work(self._clock())
         self._jobs.extend(dispatcher.store.take())
         self._run_next_job()
         self._send()
         if dispatcher.store.health.fenced:  # what the worker's shell does then
+            self._witness.worker_fenced()
             self.kill()
             return
         if dispatcher.has_work:
