@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -25,6 +26,9 @@ BEAT_TIMEOUT_S = 2.0
 START_WORKER_WITHIN_S = 60.0
 
 log = logging.getLogger(__name__)
+
+SWITCH_S = 0.0005
+"""how long the store's thread may keep the loop from running; Python's own 5 ms are longer than a step"""
 
 Handle = Any
 """of an actor: Ray's types do not follow methods through `options`"""
@@ -93,6 +97,7 @@ class ControllerActor:
 class WorkerActor:
     def __init__(self, name: str, settings: Settings) -> None:
         _log_to_stderr(settings.runtime.log_level)
+        sys.setswitchinterval(SWITCH_S)
         self._controller: Handle = None
         self._worker = Worker(name, settings, load_model(settings), self._send_beat, on_death=lambda: os._exit(1))
         self._worker.start()

@@ -24,8 +24,8 @@ from runtime.wire import MAX_MESSAGE_BYTES, encode
 
 log = logging.getLogger(__name__)
 
-RECEIVE_AT_ONCE = 256
-"""messages taken from the socket before the device gets its turn"""
+RECEIVE_FOR_S = 0.002
+"""how long messages are taken from the socket before the device gets its turn"""
 MAX_POLL_S = 0.25
 RECEIVE_QUEUE_MESSAGES = 100
 """per connection, in the transport: messages may be large, and beyond these TCP slows their sender"""
@@ -140,8 +140,10 @@ class WorkerLoop:
         self._work()
 
     def _receive(self) -> None:
+        """Take what has come, for a moment: a flood must not keep the device, or anybody's answer, waiting."""
         now_s, wall_s = self._clock(), time.time()
-        for _ in range(RECEIVE_AT_ONCE):
+        until_s = time.monotonic() + RECEIVE_FOR_S
+        while time.monotonic() < until_s:
             try:
                 identity, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:

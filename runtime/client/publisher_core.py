@@ -95,6 +95,7 @@ class PublisherCore:
         """streams for which a control message may be due"""
         self._paused: dict[StreamName, float] = {}
         """streams told to slow down, and until when"""
+        self._was_connected = False
         self._n_bytes = 0
         self._in_flight_segments = 0
         self._in_flight_bytes = 0
@@ -199,7 +200,8 @@ class PublisherCore:
 
     def connected(self, now_s: float) -> None:
         self._link.connected(now_s)
-        self.stats.reconnects += 1
+        self.stats.reconnects += self._was_connected
+        self._was_connected = True
         self._paused.clear()
         for name, buffer in self._streams.items():
             self.stats.resent += buffer.reconnect()

@@ -57,6 +57,8 @@ class StateCore:
         self._pending: dict[int, Pending] = {}
         self._subscriptions: list[Subscription] = []
         self._to_send: deque[m.ClientMessage] = deque()
+        self._granted = 0
+        """updates that the worker may still send"""
         self._tapped: deque[m.Tapped] | None = None
         """accepted segments not taken yet, once `tap` was called"""
 
@@ -87,7 +89,7 @@ class StateCore:
         subscription = Subscription(session)
         self._subscriptions.append(subscription)
         if self._link.welcome is not None:
-            self._to_send.append(m.Subscribe(session, CREDIT))
+            self._to_send.append(m.Subscribe(session, self._grant()))
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -99,8 +101,21 @@ class StateCore:
         """The next update, if one has come; taking it lets the worker send another."""
         if not subscription.updates:
             return None
-        self._to_send.append(m.Credit(1))
-        return subscription.updates.popleft()
+        update = subscription.updates.popleft()
+        self._grant_more()
+        return update
+
+    def _grant(self) -> int:
+        """How many updates the worker may send in addition: CREDIT for each subscription, less those not read yet."""
+        unread = sum(len(subscription.updates) for subscription in self._subscriptions)
+        grant = max(0, CREDIT * len(self._subscriptions) - unread - self._granted)
+        self._granted += grant
+        return grant
+
+    def _grant_more(self) -> None:
+        grant = self._grant()
+        if grant and self._link.welcome is not None:
+            self._to_send.append(m.Credit(grant))
 
     def tap(self) -> None:
         """Receive every segment of the tenant as it is accepted."""
@@ -142,7 +157,8 @@ class StateCore:
         self._link.receive(message, now_s)
         match message:
             case m.Welcome():
-                self._to_send.extend(m.Subscribe(subscription.session, CREDIT) for subscription in self._subscriptions)
+                self._granted = 0
+                self._to_send.extend(m.Subscribe(one.session, self._grant()) for one in self._subscriptions)
                 self._to_send.extend(pending.question for pending in self._pending.values())
                 if self._tapped is not None:
                     self._to_send.append(m.Tap(TAP_CREDIT - len(self._tapped)))
@@ -162,6 +178,7 @@ class StateCore:
                 pass
 
     def _updated(self, update: m.Update) -> None:
+        self._granted -= 1
         takers = [s for s in self._subscriptions if s.session in ("", update.state.get("session"))]
         for subscription in takers:
             subscription.updates.append(update)
@@ -169,7 +186,7 @@ class StateCore:
                 oldest, newest = subscription.updates.popleft(), subscription.updates.pop()
                 subscription.updates.append(replace(newest, missed=newest.missed + oldest.missed + 1))
         if not takers:  # unsubscribed meanwhile
-            self._to_send.append(m.Credit(1))
+            self._grant_more()
 
     def _refused(self, nack: m.Nack, now_s: float) -> None:
         pending = self._pending.get(nack.request)

@@ -7,6 +7,7 @@ is counted: a slow subscriber sees the newest state and knows what it missed; no
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import count
 from typing import Any, NamedTuple
 
 from runtime.keys import SessionKey
@@ -31,6 +32,7 @@ class Peer:
         "client",
         "credit",
         "identity",
+        "joined",
         "last_heard_s",
         "missed",
         "subscriptions",
@@ -40,8 +42,10 @@ class Peer:
         "waiting",
     )
 
-    def __init__(self, identity: bytes, client: str, tenant: str, now_s: float) -> None:
+    def __init__(self, identity: bytes, client: str, tenant: str, now_s: float, joined: int) -> None:
         self.identity = identity
+        self.joined = joined
+        """counts up: which of two connections is the newer"""
         self.client = client
         self.tenant = tenant
         self.last_heard_s = now_s
@@ -64,7 +68,7 @@ class Peer:
         if self.credit > 0 and session not in self.waiting:
             self.credit -= 1
             return Update(state, correction, self._take_missed())
-        earlier = self.waiting.pop(session, None)
+        earlier = self.waiting.get(session)  # which keeps its place: the longest waiting goes first
         skipped = earlier.skipped + 1 if earlier else 0
         self.waiting[session] = Waiting(state, correction or (earlier is not None and earlier.correction), skipped)
         if len(self.waiting) > MAX_WAITING_SESSIONS:
@@ -93,13 +97,14 @@ class Peers:
         """longest silent first"""
         self._by_session: dict[SessionKey, dict[bytes, Peer]] = {}
         self._taps: dict[bytes, Peer] = {}
+        self._joined = count()
 
     def __len__(self) -> int:
         return len(self._peers)
 
     def welcome(self, identity: bytes, client: str, tenant: str, now_s: float) -> Peer:
         self.drop(identity)
-        peer = self._peers[identity] = Peer(identity, client, tenant, now_s)
+        peer = self._peers[identity] = Peer(identity, client, tenant, now_s, next(self._joined))
         return peer
 
     def heard(self, identity: bytes, now_s: float) -> Peer | None:

@@ -70,6 +70,9 @@ class Publishing:
         assert session is not None, "an open creates its session"
         refuse = partial(self._outbox.refuse_segment, peer, message.session, message.stream, message.base)
         known = session.streams.get(message.stream)
+        if known is not None and self._is_superseded(peer, known):
+            refuse("stream_taken", "a newer connection of this client has opened the stream")
+            return
         was_reset = message.known_durable > (known.durable if known else 0)
         if known is None and len(session.streams) >= MAX_STREAMS:
             refuse("too_large", f"the session has {MAX_STREAMS} streams")
@@ -85,6 +88,11 @@ class Publishing:
         if session.reset_reason or was_reset:
             refuse("session_reset", session.reset_reason or "the session was deleted, or its store was replaced")
         self._keep_opening(_Opening(peer, message, session.key))
+
+    def _is_superseded(self, peer: Peer, stream: StreamState) -> bool:
+        """Has the client opened the stream on a newer connection? What it sent on the old one may come after that."""
+        owner = self._peers.owner(stream.owner)
+        return owner is not None and owner.client == peer.client and owner.joined > peer.joined
 
     def tell_opened(self, now_s: float) -> None:
         """Answer those whose stream the store knows by now; wait for all of them, however long that takes."""
@@ -111,6 +119,7 @@ class Publishing:
             text = "it was refused before"
             self._outbox.refuse_segment(peer, message.session, message.stream, sequence, code, text)
         last = max(stream.received.highest, message.base - 1)
+        stream.told = stream.told._replace(durable=stream.durable)
         opened = m.Opened(message.session, message.stream, stream.durable, last, session.live_version)
         self._outbox.send(peer.identity, opened)
 
@@ -123,11 +132,11 @@ class Publishing:
     # ---- leave ----
 
     def forget(self, session: Session, code: m.RetryCode, text: str) -> None:
-        """The session leaves this worker with all that is not durable: those who sent that are to send it again."""
+        """The session leaves this worker, with all that was not called durable: its publishers send that again."""
         for name, stream in session.streams.items():
             peer = self._peers.owner(stream.owner)
-            if peer is not None and stream.received.highest > stream.durable:
-                first = stream.durable + 1
+            if peer is not None and stream.received.highest > stream.told.durable:
+                first = stream.told.durable + 1
                 self._outbox.refuse_segment(peer, session.key.session, name, first, code, text, retry_after_ms=100)
         self._engine.forget(session.key)
 
@@ -136,7 +145,9 @@ class Publishing:
     def end(self, peer: Peer, message: m.End, now_s: float) -> None:
         def run(session: Session | None) -> None:
             stream = session.streams.get(message.stream) if session else None
-            if session is not None and stream is not None and stream.received.upto >= message.upto:
+            if session is None or stream is None or stream.owner not in (None, peer.owner):
+                return
+            if stream.received.upto >= message.upto:
                 self._engine.end_stream(session, message.stream, now_s)
 
         refuse = partial(self._outbox.refuse_segment, peer, message.session, message.stream, 0)

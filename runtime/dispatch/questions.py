@@ -52,6 +52,7 @@ class Questions:
         self._forget = forget
         self._waiting: dict[SessionKey, dict[int, tuple[Peer, m.Query]]] = {}
         """queries for a version that is not there yet, by ticket"""
+        self._n_waiting = 0
         self._deadlines: list[tuple[float, int, SessionKey]] = []
         self._tickets = count()
 
@@ -100,13 +101,21 @@ class Questions:
     def _answer_or_wait(self, peer: Peer, key: SessionKey, query: m.Query, view: StateMap | None, now_s: float) -> None:
         if view is not None and view["version"] >= query.after_version:
             self._outbox.send(peer.identity, m.State(query.request, view))
-        elif query.wait_ms > 0 and len(self._deadlines) < MAX_WAITING:
+        elif query.wait_ms > 0 and self._has_room():
             ticket = next(self._tickets)
             self._waiting.setdefault(key, {})[ticket] = (peer, query)
+            self._n_waiting += 1
             deadline_s = now_s + min(query.wait_ms, MAX_WAIT_MS) / 1000
             heapq.heappush(self._deadlines, (deadline_s, ticket, key))
         else:
             self._answer_late(peer, query, view)
+
+    def _has_room(self) -> bool:
+        """May one more query wait? Drops the deadlines of those that were answered in time, once they are many."""
+        if len(self._deadlines) >= 2 * MAX_WAITING:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._waiting.get(entry[2], {})]
+            heapq.heapify(self._deadlines)
+        return self._n_waiting < MAX_WAITING
 
     def _answer_late(self, peer: Peer, query: m.Query, view: StateMap | None) -> None:
         if view is None:
@@ -124,6 +133,7 @@ class Questions:
         for ticket, (peer, query) in list(waiting.items()):
             if view["version"] >= query.after_version:
                 del waiting[ticket]
+                self._n_waiting -= 1
                 answer = session_view(self._engine, session, True) if query.include_context else view
                 self._outbox.send(peer.identity, m.State(query.request, answer))
         if not waiting:
@@ -142,6 +152,7 @@ class Questions:
             peer_query = waiting.pop(ticket, None)
             if peer_query is None:
                 continue
+            self._n_waiting -= 1
             if not waiting:
                 del self._waiting[key]
             peer, query = peer_query

@@ -9,6 +9,9 @@ from runtime.engine.engine import Engine
 from runtime.records import RecordError
 from runtime.store.base import StoreError
 
+REST = 2.0
+"""after a write, no other for so many times as long as it took: under load fewer and larger writes, not more of them"""
+
 
 class Saver:
     def __init__(
@@ -48,9 +51,12 @@ class Saver:
         self._in_flight = True
         self._next_s = now_s + self._interval_s
 
+        started_s = now_s
+
         def saved(_: None, now_s: float) -> None:
             self._in_flight = False
             self.saved_at_s = now_s
+            self._next_s = max(self._next_s, now_s + REST * (now_s - started_s))
             checkpoint.committed(self._engine, records)
 
         def failed(_: StoreError | RecordError, now_s: float) -> None:

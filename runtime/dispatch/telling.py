@@ -11,7 +11,7 @@ from runtime.dispatch.questions import Questions
 from runtime.engine.engine import Engine
 from runtime.engine.order import Entry
 from runtime.engine.outcomes import Failure
-from runtime.engine.session import Session
+from runtime.engine.session import Session, Told
 from runtime.engine.view import session_view
 from runtime.keys import SessionKey
 
@@ -50,7 +50,7 @@ class Teller:
             stream = session.streams[name]
             peer = self._peers.owner(stream.owner)
             if peer is not None:
-                stream.told = stream.fused.upto, session.live_version
+                stream.told = Told(stream.fused.upto, stream.durable, session.live_version)
                 is_held_back = session.lacks_rows or self._engine.policy.order.mode == "hold"
                 taken = stream.received.upto if is_held_back else stream.fused.upto
                 acks.setdefault(peer.identity, []).append(_ack(session, name, taken))
@@ -105,5 +105,4 @@ class Teller:
 
 def _ack(session: Session, name: str, taken: int) -> m.StreamAck:
     stream = session.streams[name]
-    fused, version = stream.told
-    return m.StreamAck(session.key.session, name, fused, stream.durable, version, taken)
+    return m.StreamAck(session.key.session, name, stream.told.fused, stream.told.durable, stream.told.version, taken)

@@ -20,8 +20,8 @@ from runtime.keys import SessionKey
 
 @dataclass(frozen=True, slots=True)
 class BatchPolicy:
-    max_segments: int = 256
-    """in one micro-batch"""
+    max_segments: int = 64
+    """in one micro-batch: bounds how long a segment waits for the batch before its own"""
     max_padded_frames: int = 16384
     """rows times the longest segment: bounds the work of one step"""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from runtime.engine.order import NO_SLOT, FusionKey, OrderPolicy, Timeline
 from runtime.engine.sequences import SequenceSet
@@ -24,6 +24,15 @@ def extend_lineage(lineage: bytes, key: FusionKey) -> bytes:
     """
     packed = struct.pack("<dqq", key.event_time_s, key.rank, key.sequence)
     return blake2b(lineage + packed + key.stream.encode(), digest_size=16).digest()
+
+
+class Told(NamedTuple):
+    """What was acknowledged of a stream last."""
+
+    fused: int
+    durable: int
+    version: int
+    """the live version that held everything up to `fused`"""
 
 
 class StreamState:
@@ -45,8 +54,7 @@ class StreamState:
         """numbers refused for good, with the code, until the publisher lets go of them: a Nack may get lost"""
         self.stored: Literal["no", "on its way", "yes"] = "no"
         """does the store know that it is open? If so it is waited for after a crash"""
-        self.told = (0, 0)
-        """the last `fused` acknowledged, and the version that went with it"""
+        self.told = Told(0, durable, 0)
 
     def consume(self, sequence: int, code: str) -> None:
         """Count a segment as done that will never be fused: it was refused for good."""

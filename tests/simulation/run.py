@@ -73,6 +73,7 @@ class Run:
             client.start()
         came_to_rest = self.time.run(self._is_at_rest, REST_LIMIT_S + self.scenario.segments * self.scenario.every_s)
         assert came_to_rest, f"did not come to rest: {self._unrest()}"
+        self._faults.clear()
         for reader in self.readers:
             reader.finish()
         asked = [pending for reader in self.readers for pending in reader.asked]

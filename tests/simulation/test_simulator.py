@@ -65,17 +65,6 @@ def refusals_are_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StreamState, "consume", consume)
 
 
-def a_stream_is_called_open_before_the_store_knows(patch: pytest.MonkeyPatch) -> None:
-    open_stream = Engine.open_stream
-
-    def opened(engine: Engine, session: Session, stream: str, *rest: Any) -> str:
-        previous = open_stream(engine, session, stream, *rest)
-        session.streams[stream].stored = "yes"
-        return previous
-
-    patch.setattr(Engine, "open_stream", opened)
-
-
 def a_new_session_waits_for_nobody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Engine, "gather", lambda engine, session, now_s: None)
 
@@ -109,15 +98,6 @@ class Case:
 
 
 SHORT = short_scenario("worker killed")
-JOINING = replace(
-    SHORT,
-    streams=3,
-    segments=12,
-    joins_s=5.0,
-    jitter_s=0.0,
-    order=OrderPolicy(lateness_s=0.1),
-    dispatch=DispatchPolicy(checkpoint_interval_s=0.5),
-)
 SLOWED = replace(SHORT, quota=QuotaPolicy(max_segments_per_s=8.0), every_s=0.1, publishers="one per session")
 HELD = replace(
     SHORT, order=OrderPolicy(mode="hold"), publishers="one per session", dispatch=DispatchPolicy(window_segments=1)
@@ -127,10 +107,6 @@ CASES = [
     Case(sequence_marks_are_not_restored, lambda: accidents(SHORT, "worker killed", 0.3, range(140, 176))),
     Case(the_store_does_not_fence, lambda: accidents(SHORT, "worker frozen", 6.0, range(20, 160, 5))),
     Case(refusals_are_forgotten, lambda: accidents(SHORT, "connection reset", 0.0, range(100, 176))),
-    Case(
-        a_stream_is_called_open_before_the_store_knows,
-        lambda: accidents(JOINING, "worker killed", 1.0, range(40, 300, 2)),
-    ),
     Case(a_new_session_waits_for_nobody, lambda: accidents(SHORT, "worker killed", 1.0, range(1, 60))),
     Case(
         a_standstill_of_the_worker_counts_as_silence, lambda: accidents(SHORT, "worker frozen", 2.4, range(30, 160, 2))
