@@ -255,6 +255,7 @@ class StreamBuffer:
         self._end_sent = False
         again = len(list(self._between(sequence - 1, self._sent_upto)))
         self._sent_upto = min(self._sent_upto, max(sequence - 1, self.oldest - 1))
+        self._taken_upto = min(self._taken_upto, self._sent_upto)
         return again
 
     def taken(self, upto: int) -> list[Entry]:

@@ -4,83 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
 
 from runtime import messages as m
-from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
-from runtime.engine.engine import Engine, EnginePolicy
 from runtime.engine.order import OrderPolicy
-from runtime.keys import KEY_GROUPS, SessionKey, key_group
-from runtime.records import RecordError
-from runtime.security import Tokens
-from runtime.store.base import StoreError
-from runtime.store.memory import MemoryDisk, MemoryStore
-from runtime.wire import encode
-from tests.runtime.toy_model import ToyModel
-
-FRAMES = np.ones((2, 3), np.float32)
-MessageT = TypeVar("MessageT")
-
-
-class Desk:
-    """A dispatcher with its store, and what each connection has been told."""
-
-    def __init__(self, disk: MemoryDisk | None = None, *, digest: str = "toy-1", **policy: Any) -> None:
-        self.disk = disk or MemoryDisk()
-        self.store = MemoryStore(self.disk)
-        tokens = Tokens(policy.pop("tokens", {}))
-        engine = Engine(ToyModel(digest), EnginePolicy(**policy))
-        self.dispatcher = Dispatcher(engine, "w", f"incarnation of {digest}", tokens, DispatchPolicy())
-        expected = {group: self.store.ownership()[group].epoch for group in self.store.ownership()}
-        self.dispatcher.own(self.store.claim("w", {group: expected.get(group, 0) for group in range(KEY_GROUPS)}))
-        self.now_s = 100.0
-        self.told: list[tuple[bytes, m.WorkerMessage]] = []
-
-    def say(self, who: bytes, *messages: m.Message) -> None:
-        for message in messages:
-            self.dispatcher.receive(who, [bytes(frame) for frame in encode(message)], self.now_s, 1e6 + self.now_s)
-        self.work()
-
-    def work(self, seconds: float = 0.0) -> None:
-        """Turns until there is nothing to do; jobs run at once."""
-        self.now_s += seconds
-        for _ in range(200):
-            self.now_s += 0.005
-            self.dispatcher.work(self.now_s)
-            jobs = self.dispatcher.store.take()
-            for job in jobs:
-                try:
-                    outcome: object = job.run(self.store)
-                except (StoreError, RecordError) as error:
-                    outcome = error
-                self.dispatcher.store.finish(job, outcome, self.now_s)
-            self.told += self.dispatcher.outbox.take()
-            if not jobs and not self.dispatcher.has_work and self.dispatcher.saver.is_clean:
-                return
-
-    def heard(self, who: bytes, kind: type[MessageT]) -> list[MessageT]:
-        """What this connection was told of this kind since this was last asked; the rest is forgotten."""
-        heard = [message for identity, message in self.told if identity == who and isinstance(message, kind)]
-        self.told = [(identity, message) for identity, message in self.told if identity != who]
-        return heard
-
-    def hello(self, who: bytes, tenant: str = "default", token: str = "") -> None:
-        self.say(who, m.Hello(who.decode(), tenant, token))
-
-    def publish(self, who: bytes, session: str, *numbers: int, stream: str = "mic") -> None:
-        entries = tuple(m.SegmentEntry(number, number / 10, FRAMES) for number in numbers)
-        self.say(who, m.Segments((m.StreamSegments(session, stream, 1, entries),)))
-
-    def settle(self, who: bytes, session: str, *numbers: int) -> None:
-        """Open, publish, end: everything is durable afterwards."""
-        self.say(who, m.Open(session, "mic", "audio", 1))
-        self.publish(who, session, *numbers)
-        self.say(who, m.End(session, "mic"))
-        self.work(3.0)
-        self.work(0.1)
+from runtime.keys import SessionKey, key_group
+from tests.runtime.dispatch.desk import FRAMES, Desk
 
 
 def test_segments_before_a_hello_and_before_an_open_are_told_what_is_missing() -> None:
