@@ -71,7 +71,7 @@ class Run:
         self._start_worker()
         for client in (*self.publishers, *self.readers):
             client.start()
-        came_to_rest = self.time.run(self._is_at_rest, REST_LIMIT_S + self.scenario.segments * self.scenario.every_s)
+        came_to_rest = self.time.run(self._is_at_rest, self._rest_limit_s())
         assert came_to_rest, f"did not come to rest: {self._unrest()}"
         self._faults.clear()
         for reader in self.readers:
@@ -83,6 +83,10 @@ class Run:
         self._check()
         self.report.took_s = self.time.now_s - START_S
         return self.report
+
+    def _rest_limit_s(self) -> float:
+        """Ample: a buffer too small for what cannot settle yet empties only once per idle time-out."""
+        return REST_LIMIT_S + sum(len(plan) for plan in self.scenario.plans) * self.scenario.order.idle_timeout_s / 8
 
     # ---- steps and accidents ----
 
