@@ -93,6 +93,8 @@ class LocalRuntime:
 
     def _start(self, on_progress: Callable[[str], None]) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray would run the worker at niceness 15: behind every publisher on the same machine.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         import ray
 
         from runtime.gateway.deployment import run_gateway

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 from typing import Any
@@ -18,6 +17,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from runtime.controller import Controller, Orders
 from runtime.placement import Beat
 from runtime.settings import Settings
+from runtime.warm_up import quieten_interpreter, warm_up
 from runtime.worker import Worker, load_model, open_store
 
 NAMESPACE = "grf"
@@ -26,9 +26,6 @@ BEAT_TIMEOUT_S = 2.0
 START_WORKER_WITHIN_S = 60.0
 
 log = logging.getLogger(__name__)
-
-SWITCH_S = 0.0005
-"""how long the store's thread may keep the loop from running; Python's own 5 ms are longer than a step"""
 
 Handle = Any
 """of an actor: Ray's types do not follow methods through `options`"""
@@ -97,9 +94,13 @@ class ControllerActor:
 class WorkerActor:
     def __init__(self, name: str, settings: Settings) -> None:
         _log_to_stderr(settings.runtime.log_level)
-        sys.setswitchinterval(SWITCH_S)
+        if os.nice(0) > 0:
+            log.warning("niceness is %d: start Ray with RAY_worker_niceness=0, or others go first", os.nice(0))
+        model = load_model(settings)
+        warm_up(model)
         self._controller: Handle = None
-        self._worker = Worker(name, settings, load_model(settings), self._send_beat, on_death=lambda: os._exit(1))
+        self._worker = Worker(name, settings, model, self._send_beat, on_death=lambda: os._exit(1))
+        quieten_interpreter()
         self._worker.start()
 
     def _send_beat(self, beat: Beat) -> Orders:

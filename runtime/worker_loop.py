@@ -24,7 +24,7 @@ from runtime.wire import MAX_MESSAGE_BYTES, encode
 
 log = logging.getLogger(__name__)
 
-RECEIVE_FOR_S = 0.002
+RECEIVE_FOR_S = 0.001
 """how long messages are taken from the socket before the device gets its turn"""
 MAX_POLL_S = 0.25
 RECEIVE_QUEUE_MESSAGES = 100
@@ -132,12 +132,14 @@ class WorkerLoop:
         wait_s = 0.0 if self.dispatcher.has_work else min(max(self.dispatcher.wake_at_s - now_s, 0.0), MAX_POLL_S)
         # Rounded up: waking before the time only to wait again would spin.
         ready = dict(self._poller.poll(int(wait_s * 1000) + (wait_s > 0)))
-        if self._socket in ready:
+        started_s = time.monotonic()
+        if self._socket in ready and self.dispatcher.takes_messages:
             self._receive()
         if self._bell.fileno() in ready:
             self._bell.hear()
             self._run_calls()
         self._work()
+        self.dispatcher.turn_took(time.monotonic() - started_s)
 
     def _receive(self) -> None:
         """Take what has come, for a moment: a flood must not keep the device, or anybody's answer, waiting."""

@@ -3,39 +3,92 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
+import torch
+import yaml  # type: ignore[import-untyped]
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from grf_core.bundle import load_bundle
-from grf_core.recording_format import MAGIC
+from grf_core.bundle import Bundle, load_bundle
+from grf_core.data.archives import DataFileError
+from grf_core.data.conversion import labelled_session
+from grf_core.data.recordings import RecordingsError, is_recordings, read_recordings
 from grf_core.training import trainer
-from grf_core.training.evaluation import evaluate_conditions, evaluate_recording
+from grf_core.training.checkpoint import CheckpointError
+from grf_core.training.checks import RecipeError
+from grf_core.training.evaluation import (
+    EVERY_HALF_SECOND,
+    EvaluationError,
+    OnProgress,
+    evaluate_as_trained,
+    evaluate_conditions,
+    evaluate_recorded,
+    split_unseen,
+)
+from grf_core.training.objective import LabelError
+from grf_core.training.preparation import TrainingError
+from grf_core.training.recipe import Recipe
 from grf_core.training.recipes import RECIPES
+from grf_core.training.recipes.custom import custom_recipe
+from grf_core.training.run import Progress as EpochProgress
+
+CUSTOM = "custom"
+DEVICES = click.Choice(["auto", "cpu", "cuda"])
+EXPECTED = (
+    CheckpointError, DataFileError, EvaluationError, LabelError, RecipeError, RecordingsError, TrainingError,
+    yaml.YAMLError,
+)  # fmt: skip
+FLOAT_1_2 = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+"""1e-3 is a number in YAML 1.2 and in everybody's mind, and text in the YAML 1.1 that PyYAML reads."""
+
+
+class RecipeLoader(yaml.SafeLoader):  # type: ignore[misc]
+    pass
+
+
+RecipeLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT_1_2, list("-+.0123456789"))
 
 
 @click.command()
-@click.argument("recipe", type=click.Choice(sorted(RECIPES)))
+@click.argument("recipe", type=click.Choice([*sorted(RECIPES), CUSTOM]))
 @click.option("--data", type=click.Path(exists=True, path_type=Path), help="Where the data is, if no package has it.")
-@click.option("--out", type=click.Path(path_type=Path), help="Bundle directory.  [default: bundles/RECIPE]")
+@click.option("--config", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Recipe file of `custom`.")
+@click.option("--out", type=click.Path(path_type=Path), help="Bundle directory.  [default: bundles/NAME]")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Run folders.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-def train(recipe: str, data: Path | None, out: Path | None, runs: Path, seed: int, device: str) -> None:
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
+@click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint, if there is one.")
+@click.option("--device", type=DEVICES, default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+def train(
+    recipe: str,
+    data: Path | None,
+    config: Path | None,
+    out: Path | None,
+    runs: Path,
+    seed: int,
+    epochs: int | None,
+    resume: bool,
+    device: str,
+    threads: int | None,
+) -> None:
     """Train a recipe and write its bundle; prints the metrics on the test part as one JSON object last."""
-    run_folder = runs / f"{recipe}-{seed}"
-    columns = (TextColumn("epoch {task.completed} of {task.total}"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
-        task = progress.add_task("", total=RECIPES[recipe].schedule.epochs)
-
-        def show(epoch: trainer.Progress) -> None:
-            text = f"validation loss {epoch.validation_loss:.3f}"
-            progress.update(task, completed=epoch.epoch, description=text)
-
-        result = trainer.train(RECIPES[recipe], data, run_folder, seed, show, device)
-    target = out or Path("bundles") / recipe
+    with _told_in_one_line():
+        chosen = _recipe(recipe, data, config)
+        if epochs is not None:
+            chosen = replace(chosen, schedule=replace(chosen.schedule, epochs=epochs))
+        run_folder = runs / f"{chosen.name}-{seed}"
+        with _epoch_bar(chosen.schedule.epochs) as show, _threads(threads):
+            result = trainer.train(chosen, data, run_folder, seed, show, _device(device), resume)
+    target = out or Path("bundles") / chosen.name
     target.mkdir(parents=True, exist_ok=True)
     for file in result.path.iterdir():
         shutil.copy2(file, target / file.name)
@@ -46,26 +99,133 @@ def train(recipe: str, data: Path | None, out: Path | None, runs: Path, seed: in
 @click.command()
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--data", type=click.Path(exists=True, path_type=Path), help="A recording (.grfrec), or the recipe's data."
+    "--data", type=click.Path(exists=True, path_type=Path), help="A recording (.grfrec), or data as the recipe reads."
 )
-@click.option("--recipe", type=click.Choice(sorted(RECIPES)), default="motion", show_default=True)
-@click.option("--device", default="cpu", show_default=True)
-def evaluate(bundle: Path, data: Path | None, recipe: str, device: str) -> None:
-    """Evaluate a bundle as a stream, on a recording or on its recipe's test part; prints one JSON object last."""
+@click.option("--recipe", type=click.Choice(sorted(RECIPES)), help="Instead of the one that made the bundle.")
+@click.option("--conditions", is_flag=True, help="Under every condition of the recipe, told on stderr.")
+@click.option("--device", type=DEVICES, default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+def evaluate(
+    bundle: Path, data: Path | None, recipe: str | None, conditions: bool, device: str, threads: int | None
+) -> None:
+    """Evaluate a bundle on what it was not trained on, of a recording or of data like its recipe's.
+
+    Prints one JSON object last: the first head's metrics by name, those of every head by head/name, and n.
+    """
     loaded = load_bundle(bundle)
-    if data is not None and _is_recording(data):
-        click.echo(json.dumps(evaluate_recording(loaded, data, device)))
-        return
-    chosen = RECIPES[recipe]
-    sessions = chosen.load(data).test
-    conditions = evaluate_conditions(loaded, sessions, chosen.conditions, device)
-    for name, metrics in conditions.items():
+    with _told_in_one_line(), _threads(threads), _session_bar() as show:
+        if data is not None and recipe is None and is_recordings(data):
+            result = _evaluate_recordings(loaded, data, _device(device), show)
+        else:
+            chosen = _recipe_of(loaded, recipe)
+            result = _evaluate_recipe(loaded, chosen, data, conditions, _device(device), show)
+    click.echo(json.dumps(result))
+
+
+def _recipe(name: str, data: Path | None, config: Path | None) -> Recipe:
+    if name != CUSTOM:
+        if config is not None:
+            raise click.UsageError(f"--config is for custom, and {name} is a recipe of ours")
+        return RECIPES[name]
+    if data is None or config is None:
+        raise click.UsageError("custom needs --data and --config")
+    recipe = custom_recipe(yaml.load(config.read_text(encoding="utf-8"), RecipeLoader), data)
+    if recipe.name in RECIPES:
+        raise RecipeError("name", f"{recipe.name!r} is a recipe of ours")
+    return recipe
+
+
+def _recipe_of(bundle: Bundle, override: str | None) -> Recipe:
+    name = override or str(bundle.training.get("recipe", {}).get("name", bundle.name))
+    if name not in RECIPES:
+        raise EvaluationError(
+            f"the bundle's recipe is {name!r}: give a recording as --data, or one of ours as --recipe"
+        )
+    return RECIPES[name]
+
+
+def _evaluate_recordings(bundle: Bundle, data: Path, device: str, show: OnProgress) -> dict[str, Any]:
+    sessions = [session for session in read_recordings(data).sessions if session.labels and session.segments]
+    chosen = _unseen(bundle, [session.name for session in sessions])
+    sessions = [session for session in sessions if session.name in chosen]
+    if bundle.training.get("recipe", {}).get("regime") == "whole":
+        whole = [labelled_session(session) for session in sessions]
+        return evaluate_as_trained(bundle, whole, EVERY_HALF_SECOND, device, show)
+    return evaluate_recorded(bundle, sessions, device, show)
+
+
+def _evaluate_recipe(
+    bundle: Bundle, recipe: Recipe, data: Path | None, conditions: bool, device: str, show: OnProgress
+) -> dict[str, Any]:
+    if data is None:
+        sessions = list(recipe.load(None).test)
+    elif recipe.read is None:
+        sessions = list(recipe.load(data).test)
+    else:
+        sessions = list(recipe.read(data))
+        chosen = _unseen(bundle, [session.session for session in sessions])
+        sessions = [session for session in sessions if session.session in chosen]
+    asked = recipe.conditions if conditions else recipe.conditions[:1]
+    results = evaluate_conditions(bundle, sessions, asked, device, show)
+    for name, metrics in results.items() if conditions else ():
         click.echo(f"{name}: {json.dumps(metrics)}", err=True)
-    click.echo(json.dumps(next(iter(conditions.values()))))
+    return next(iter(results.values()))
 
 
-def _is_recording(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+def _unseen(bundle: Bundle, names: list[str]) -> set[str]:
+    unseen, trained_on = split_unseen(bundle, names)
+    if trained_on and not unseen:
+        click.echo(
+            f"the bundle was trained on all {len(trained_on)} sessions; they are evaluated all the same", err=True
+        )
+        return set(trained_on)
+    if trained_on:
+        click.echo(f"{len(trained_on)} sessions left out: the bundle was trained on them", err=True)
+    elif "trained_on" not in bundle.training:
+        click.echo("the bundle does not say what it was trained on: every session is evaluated", err=True)
+    return set(unseen)
+
+
+@contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except EXPECTED as error:
+        raise click.ClickException(str(error)) from None
+
+
+@contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def _epoch_bar(epochs: int) -> Iterator[Callable[[EpochProgress], None]]:
+    columns = (TextColumn("epoch {task.completed} of {task.total}"), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeRemainingColumn(), transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=epochs)
+
+        def show(epoch: EpochProgress) -> None:
+            text = f"validation loss {epoch.validation_loss:.3f}"
+            progress.update(task, completed=epoch.epoch, description=text)
+
+        yield show
+
+
+@contextmanager
+def _session_bar() -> Iterator[OnProgress]:
+    columns = (TextColumn("session {task.completed} of {task.total}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -12,9 +12,11 @@ from functools import partial
 from math import inf
 
 from runtime import messages as m
+from runtime.dispatch.inbox import Inbox, segments_in
 from runtime.dispatch.loading import SessionLoader
 from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.ownership import OwnedGroups
+from runtime.dispatch.pace import Pace
 from runtime.dispatch.peers import EVERY_SESSION, MAX_SUBSCRIPTIONS, Peer, Peers
 from runtime.dispatch.publishing import Publishing
 from runtime.dispatch.questions import Questions
@@ -29,6 +31,8 @@ from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, Frame, decode
 
 MAX_PEERS = 10_000
 PEER_TIMEOUT_S = 30.0
+INBOX_BYTES = 64 << 20
+"""of messages that nobody has looked at yet; beyond it the transport slows their senders"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,14 @@ class DispatchPolicy:
     """at least so long between two writes"""
     store_retry_s: float = 0.5
     """between two attempts while the store does not answer"""
+    turn_s: float = 0.025
+    """how long a turn of the worker should take at most: it bounds the segments admitted and fused in one"""
+    shared_turn_s: float = 0.004
+    """the same while several tenants are connected: whoever sends meanwhile waits for its end"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shared_turn_s <= self.turn_s:
+            raise ValueError(f"shared_turn_s ({self.shared_turn_s:g}) must be positive and at most turn_s")
 
 
 class Dispatcher:
@@ -57,8 +69,11 @@ class Dispatcher:
         self.saver = Saver(
             engine, self.store, self.owned, incarnation, policy.checkpoint_interval_s, policy.checkpoint_sessions
         )
+        self.pace = Pace(policy.turn_s, policy.shared_turn_s, engine.policy.batch.max_segments)
+        self._inbox = Inbox(2 * policy.window_bytes, INBOX_BYTES)
         self._policy = policy
         self._wall_offset_s = 0.0
+        self._segments_of_turn = 0
         self._tokens = tokens
         self._loader = SessionLoader(engine, self.store, self.owned, incarnation)
         self._publishing = Publishing(engine, self._loader, self.peers, self.outbox)
@@ -68,7 +83,7 @@ class Dispatcher:
     # ---- messages ----
 
     def receive(self, identity: bytes, frames: Sequence[Frame], now_s: float, wall_s: float) -> None:
-        """One message from a connection, whatever it holds."""
+        """One message from a connection, whatever it holds. It is looked at when its tenant's turn comes."""
         peer = self.peers.heard(identity, now_s)
         self._wall_offset_s = wall_s - now_s
         try:
@@ -78,18 +93,37 @@ class Dispatcher:
             return
         match message:
             case m.Hello():
+                self._forget_unread(peer)  # it begins anew, maybe as another tenant, and sends again what is not told
                 self._hello(identity, message, now_s)
-            case m.Goodbye():
-                self.peers.drop(identity)
             case _ if peer is None:
                 self.outbox.refuse(identity, "hello_first", "this worker does not know the connection: say hello")
+            case m.Segments() if not self._inbox.put(peer, message):
+                self._publishing.put_off(peer, message)
             case m.Segments():
-                self._publishing.take(peer, message, now_s, wall_s)
+                pass
             case _:
-                self._receive_other(peer, message, now_s)
+                self._inbox.put(peer, message)
 
-    def _receive_other(self, peer: Peer, message: m.Message, now_s: float) -> None:
+    @property
+    def takes_messages(self) -> bool:
+        """False while so much waits to be looked at that no more should be received."""
+        return not self._inbox.is_full
+
+    def _look_at_messages(self, now_s: float) -> int:
+        """Messages in fair turns, until so many segments were admitted as the pace allows; return how many."""
+        admitted = 0
+        while self._inbox and admitted < self.pace.segments:
+            peer, message = self._inbox.take()
+            admitted += max(segments_in(message), 1)
+            self._handle(peer, message, now_s)
+        return admitted
+
+    def _handle(self, peer: Peer, message: m.Message, now_s: float) -> None:
         match message:
+            case m.Segments():
+                self._publishing.take(peer, message, now_s, now_s + self._wall_offset_s)
+            case m.Goodbye():
+                self.gone(peer.identity)
             case m.Open():
                 self._publishing.open(peer, message, now_s)
             case m.End():
@@ -111,7 +145,11 @@ class Dispatcher:
 
     def gone(self, identity: bytes) -> None:
         """The transport cannot reach this connection any more, or it does not read what it is sent."""
-        self.peers.drop(identity)
+        self._forget_unread(self.peers.drop(identity))
+
+    def _forget_unread(self, peer: Peer | None) -> None:
+        if peer is not None:
+            self._inbox.discard(peer)
 
     def _hello(self, identity: bytes, hello: m.Hello, now_s: float) -> None:
         try:
@@ -161,14 +199,21 @@ class Dispatcher:
 
     # ---- time ----
 
+    def turn_took(self, seconds: float) -> None:
+        """How long the last turn took, from the first message received to the last one sent, without waiting."""
+        self.pace.turn_took(seconds, self._segments_of_turn, shared=self.peers.tenants > 1)
+
     def work(self, now_s: float) -> None:
         """One turn: one micro-batch, what time brings, what the store is to do, and tell everyone."""
+        admitted = self._look_at_messages(now_s)
         self._loader.load()
-        self.engine.step(now_s)
+        fused = self.engine.step(now_s, self.pace.segments)
+        self._segments_of_turn = max(admitted, fused)
         self.engine.tick(now_s)
         self._questions.tick(now_s)
-        self.peers.drop_silent(now_s - PEER_TIMEOUT_S)
-        self.saver.save(now_s)
+        for peer in self.peers.drop_silent(now_s - PEER_TIMEOUT_S):
+            self._forget_unread(peer)
+        self.saver.save(now_s, self.pace.segments)
         self._publishing.tell_opened(now_s)
         self._teller.tell_progress(self._wall_offset_s)
         self.engine.tapped = bool(self.peers.taps())
@@ -176,7 +221,7 @@ class Dispatcher:
     @property
     def has_work(self) -> bool:
         """A turn would achieve something now, without waiting for a message or for time."""
-        return (self.engine.has_work and not self.engine.is_stuck) or self._loader.has_work
+        return bool(self._inbox) or (self.engine.has_work and not self.engine.is_stuck) or self._loader.has_work
 
     @property
     def wake_at_s(self) -> float:

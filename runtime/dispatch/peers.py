@@ -6,7 +6,7 @@ is counted: a slow subscriber sees the newest state and knows what it missed; no
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -98,6 +98,12 @@ class Peers:
         self._by_session: dict[SessionKey, dict[bytes, Peer]] = {}
         self._taps: dict[bytes, Peer] = {}
         self._joined = count()
+        self._by_tenant: Counter[str] = Counter()
+
+    @property
+    def tenants(self) -> int:
+        """How many tenants have connections."""
+        return len(self._by_tenant)
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -105,6 +111,7 @@ class Peers:
     def welcome(self, identity: bytes, client: str, tenant: str, now_s: float) -> Peer:
         self.drop(identity)
         peer = self._peers[identity] = Peer(identity, client, tenant, now_s, next(self._joined))
+        self._by_tenant[tenant] += 1
         return peer
 
     def heard(self, identity: bytes, now_s: float) -> Peer | None:
@@ -118,19 +125,23 @@ class Peers:
     def owner(self, owner: str | None) -> Peer | None:
         return self._peers.get(bytes.fromhex(owner)) if owner else None
 
-    def drop(self, identity: bytes) -> None:
+    def drop(self, identity: bytes) -> Peer | None:
+        """Forget a peer; return it, if there was one."""
         peer = self._peers.pop(identity, None)
         self._taps.pop(identity, None)
         if peer is not None:
+            self._by_tenant[peer.tenant] -= 1
+            self._by_tenant += Counter()  # without the tenants that have none left
             for session in list(peer.subscriptions):
                 self.unsubscribe(peer, session)
+        return peer
 
-    def drop_silent(self, since_s: float) -> int:
-        """Forget peers not heard of since then; return how many."""
-        dropped = 0
-        while self._peers and next(iter(self._peers.values())).last_heard_s < since_s:
-            self.drop(next(iter(self._peers)))
-            dropped += 1
+    def drop_silent(self, since_s: float) -> list[Peer]:
+        """Forget peers not heard of since then; return them."""
+        dropped = []
+        while self._peers and (peer := next(iter(self._peers.values()))).last_heard_s < since_s:
+            self.drop(peer.identity)
+            dropped.append(peer)
         return dropped
 
     def subscribe(self, peer: Peer, session: str) -> None:

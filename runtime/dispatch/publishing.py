@@ -155,6 +155,13 @@ class Publishing:
 
     # ---- segments ----
 
+    def put_off(self, peer: Peer, message: m.Segments) -> None:
+        """Too much of this connection waits already: the publisher is to send these again later."""
+        text = "more was sent than the window allows"
+        for group in message.groups:
+            first = group.entries[0].sequence
+            self._outbox.refuse_segment(peer, group.session, group.stream, first, "slow_down", text, 100)
+
     def take(self, peer: Peer, message: m.Segments, now_s: float, wall_s: float) -> None:
         for group in message.groups:
             refuse = partial(self._outbox.refuse_segment, peer, group.session, group.stream, group.entries[0].sequence)

@@ -6,7 +6,8 @@ from runtime.dispatch.ownership import OwnedGroups
 from runtime.dispatch.store_jobs import StoreJob, StoreQueue
 from runtime.engine import checkpoint
 from runtime.engine.engine import Engine
-from runtime.records import RecordError
+from runtime.engine.session import Session
+from runtime.records import RecordError, SessionRecord
 from runtime.store.base import StoreError
 
 REST = 2.0
@@ -25,6 +26,8 @@ class Saver:
         self._interval_s = interval_s
         self._limit = limit
         self._in_flight = False
+        self._collected: list[tuple[Session, SessionRecord]] = []
+        self._still_to_collect = 0
         self._next_s = 0.0
         self.saved_at_s = 0.0
         """when the store last held all that was settled, or last committed"""
@@ -32,21 +35,34 @@ class Saver:
     @property
     def is_clean(self) -> bool:
         """The store holds all that is settled."""
-        return not self._engine.dirty and not self._in_flight
+        return not self._engine.dirty and not self._collected and not self._in_flight
 
     @property
     def due_s(self) -> float | None:
         """When the next write is due; None while there is nothing to write, or a write is under way."""
-        return self._next_s if self._engine.dirty and not self._in_flight else None
+        return self._next_s if not self._in_flight and not self.is_clean else None
 
-    def save(self, now_s: float) -> None:
-        """Start a write if one is due."""
+    def save(self, now_s: float, sessions: int) -> None:
+        """If a write is due, make the records of so many sessions; once all that were dirty have one, write them."""
         if self.is_clean:
             self.saved_at_s = now_s
         due_s = self.due_s
         if due_s is None or now_s < due_s:
             return
-        records = checkpoint.take_records(self._engine, self._incarnation, self._limit)
+        if not self._collected:
+            self._still_to_collect = min(len(self._engine.dirty), self._limit)
+        taken = checkpoint.take_records(self._engine, self._incarnation, min(sessions, self._still_to_collect))
+        self._collected += [(self._engine.sessions[record.key], record) for record in taken]
+        self._still_to_collect -= len(taken)
+        if not self._still_to_collect or not taken:
+            self._write(now_s)
+
+    def _write(self, now_s: float) -> None:
+        collected, self._collected = self._collected, []
+        # One that has left since then was deleted, or is another worker's: its record must not come after that.
+        records = [record for session, record in collected if self._engine.sessions.get(record.key) is session]
+        if not records:
+            return
         epochs = self._owned.epochs_of(record.key for record in records)
         self._in_flight = True
         self._next_s = now_s + self._interval_s

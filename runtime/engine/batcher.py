@@ -20,8 +20,8 @@ from runtime.keys import SessionKey
 
 @dataclass(frozen=True, slots=True)
 class BatchPolicy:
-    max_segments: int = 64
-    """in one micro-batch: bounds how long a segment waits for the batch before its own"""
+    max_segments: int = 256
+    """in one micro-batch, at most; the pace of the worker (dispatch.turn_s) may ask for fewer"""
     max_padded_frames: int = 16384
     """rows times the longest segment: bounds the work of one step"""
 
@@ -68,14 +68,16 @@ class ReadyQueue:
         if tenant is not None and tenant.sessions.pop(key, None) is not None:
             self._length -= 1
 
-    def take(self, fits: Callable[[SessionKey], bool]) -> list[SessionKey]:
-        """The sessions of the next batch, within the policy's limits. `fits` may pass one over; it stays ready."""
+    def take(self, fits: Callable[[SessionKey], bool], at_most: int | None = None) -> list[SessionKey]:
+        """The sessions of the next batch, `at_most` so many, within the policy's limits. `fits` may pass one over; it
+        stays ready."""
+        most = self._policy.max_segments if at_most is None else min(at_most, self._policy.max_segments)
         turns = [(tenant.served_frames, name) for name, tenant in self._tenants.items() if tenant.sessions]
         heapq.heapify(turns)
         waiting = {name: iter(self._tenants[name].sessions.items()) for _, name in turns}
         batch: list[SessionKey] = []
         longest = 0
-        while turns and len(batch) < self._policy.max_segments:
+        while turns and len(batch) < most:
             _, name = heapq.heappop(turns)
             key, frames = next(waiting[name], (None, 0))
             if key is None:

@@ -298,10 +298,11 @@ class Engine:
         """All that is ready waits for rows of the slab: another step achieves nothing before something else happens."""
         return self._is_stuck and self.has_work
 
-    def step(self, now_s: float) -> int:
-        """Fuse the next segment of every session in the next micro-batch; return how many were fused."""
+    def step(self, now_s: float, at_most: int | None = None) -> int:
+        """Fuse the next segment of every session in the next micro-batch, of `at_most` so many sessions; return how
+        many were fused."""
         room = self._room_for_each(now_s)
-        keys = self._ready.take(room)
+        keys = self._ready.take(room, at_most)
         for session in room.passed_over:
             self._pass_over(session)
         self._is_stuck = not keys

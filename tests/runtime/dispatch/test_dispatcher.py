@@ -12,6 +12,7 @@ import pytest
 from runtime import messages as m
 from runtime.engine.order import OrderPolicy
 from runtime.keys import SessionKey, key_group
+from runtime.wire import encode
 from tests.runtime.dispatch.desk import FRAMES, Desk
 
 
@@ -226,3 +227,41 @@ def test_a_lost_key_group_is_left_at_once_and_its_clients_are_sent_away() -> Non
     desk.publish(b"a", "s", 2)
     desk.say(b"a", m.Query(1, "s"))
     assert [nack.code for nack in desk.heard(b"a", m.Nack)] == ["not_owner", "not_owner"]
+
+
+def test_a_large_message_of_one_tenant_does_not_keep_another_waiting() -> None:
+    desk = Desk()
+    for who, tenant in ((b"loud", "loud"), (b"quiet", "quiet")):
+        desk.hello(who, tenant)
+        desk.say(who, m.Open("s", "mic", "audio", 1))
+        desk.heard(who, m.Opened)
+    entries = tuple(m.SegmentEntry(number, number / 10, FRAMES) for number in range(1, 1001))
+    desk.deliver(b"loud", [bytes(f) for f in encode(m.Segments((m.StreamSegments("s", "mic", 1, entries),)))])
+    desk.deliver(b"quiet", [bytes(f) for f in encode(m.Segments((m.StreamSegments("s", "mic", 1, entries[:1]),)))])
+    desk.dispatcher.work(desk.now_s)
+    received = {
+        key.tenant: session.streams["mic"].received.upto for key, session in desk.dispatcher.engine.sessions.items()
+    }
+    assert received["quiet"] == 1
+    assert received["loud"] <= desk.dispatcher.pace.segments
+    desk.work()
+    assert desk.dispatcher.engine.sessions[SessionKey("loud", "s")].streams["mic"].received.upto == 1000
+
+
+def test_a_session_deleted_while_its_record_is_made_stays_deleted() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    for number in range(40):
+        desk.say(b"a", m.Open(f"s{number}", "mic", "audio", 1))
+    desk.work(1.0)
+    dispatcher = desk.dispatcher
+    for number in range(40):
+        desk.deliver(b"a", [bytes(f) for f in encode(m.End(f"s{number}", "mic"))])
+        dispatcher.engine.dirty[SessionKey("default", f"s{number}")] = None
+    dispatcher.saver.save(desk.now_s + 10, 5)  # some records are made, the write has not begun
+    assert not dispatcher.store.take()
+    gone = next(key for key in dispatcher.engine.sessions if key not in dispatcher.engine.dirty)
+    desk.say(b"a", m.Delete(1, gone.session))
+    desk.work(1.0)
+    assert gone not in desk.store.load([gone])
+    assert len(desk.store.load([SessionKey("default", f"s{number}") for number in range(40)])) == 39

@@ -116,7 +116,7 @@ def test_the_silent_are_dropped_and_those_who_spoke_are_not() -> None:
     for name in (b"1", b"2"):
         register.welcome(name, name.decode(), "t", 0.0)
     register.heard(b"1", 50.0)
-    assert register.drop_silent(30.0) == 1
+    assert [peer.identity for peer in register.drop_silent(30.0)] == [b"2"]
     assert (register.heard(b"2", 60.0), len(register)) == (None, 1)
 
 

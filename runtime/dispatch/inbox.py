@@ -1,0 +1,113 @@
+"""What connections have sent and the worker has not looked at yet.
+
+Tenants take turns, and within a tenant its connections; a connection's messages keep their order. A message of many
+segments is taken a slice at a time, so a large one keeps nobody waiting longer than many small ones would.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import replace
+
+from runtime.dispatch.peers import Peer
+from runtime.messages import Message, Segments, StreamSegments
+
+SLICE_SEGMENTS = 16
+"""of one message, in one turn of its tenant"""
+MESSAGE_OVERHEAD_BYTES = 256
+"""of a segment beside its frames, and of any other message"""
+
+
+class _Connection:
+    __slots__ = ("messages", "n_bytes", "peer")
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.messages: deque[Message] = deque()
+        self.n_bytes = 0
+
+
+class Inbox:
+    def __init__(self, connection_bytes: int, all_bytes: int) -> None:
+        """`connection_bytes` may wait of one connection: a client that keeps to its window never meets it.
+        Beyond `all_bytes` the inbox is full, and should be given no more messages for now."""
+        self._connection_bytes = connection_bytes
+        self._all_bytes = all_bytes
+        self._tenants: OrderedDict[str, OrderedDict[bytes, _Connection]] = OrderedDict()
+        """next turn first; only those with messages"""
+        self.n_bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._tenants)
+
+    @property
+    def is_full(self) -> bool:
+        return self.n_bytes > self._all_bytes
+
+    def put(self, peer: Peer, message: Message) -> bool:
+        """Keep a message for its turn; False if more would wait of the connection than may."""
+        connection = self._tenants.get(peer.tenant, {}).get(peer.identity) or _Connection(peer)
+        size = _bytes_of(message)
+        if connection.n_bytes and connection.n_bytes + size > self._connection_bytes:
+            return False
+        connection.peer = peer
+        connection.messages.append(message)
+        connection.n_bytes += size
+        self.n_bytes += size
+        self._tenants.setdefault(peer.tenant, OrderedDict())[peer.identity] = connection
+        return True
+
+    def take(self) -> tuple[Peer, Message]:
+        """The next message, or slice of one. Ask only while there is one."""
+        tenant, connections = next(iter(self._tenants.items()))
+        identity, connection = next(iter(connections.items()))
+        message = connection.messages.popleft()
+        if isinstance(message, Segments):
+            message, rest = _cut(message)
+            if rest is not None:
+                connection.messages.appendleft(rest)
+        size = _bytes_of(message)
+        connection.n_bytes -= size
+        self.n_bytes -= size
+        connections.move_to_end(identity)
+        self._tenants.move_to_end(tenant)
+        if not connection.messages:
+            self._forget(tenant, identity)
+        return connection.peer, message
+
+    def discard(self, peer: Peer) -> None:
+        """The connection is gone, and whatever of it waits."""
+        connection = self._tenants.get(peer.tenant, {}).get(peer.identity)
+        if connection is not None:
+            self.n_bytes -= connection.n_bytes
+            self._forget(peer.tenant, peer.identity)
+
+    def _forget(self, tenant: str, identity: bytes) -> None:
+        del self._tenants[tenant][identity]
+        if not self._tenants[tenant]:
+            del self._tenants[tenant]
+
+
+def segments_in(message: Message) -> int:
+    return sum(len(group.entries) for group in message.groups) if isinstance(message, Segments) else 0
+
+
+def _bytes_of(message: Message) -> int:
+    if not isinstance(message, Segments):
+        return MESSAGE_OVERHEAD_BYTES
+    return sum(entry.frames.nbytes + MESSAGE_OVERHEAD_BYTES for group in message.groups for entry in group.entries)
+
+
+def _cut(message: Segments) -> tuple[Segments, Segments | None]:
+    """The first slice of a message, and the rest if there is one."""
+    head: list[StreamSegments] = []
+    room = SLICE_SEGMENTS
+    for position, group in enumerate(message.groups):
+        if len(group.entries) > room:
+            rest = replace(group, entries=group.entries[room:])
+            if room:
+                head.append(replace(group, entries=group.entries[:room]))
+            return Segments(tuple(head)), Segments((rest, *message.groups[position + 1 :]))
+        head.append(group)
+        room -= len(group.entries)
+    return message, None

@@ -1,0 +1,47 @@
+"""What a worker does once before it serves, so that no segment has to wait for it later."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+import numpy as np
+import torch
+
+from grf_core.step import Float32Array, ModelSignature, StepBatch, StepModel
+
+SWITCH_S = 0.0005
+"""how long the store's thread may keep the loop from running; Python's own 5 ms are longer than a step"""
+COLLECT_AFTER_OBJECTS = 20_000
+"""allocated and not freed: segments live for a turn or two, and Python's own 700 are fewer than a turn allocates"""
+ROWS = (1, 64)
+
+
+def warm_up(model: StepModel) -> None:
+    """Let the model choose its kernels and allocate its buffers: the first step of a kind takes many times as long."""
+    for rows in ROWS:
+        for rank, modality in enumerate(model.signature.modalities):
+            frames = np.zeros((min(8, modality.max_frames), modality.width), np.float32)
+            model.step(_batch(model.signature, model.device, rows, rank, frames))
+
+
+def quieten_interpreter() -> None:
+    """Short turns of the threads; and what is loaded by now (torch, Ray: nearly all objects) is collected no more.
+
+    A full collection that walks through it takes 150 to 200 ms on a small machine, in which every session waits.
+    """
+    sys.setswitchinterval(SWITCH_S)
+    _, *older = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER_OBJECTS, *older)
+    gc.collect()
+    gc.freeze()
+
+
+def _batch(signature: ModelSignature, device: torch.device, rows: int, rank: int, frames: Float32Array) -> StepBatch:
+    return StepBatch(
+        contexts=torch.zeros(rows, *signature.context_shape, device=device),
+        fresh=np.zeros(rows, bool),
+        ranks=np.full(rows, rank, np.int64),
+        frames=[frames] * rows,
+        elapsed_s=np.zeros(rows, np.float32),
+    )

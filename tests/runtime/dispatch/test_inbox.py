@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import messages as m
+from runtime.dispatch.inbox import SLICE_SEGMENTS, Inbox, segments_in
+from runtime.dispatch.peers import Peer
+
+FRAMES = np.ones((2, 3), np.float32)
+
+
+def peer(name: str, tenant: str = "t") -> Peer:
+    return Peer(name.encode(), name, tenant, 0.0, 0)
+
+
+def segments(*counts: int, session: str = "s") -> m.Segments:
+    """One group of so many entries for each count, numbered on."""
+    groups, first = [], 1
+    for position, count in enumerate(counts):
+        entries = tuple(m.SegmentEntry(number, number / 10, FRAMES) for number in range(first, first + count))
+        groups.append(m.StreamSegments(session, f"stream-{position}", 1, entries))
+        first += count
+    return m.Segments(tuple(groups))
+
+
+def inbox(connection_bytes: int = 1 << 30, all_bytes: int = 1 << 30) -> Inbox:
+    return Inbox(connection_bytes, all_bytes)
+
+
+def take_all(box: Inbox) -> list[tuple[str, m.Message]]:
+    taken = []
+    while box:
+        sender, message = box.take()
+        taken.append((sender.client, message))
+    return taken
+
+
+def test_a_small_message_comes_out_as_it_went_in() -> None:
+    box, message = inbox(), segments(2, 3)
+    assert box.put(peer("a"), message)
+    assert take_all(box) == [("a", message)]
+
+
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=6))
+def test_slices_hold_every_segment_once_in_order_and_none_is_too_large(counts: list[int]) -> None:
+    box, message = inbox(), segments(*counts)
+    box.put(peer("a"), message)
+    slices = [taken for _, taken in take_all(box)]
+    assert all(0 < segments_in(part) <= SLICE_SEGMENTS for part in slices)
+    flat = [
+        (g.stream, e.sequence)
+        for part in slices
+        if isinstance(part, m.Segments)
+        for g in part.groups
+        for e in g.entries
+    ]
+    assert flat == [(g.stream, e.sequence) for g in message.groups for e in g.entries]
+
+
+def test_a_connection_keeps_its_order_across_slices() -> None:
+    box, sender = inbox(), peer("a")
+    box.put(sender, m.Open("s", "x", "audio", 1))
+    box.put(sender, segments(2 * SLICE_SEGMENTS + 1))
+    box.put(sender, m.End("s", "x"))
+    assert [type(message).__name__ for _, message in take_all(box)] == [
+        "Open",
+        "Segments",
+        "Segments",
+        "Segments",
+        "End",
+    ]
+
+
+def test_a_flooding_tenant_with_many_connections_gets_every_other_turn() -> None:
+    box = inbox()
+    for number in range(10):
+        box.put(peer(f"loud-{number}", "loud"), segments(5 * SLICE_SEGMENTS))
+    for _ in range(5):
+        box.put(peer("quiet", "quiet"), m.Ping(1))
+    first = Counter(box.take()[0].tenant for _ in range(10))
+    assert first == {"loud": 5, "quiet": 5}
+
+
+def test_the_connections_of_a_tenant_take_turns() -> None:
+    box = inbox()
+    box.put(peer("busy"), segments(10 * SLICE_SEGMENTS))
+    box.put(peer("small"), segments(1))
+    assert [box.take()[0].client for _ in range(3)] == ["busy", "small", "busy"]
+
+
+def test_more_than_may_wait_of_a_connection_is_refused_and_others_are_not_concerned() -> None:
+    one = segments(1)
+    box = inbox(connection_bytes=1000)
+    assert box.put(peer("a"), one)
+    assert box.put(peer("a"), one)
+    assert box.put(peer("a"), one)
+    assert not box.put(peer("a"), one)
+    assert box.put(peer("b"), one)
+    take_all(box)
+    assert box.put(peer("a"), segments(100)), "a message larger than the limit is taken when nothing else waits"
+
+
+def test_the_inbox_is_full_in_bytes_and_empties() -> None:
+    box = inbox(all_bytes=1000)
+    assert not box.is_full
+    for name in "abcd":
+        box.put(peer(name), segments(1))
+    assert box.is_full
+    take_all(box)
+    assert (box.is_full, box.n_bytes) == (False, 0)
+
+
+def test_a_connection_that_is_gone_leaves_nothing() -> None:
+    box, sender = inbox(), peer("a")
+    box.put(sender, segments(40))
+    box.put(peer("b"), m.Ping(1))
+    box.take()
+    box.discard(sender)
+    box.discard(sender)
+    assert [name for name, _ in take_all(box)] == ["b"]
+    assert box.n_bytes == 0
