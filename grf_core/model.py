@@ -109,9 +109,9 @@ class SampleOutput:
     auxiliary: dict[str, Tensor]
     """The auxiliary heads on the first fused state; empty where the config has none."""
     contexts: list[Tensor]
-    """h_1 .. h_n, each [B, K, D]"""
+    """h_1 .. h_n, each [B, K, D]; zeros before the first modality that the sample has"""
     gates: list[Tensor]
-    """[B] for each modality after the first"""
+    """[B] for each modality after the first; 1 where it started the context, 0 where the sample lacks it"""
 
 
 class GRF(nn.Module):
@@ -151,21 +151,33 @@ class GRF(nn.Module):
         )
 
     def forward(self, inputs: Mapping[str, Tensor], lengths: Mapping[str, Tensor]) -> SampleOutput:
-        """One whole segment [B, T, F] per modality, fused in config order; `lengths` [B], each at least 1."""
+        """One whole segment [B, T, F] per modality, fused in config order; `lengths` [B].
+
+        Where the length is 0 the sample lacks the modality, and its context stays as it was: the first modality that
+        a sample has starts it. A sample has at least one; padding may hold anything finite.
+        """
         contexts: list[Tensor] = []
         gates: list[Tensor] = []
         for rank, modality in enumerate(self.config.modalities):
-            frames_BTF = inputs[modality.name]
-            valid_BT = torch.arange(frames_BTF.shape[1], device=frames_BTF.device) < lengths[modality.name][:, None]
+            frames_BTF, length_B = inputs[modality.name], lengths[modality.name]
+            present_B = length_B > 0
+            # An absent modality's padding is attended to, lest a softmax over nothing give NaN; the result is not used.
+            seen_B1 = torch.where(present_B, length_B, frames_BTF.shape[1])[:, None]
+            valid_BT = torch.arange(frames_BTF.shape[1], device=frames_BTF.device) < seen_B1
             x_BTD = self.projections[rank](frames_BTF) + self.positions_TD[: frames_BTF.shape[1]]
+            present_B11, started_BKD = present_B[:, None, None], self.start(x_BTD, valid_BT)
             if not contexts:
-                contexts.append(self.start(x_BTD, valid_BT))
+                contexts.append(torch.where(present_B11, started_BKD, 0.0))
+                first_fused_BKD, met_B = contexts[0], present_B.long()
                 continue
             block = self.blocks[0 if self.config.shared_block else rank - 1]
-            context_BKD, gate_BKD = block(contexts[-1], x_BTD, valid_BT)
-            contexts.append(context_BKD)
-            gates.append(gate_BKD.mean(dim=(1, 2)))
-        first_fused_BKD = contexts[min(1, len(contexts) - 1)]
+            fused_BKD, gate_BKD = block(contexts[-1], x_BTD, valid_BT)
+            fresh_B = met_B == 0
+            next_BKD = torch.where(fresh_B[:, None, None], started_BKD, fused_BKD)
+            contexts.append(torch.where(present_B11, next_BKD, contexts[-1]))
+            gates.append(torch.where(present_B, torch.where(fresh_B, 1.0, gate_BKD.mean(dim=(1, 2))), 0.0))
+            met_B = met_B + present_B
+            first_fused_BKD = torch.where((met_B <= 2)[:, None, None], contexts[-1], first_fused_BKD)
         return SampleOutput(
             outputs=self.read_heads(contexts[-1]),
             auxiliary=self._read(self.auxiliary_heads, first_fused_BKD) if self.auxiliary_heads else {},

@@ -50,6 +50,8 @@ class RecordedSession:
     labels: Mapping[str, str | float] = field(default_factory=dict)
     """By head: a class label, or a value in its own unit."""
     tenant: str = DEFAULT_TENANT
+    event_time_s: float | None = None
+    """From when on these labels hold, each until the next of its head; None for the whole session."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,8 +88,7 @@ def encode_record(record: Record, head: RecordingHead) -> bytes:
     """One whole chunk. A record that a reader would refuse is refused."""
     check_record(record, head)
     if isinstance(record, RecordedSession):
-        labels = dict(record.labels)
-        return _chunk({"kind": "session", "tenant": record.tenant, "session": record.session, "labels": labels}, b"")
+        return _chunk(_session_fields(record), b"")
     fields = {
         "kind": "segment",
         "tenant": record.tenant,
@@ -100,6 +101,18 @@ def encode_record(record: Record, head: RecordingHead) -> bytes:
         "shape": list(record.frames.shape),
     }
     return _chunk(fields, np.ascontiguousarray(record.frames, dtype="<f4").tobytes())
+
+
+def _session_fields(record: RecordedSession) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "kind": "session",
+        "tenant": record.tenant,
+        "session": record.session,
+        "labels": dict(record.labels),
+    }
+    if record.event_time_s is not None:
+        fields["event_time_s"] = float(record.event_time_s)
+    return fields
 
 
 def decode_head(header: bytes) -> RecordingHead:
@@ -128,6 +141,7 @@ def decode_record(header: bytes, payload: bytes, head: RecordingHead) -> Record 
                 session=_required(fields, "session"),
                 labels=_required(fields, "labels"),
                 tenant=fields.get("tenant", DEFAULT_TENANT),
+                event_time_s=fields.get("event_time_s"),
             )
         case "segment":
             record = RecordedSegment(
@@ -164,6 +178,8 @@ def check_record(record: Record, head: RecordingHead) -> None:
     _check_text("session", record.session)
     if isinstance(record, RecordedSession):
         _check_labels(record.labels)
+        if record.event_time_s is not None and not _is_finite(record.event_time_s):
+            raise ValueError(f"event_time_s {record.event_time_s!r:.30} is not a finite number")
     else:
         _check_segment(record, head)
 

@@ -1,15 +1,30 @@
-"""Datasets into recordings, and recordings back into sessions of segments."""
+"""Datasets into recordings, and recordings back into sessions of segments, or of streams."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from grf_core.data.sessions import Cutting, Label, LabelledSession, Segment, cut_session
+from grf_core.data.sessions import (
+    Cutting,
+    Label,
+    LabelledSession,
+    Labels,
+    LabelTrack,
+    Segment,
+    StreamFrames,
+    Times,
+    cut_session,
+)
 from grf_core.recording import RecordedSegment, RecordedSession, RecordingHead, RecordingWriter, read_recording
+from grf_core.recording_format import DEFAULT_TENANT
+
+DEFAULT_FRAME_PERIOD_S = 0.1
+"""Of a stream of which a recording holds one segment only, which says nothing of its rate."""
 
 
 @dataclass(slots=True)
@@ -18,9 +33,14 @@ class RecordedSessionSegments:
 
     tenant: str
     session: str
-    labels: Mapping[str, Label] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     segments: list[Segment] = field(default_factory=list)
     """In the order of the recording."""
+
+    @property
+    def name(self) -> str:
+        """The session id, with its tenant before it unless that is the default one."""
+        return self.session if self.tenant == DEFAULT_TENANT else f"{self.tenant}/{self.session}"
 
 
 def write_sessions(
@@ -36,7 +56,8 @@ def write_sessions(
     segments = [(session.session, segment) for session, of_session in cut for segment in of_session]
     with RecordingWriter(path, head) as writer:
         for session, _ in cut:
-            writer.write(RecordedSession(session.session, session.labels))
+            for record in _label_records(session):
+                writer.write(record)
         for name, s in sorted(segments, key=lambda pair: pair[1].event_time_s):
             writer.write(RecordedSegment(name, s.stream, s.modality, s.sequence, s.event_time_s, s.frames))
 
@@ -44,13 +65,81 @@ def write_sessions(
 def read_sessions(path: Path | str) -> list[RecordedSessionSegments]:
     """Every session of a recording, in the order of its first record; RecordingError for what is none."""
     sessions: dict[tuple[str, str], RecordedSessionSegments] = {}
+    changes: dict[tuple[str, str], list[tuple[float, str, Label]]] = {}
     for record in read_recording(path):
         key = (record.tenant, record.session)
         session = sessions.setdefault(key, RecordedSessionSegments(*key))
-        if isinstance(record, RecordedSession):
-            session.labels = record.labels
-        else:
+        if isinstance(record, RecordedSegment):
             session.segments.append(
                 Segment(record.stream, record.modality, record.sequence, record.event_time_s, record.frames)
             )
+        elif record.event_time_s is None:
+            session.labels = record.labels
+        else:
+            changes.setdefault(key, []).extend((record.event_time_s, *label) for label in record.labels.items())
+    for key, of_session in changes.items():
+        sessions[key].labels = {**sessions[key].labels, **_tracks(of_session, sessions[key].labels)}
     return list(sessions.values())
+
+
+def distinct_segments(segments: Sequence[Segment]) -> list[Segment]:
+    """Without retransmissions: of each number of a stream, the first."""
+    seen: dict[tuple[str, int], Segment] = {}
+    for segment in segments:
+        seen.setdefault((segment.stream, segment.sequence), segment)
+    return list(seen.values())
+
+
+def labelled_session(recorded: RecordedSessionSegments) -> LabelledSession:
+    """The session as continuous streams, so that it can be cut anew.
+
+    A recording has the time of each segment's last frame only: the others are spread evenly since the last frame of
+    the segment before. In a stream's first segment they follow each other as they do in the rest of the stream.
+    """
+    by_stream: dict[str, list[Segment]] = {}
+    for segment in distinct_segments(recorded.segments):
+        by_stream.setdefault(segment.stream, []).append(segment)
+    streams = tuple(_stream(by_stream[stream]) for stream in sorted(by_stream))
+    return LabelledSession(recorded.name, recorded.labels, streams)
+
+
+def _label_records(session: LabelledSession) -> Iterator[RecordedSession]:
+    whole = {head: label for head, label in session.labels.items() if not isinstance(label, LabelTrack)}
+    tracks = {head: label for head, label in session.labels.items() if isinstance(label, LabelTrack)}
+    whole |= {head: track.values[0] for head, track in tracks.items() if track.times_s[0] == -math.inf}
+    yield RecordedSession(session.session, whole)
+    for head, track in tracks.items():
+        for time_s, value in zip(track.times_s.tolist(), track.values, strict=True):
+            if time_s != -math.inf:
+                yield RecordedSession(session.session, {head: value}, event_time_s=time_s)
+
+
+def _tracks(changes: Iterable[tuple[float, str, Label]], whole: Labels) -> dict[str, LabelTrack]:
+    by_head: dict[str, dict[float, Label]] = {}
+    for time_s, head, label in changes:
+        before = whole.get(head)
+        start: dict[float, Label] = {} if before is None or isinstance(before, LabelTrack) else {-math.inf: before}
+        by_head.setdefault(head, start)[time_s] = label
+    return {
+        head: LabelTrack(np.array(sorted(values)), tuple(values[time_s] for time_s in sorted(values)))
+        for head, values in by_head.items()
+    }
+
+
+def _stream(segments: list[Segment]) -> StreamFrames:
+    ordered = sorted(segments, key=lambda segment: (segment.event_time_s, segment.sequence))
+    times_s = _frame_times([segment.event_time_s for segment in ordered], [len(s.frames) for s in ordered])
+    return StreamFrames(
+        ordered[0].stream, ordered[0].modality, np.concatenate([segment.frames for segment in ordered]), times_s
+    )
+
+
+def _frame_times(ends_s: list[float], counts: list[int]) -> Times:
+    spans_s, later = np.diff(ends_s), np.array(counts[1:])
+    period_s = float(np.median(spans_s / later)) if len(later) else DEFAULT_FRAME_PERIOD_S
+    spans_s = np.concatenate([[period_s * counts[0]], spans_s])
+    spread = [
+        end_s - span_s * np.arange(count - 1, -1, -1) / count
+        for end_s, span_s, count in zip(ends_s, spans_s, counts, strict=True)
+    ]
+    return np.concatenate(spread)

@@ -33,12 +33,41 @@ class StreamFrames:
     """[T] event time of each frame, ascending"""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelTrack:
+    """A label that changes along the session: each value holds from its time on until the next."""
+
+    times_s: Times
+    """[N] event times, ascending, N >= 1; nothing is known before the first, which may be -inf"""
+    values: tuple[Label, ...]
+    """N class labels, or N values in their own unit"""
+
+    def __post_init__(self) -> None:
+        if len(self.times_s) != len(self.values) or not self.values:
+            raise ValueError(f"{len(self.times_s)} times for {len(self.values)} labels")
+        if np.isnan(self.times_s).any() or (np.diff(self.times_s) < 0).any():
+            raise ValueError("the times of a label do not ascend")
+
+    def positions(self, times_s: Times) -> npt.NDArray[np.int64]:
+        """[M]: which of the values holds at each time; -1 where none is known yet."""
+        return np.searchsorted(self.times_s, times_s, side="right").astype(np.int64) - 1
+
+
+Labels = Mapping[str, Label | LabelTrack]
+"""By head. A head that is absent is not known for this session."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledSession:
     session: str
-    labels: Mapping[str, Label]
-    """By head: a class label, or a value in its own unit. A head that is absent is not known for this session."""
+    labels: Labels
+    """By head: a class label, or a value in its own unit, of the whole session or along it."""
     streams: tuple[StreamFrames, ...]
+
+    @property
+    def end_s(self) -> float:
+        """Event time of its last frame."""
+        return max(float(stream.times_s[-1]) for stream in self.streams)
 
 
 @dataclass(frozen=True, slots=True)

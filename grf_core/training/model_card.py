@@ -8,6 +8,12 @@ from typing import Any
 from grf_core.data.sessions import Dataset
 from grf_core.training.recipe import Recipe
 
+_HOW = {
+    "streaming": """The answer after the last segment, or after every segment where the label changes along the session,
+through the step model that the runtime drives.""",
+    "whole": "The answer after one whole segment of each modality.",
+}
+
 
 def model_card(recipe: Recipe, dataset: Dataset, training: Mapping[str, Any]) -> str:
     """Markdown. `training` is the bundle's provenance, with the test figures by condition under `test`."""
@@ -35,7 +41,7 @@ Of the training half, {sessions["train"]} sessions trained the weights and {sess
 
 ## Test half
 
-The answer after the last segment, through the step model that the runtime drives.
+{_HOW[recipe.regime]}
 
 {_figures(training["test"])}
 
@@ -56,7 +62,17 @@ def _heads(recipe: Recipe) -> str:
 
 
 def _figures(test: Mapping[str, Mapping[str, Any]]) -> str:
+    if not test:
+        return "No session was held out: nothing is known of how good the model is."
     metrics = [name for name in next(iter(test.values())) if name not in ("n", "segments")]
+    # With several heads the first one's metrics stand there twice.
+    metrics = [name for name in metrics if "/" in name] or metrics
     header = ["condition", *metrics, "sessions played"]
-    rows = [[name, *(f"{result[metric]:.3f}" for metric in metrics), str(result["n"])] for name, result in test.items()]
+    rows = [
+        [name, *(_figure(result.get(metric)) for metric in metrics), str(result["n"])] for name, result in test.items()
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

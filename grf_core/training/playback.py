@@ -32,7 +32,7 @@ def play(
     augmentation: Augmentation = CALM,
 ) -> list[Segment]:
     """The session's segments in the order in which they are fused, at least one."""
-    session = replace(session, streams=_surviving_streams(session, augmentation, rng))
+    session = disturbed(session, augmentation, rng)
     max_frames = {modality.name: modality.max_frames for modality in config.modalities}
     segments = cut_session(session, cutting, max_frames, rng)
     kept = rng.random(len(segments)) >= augmentation.drop_segment
@@ -44,9 +44,26 @@ def play(
     return [ordered[position] for position in arrival]
 
 
+def heard_by(session: LabelledSession, config: GRFConfig) -> LabelledSession:
+    """The session without the modalities that a model does not have; perhaps nothing is left."""
+    known = {modality.name for modality in config.modalities}
+    return replace(session, streams=tuple(stream for stream in session.streams if stream.modality in known))
+
+
+def disturbed(session: LabelledSession, augmentation: Augmentation, rng: np.random.Generator) -> LabelledSession:
+    """The session's streams as an augmentation leaves them, at least one."""
+    kept = rng.random(len(session.streams)) >= augmentation.drop_stream
+    kept[rng.integers(len(session.streams))] = True
+    starts_s = min(stream.times_s[0] for stream in session.streams)
+    ends_s = max(stream.times_s[-1] for stream in session.streams)
+    from_s = starts_s + augmentation.crop * rng.random() * (ends_s - starts_s)
+    streams = (_from(stream, from_s) for stream, keep in zip(session.streams, kept, strict=True) if keep)
+    return replace(session, streams=tuple(_disturbed(stream, augmentation, rng) for stream in streams))
+
+
 def restricted(session: LabelledSession, silent: Collection[str], until_s: float) -> LabelledSession:
     """The session without some modalities, and its first seconds only; a stream keeps at least its first frame."""
-    end_s = min(stream.times_s[0] for stream in session.streams) + until_s
+    end_s = min(float(stream.times_s[0]) for stream in session.streams) + until_s
     streams = (_until(stream, end_s) for stream in session.streams if stream.modality not in silent)
     return replace(session, streams=tuple(streams))
 
@@ -55,18 +72,6 @@ def elapsed_s(segments: list[Segment]) -> list[float]:
     """Event seconds between each segment and the one fused before it; 0 where time runs backwards, and at first."""
     times = [segments[0].event_time_s, *(segment.event_time_s for segment in segments)]
     return [max(0.0, later - earlier) for earlier, later in pairwise(times)]
-
-
-def _surviving_streams(
-    session: LabelledSession, augmentation: Augmentation, rng: np.random.Generator
-) -> tuple[StreamFrames, ...]:
-    kept = rng.random(len(session.streams)) >= augmentation.drop_stream
-    kept[rng.integers(len(session.streams))] = True
-    starts_s = min(stream.times_s[0] for stream in session.streams)
-    ends_s = max(stream.times_s[-1] for stream in session.streams)
-    from_s = starts_s + augmentation.crop * rng.random() * (ends_s - starts_s)
-    streams = (_from(stream, from_s) for stream, keep in zip(session.streams, kept, strict=True) if keep)
-    return tuple(_disturbed(stream, augmentation, rng) for stream in streams)
 
 
 def _from(stream: StreamFrames, from_s: float) -> StreamFrames:
@@ -84,10 +89,13 @@ def _disturbed(stream: StreamFrames, augmentation: Augmentation, rng: np.random.
     if not (augmentation.noise or augmentation.scale or augmentation.mix):
         return stream
     width = stream.frames.shape[1]
-    gain_FF = (1 + augmentation.scale * rng.standard_normal()) * np.eye(width)
-    leak_FF = augmentation.mix / math.sqrt(width) * rng.standard_normal((width, width))
-    noise_TF = augmentation.noise * rng.standard_normal(stream.frames.shape)
-    return replace(stream, frames=(stream.frames @ (gain_FF + leak_FF) + noise_TF).astype(np.float32))
+    frames_TF = stream.frames * np.float32(1 + augmentation.scale * rng.standard_normal())
+    if augmentation.mix:
+        leak_FF = rng.standard_normal((width, width), np.float32)
+        frames_TF += np.float32(augmentation.mix / math.sqrt(width)) * (stream.frames @ leak_FF)
+    if augmentation.noise:
+        frames_TF += np.float32(augmentation.noise) * rng.standard_normal(frames_TF.shape, np.float32)
+    return replace(stream, frames=frames_TF)
 
 
 def _standardise(frames: Float32Array, statistics: Statistics) -> Float32Array:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from grf_core.config import GRFConfig
-from grf_core.data.sessions import Cutting, Dataset
+from grf_core.data.sessions import Cutting, Dataset, LabelledSession
+from grf_core.training.checks import RecipeError, check_choice, check_float, check_int, check_positive
+
+RegimeName = Literal["streaming", "whole"]
+"""Sessions of segments step by step, or one whole segment of each modality as in the paper."""
+Overlong = Literal["subsample", "window"]
+"""Of more than `max_frames` frames, a whole-sample model gets as many, evenly spread; or as many that follow each
+other: anywhere in training, from the middle otherwise."""
+RegressionLoss = Literal["l1", "l2", "huber"]
+Balanced = Literal["balanced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,12 @@ class Augmentation:
     scale: float = 0.0  # standard deviation of a factor around 1, one for each stream
     mix: float = 0.0  # how much of each feature leaks into the others, drawn for each stream: a sensor worn askew
 
+    def __post_init__(self) -> None:
+        for name in ("drop_stream", "drop_segment", "crop"):
+            check_float(name, getattr(self, name), 0.0, 1.0)
+        for name in ("arrival_jitter_s", "noise", "scale", "mix"):
+            check_float(name, getattr(self, name), 0.0)
+
 
 CALM = Augmentation()
 
@@ -36,11 +51,43 @@ class Schedule:
     final_learning_rate: float = 1e-6
     weight_decay: float = 1e-2
     warmup_epochs: int = 5
-    patience: int = 20  # epochs without a better validation loss
+    patience: int = 20  # epochs without a better `stop_on`
+    stop_on: str = "loss"  # of the validation part: the loss, or a metric by its name in the metrics file
     gradient_norm: float = 1.0
     truncate_steps: int = 64  # steps through which gradients flow back
     late_weight: float = 2.0  # the loss after step k of n counts ((k + 1) / n) ** late_weight
     validation_share: float = 0.2  # of the training half
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_sessions", "patience", "truncate_steps"):
+            check_int(name, getattr(self, name), 1)
+        check_int("warmup_epochs", self.warmup_epochs, 0)
+        for name in ("learning_rate", "gradient_norm"):
+            check_positive(name, getattr(self, name))
+        for name in ("final_learning_rate", "weight_decay", "late_weight"):
+            check_float(name, getattr(self, name), 0.0)
+        check_float("validation_share", self.validation_share, 0.0, 1.0)
+        if not isinstance(self.stop_on, str):
+            raise RecipeError("stop_on", f"{self.stop_on!r:.60} is not the name of a metric")
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a wrong answer costs."""
+
+    regression: RegressionLoss = "l1"  # on normalised values
+    class_weights: Mapping[str, Balanced | tuple[float, ...]] = field(default_factory=dict)  # by classification head
+    head_weights: Mapping[str, float] = field(default_factory=dict)  # a head's share of the loss; 1 if not named
+    auxiliary_weight: float = 0.4  # of the same loss on the first fused state, in whole-sample training
+
+    def __post_init__(self) -> None:
+        check_choice("regression", self.regression, get_args(RegressionLoss))
+        for head, weights in self.class_weights.items():
+            for weight in () if weights == "balanced" else weights:
+                check_float(f"class_weights.{head}", weight, 0.0)
+        for head, weight in self.head_weights.items():
+            check_float(f"head_weights.{head}", weight, 0.0)
+        check_float("auxiliary_weight", self.auxiliary_weight, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +115,30 @@ class Recipe:
     """What the model card reports; the first is the headline."""
     limits: str
     """What the model must not be taken for: a paragraph of its card."""
+    read: Callable[[Path], Sequence[LabelledSession]] | None = None
+    """Every session under a path of the layout of `load`, whatever its cases: for evaluation."""
+    objective: Objective = field(default_factory=Objective)
+    regime: RegimeName = "streaming"
+    overlong: Overlong = "subsample"
+    group_of: Callable[[LabelledSession], str] | None = None
+    """Whom a session is of: no group is in both the training and the validation part."""
+    validates: Callable[[LabelledSession], bool] | None = None
+    """Where the dataset has a validation part of its own: which sessions of the training half are in it."""
+    fit_config: Callable[[GRFConfig, Dataset], GRFConfig] | None = None
+    """Where files of one dataset differ in their features: the config with their widths."""
+
+    def fitted(self, dataset: Dataset) -> Recipe:
+        """The recipe with the config that this dataset needs; done once after loading."""
+        return self if self.fit_config is None else replace(self, config=self.fit_config(self.config, dataset))
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
+            "regime": self.regime,
+            "overlong": self.overlong,
             "model": self.config.to_json(),
             "schedule": asdict(self.schedule),
+            "objective": asdict(self.objective),
             "cutting": asdict(self.cutting),
             "augmentation": asdict(self.augmentation),
         }

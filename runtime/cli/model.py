@@ -20,7 +20,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from grf_core.bundle import Bundle, load_bundle
 from grf_core.data.archives import DataFileError
 from grf_core.data.conversion import labelled_session
+from grf_core.data.mosi import MosiDataError
 from grf_core.data.recordings import RecordingsError, is_recordings, read_recordings
+from grf_core.data.unpickling import UnpicklingRefused
 from grf_core.training import trainer
 from grf_core.training.checkpoint import CheckpointError
 from grf_core.training.checks import RecipeError
@@ -43,8 +45,8 @@ from grf_core.training.run import Progress as EpochProgress
 CUSTOM = "custom"
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
 EXPECTED = (
-    CheckpointError, DataFileError, EvaluationError, LabelError, RecipeError, RecordingsError, TrainingError,
-    yaml.YAMLError,
+    CheckpointError, DataFileError, EvaluationError, LabelError, MosiDataError, RecipeError, RecordingsError,
+    TrainingError, UnicodeDecodeError, UnpicklingRefused, yaml.YAMLError,
 )  # fmt: skip
 FLOAT_1_2 = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 """1e-3 is a number in YAML 1.2 and in everybody's mind, and text in the YAML 1.1 that PyYAML reads."""
@@ -129,7 +131,8 @@ def _recipe(name: str, data: Path | None, config: Path | None) -> Recipe:
         return RECIPES[name]
     if data is None or config is None:
         raise click.UsageError("custom needs --data and --config")
-    recipe = custom_recipe(yaml.load(config.read_text(encoding="utf-8"), RecipeLoader), data)
+    with config.open(encoding="utf-8") as file:
+        recipe = custom_recipe(yaml.load(file, RecipeLoader), data)
     if recipe.name in RECIPES:
         raise RecipeError("name", f"{recipe.name!r} is a recipe of ours")
     return recipe
@@ -191,7 +194,7 @@ def _told_in_one_line() -> Iterator[None]:
     try:
         yield
     except EXPECTED as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(" ".join(str(error).split())) from None
 
 
 @contextmanager
@@ -205,9 +208,10 @@ def _threads(threads: int | None) -> Iterator[None]:
 
 
 def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise click.UsageError("--device cuda: torch sees no such device")
+    return name if name != "auto" else "cuda" if available else "cpu"
 
 
 @contextmanager

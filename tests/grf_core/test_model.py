@@ -110,6 +110,45 @@ def test_whole_samples_equal_the_same_segments_stepped_one_by_one(form: dict[str
         torch.testing.assert_close(whole.outputs[head], outputs_BO, atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sample_that_lacks_modalities_is_the_steps_of_those_it_has(form: dict[str, Any]) -> None:
+    model, rng = small_model(**form), np.random.default_rng(7)
+    patterns = [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]]
+    samples = [[random_frames(rank, rng) for rank in range(len(MODALITIES))] for _ in patterns]
+    inputs, lengths = padded(samples)
+    for row, present in enumerate(patterns):
+        for rank in {0, 1, 2} - set(present):
+            lengths[MODALITIES[rank].name][row] = 0
+    with torch.no_grad():
+        whole = model(inputs, lengths)
+    for row, present in enumerate(patterns):
+        contexts_1KD, contexts = random_contexts(model, 1, rng), []
+        for rank in present:
+            stepped = step(model, contexts_1KD, [(rank, samples[row][rank])], [rank == present[0]])
+            contexts_1KD = stepped.contexts
+            contexts.append(contexts_1KD[0])
+            torch.testing.assert_close(whole.contexts[rank][row], contexts[-1], atol=TOLERANCE, rtol=0)
+            if rank:
+                assert whole.gates[rank - 1][row].item() == pytest.approx(stepped.gate.item(), abs=TOLERANCE)
+        assert not any(context_BKD[row].any() for context_BKD in whole.contexts[: present[0]])
+        torch.testing.assert_close(whole.contexts[-1][row], contexts[-1], atol=TOLERANCE, rtol=0)
+        first_fused_KD = contexts[min(1, len(contexts) - 1)]
+        expected = model._read(model.auxiliary_heads, first_fused_KD[None])
+        for head, outputs_1O in expected.items():
+            torch.testing.assert_close(whole.auxiliary[head][row], outputs_1O[0], atol=TOLERANCE, rtol=0)
+
+
+def test_a_modality_that_a_sample_lacks_leaves_context_and_gate_untouched() -> None:
+    model, rng = small_model(), np.random.default_rng(8)
+    inputs, lengths = padded([[random_frames(rank, rng) for rank in range(len(MODALITIES))] for _ in range(3)])
+    lengths["audio"] = torch.tensor([0, 0, 1])
+    with torch.no_grad():
+        whole = model(inputs, lengths)
+    assert torch.equal(whole.contexts[1][:2], whole.contexts[0][:2])
+    assert not torch.equal(whole.contexts[1][2], whole.contexts[0][2])
+    assert whole.gates[0][:2].tolist() == [0.0, 0.0]
+
+
 def test_heads_read_the_last_context_and_auxiliary_heads_the_first_fused_one() -> None:
     model, rng = small_model(), np.random.default_rng(5)
     samples = [[random_frames(rank, rng) for rank in range(len(MODALITIES))] for _ in range(2)]

@@ -34,6 +34,7 @@ sessions = st.builds(
     session=texts,
     labels=st.dictionaries(texts, st.text(max_size=20) | seconds, max_size=4),
     tenant=texts,
+    event_time_s=st.none() | seconds,
 )
 
 
@@ -198,6 +199,7 @@ def test_a_recording_can_be_read_again(tmp_path: Path) -> None:
         ("tenant", RecordedSession("s", tenant="x" * 5_000)),
         ("label 'mood'", RecordedSession("s", {"mood": math.nan})),
         ("label 'mood'", RecordedSession("s", {"mood": True})),
+        ("event_time_s", RecordedSession("s", {"mood": "low"}, event_time_s=math.inf)),
     ],
 )
 def test_a_record_that_no_reader_would_take_is_not_written(tmp_path: Path, reason: str, record: Record) -> None:
@@ -304,3 +306,11 @@ def test_the_bytes_are_those_of_the_documentation(tmp_path: Path) -> None:
     }
     payload = struct.pack("<4f", 1, 2, 3, 4)
     assert path.read_bytes() == bytes.fromhex("894752465245430a") + chunk(head) + chunk(segment, payload)
+
+
+def test_a_session_of_before_label_times_is_read_and_one_without_them_is_written_as_before(tmp_path: Path) -> None:
+    before = {"kind": "session", "tenant": "default", "session": "bed 7", "labels": {"mood": "low", "effort": 3.5}}
+    path = write(tmp_path / "x.grfrec")
+    path.write_bytes(path.read_bytes() + chunk(before))
+    assert list(read_recording(path)) == [SESSION]
+    assert encode_record(SESSION, HEAD) == chunk(before)

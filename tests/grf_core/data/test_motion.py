@@ -9,7 +9,7 @@ import pytest
 from grf_core.data import motion
 from grf_core.data.conversion import read_sessions
 from grf_core.data.motion import MotionDataError, motion_dataset, parse_ts, read_motion, write_motion_recording
-from grf_core.recording import read_recording
+from grf_core.recording import RecordedSegment, read_recording
 
 TS = "#a remark\n@classLabel true Standing Running\n@data\n"
 
@@ -84,7 +84,7 @@ def test_a_half_as_a_recording_holds_every_frame_and_label(tmp_path: Path) -> No
 
 def test_sessions_are_recorded_side_by_side_in_event_time(tmp_path: Path) -> None:
     write_motion_recording(tmp_path / "motion.grfrec", "train")
-    segments = [record for record in read_recording(tmp_path / "motion.grfrec") if hasattr(record, "event_time_s")]
+    segments = [record for record in read_recording(tmp_path / "motion.grfrec") if isinstance(record, RecordedSegment)]
     times_s = [segment.event_time_s for segment in segments]
     assert times_s == sorted(times_s)
     assert len({segment.session for segment in segments[:80]}) == 40

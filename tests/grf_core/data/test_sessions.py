@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grf_core.data.sessions import Cutting, LabelledSession, Segment, StreamFrames, cut_session, in_fusion_order
+from grf_core.data.sessions import (
+    Cutting,
+    LabelledSession,
+    LabelTrack,
+    Segment,
+    StreamFrames,
+    cut_session,
+    in_fusion_order,
+)
 
 MAX_FRAMES = {"audio": 8, "text": 100}
 
@@ -79,3 +87,11 @@ def test_fusion_order_is_event_time_then_rank_then_stream_then_sequence() -> Non
 def test_a_cutting_that_cannot_be_is_refused(arguments: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"cannot be cut|vary"):
         Cutting(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("times_s", "values"), [([], ()), ([1.0], ("a", "b")), ([2.0, 1.0], ("a", "b")), ([np.nan], ("a",))]
+)
+def test_a_track_whose_times_do_not_fit_is_refused(times_s: list[float], values: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="times"):
+        LabelTrack(np.array(times_s), values)

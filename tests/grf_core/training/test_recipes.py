@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from grf_core.bundle import Bundle, load_bundle
 from grf_core.data.motion import motion_dataset, write_motion_recording
-from grf_core.data.sessions import Cutting
+from grf_core.data.sessions import Cutting, Dataset, LabelledSession, StreamFrames
 from grf_core.training.evaluation import evaluate, evaluate_recording
+from grf_core.training.preparation import prepare
 from grf_core.training.recipe import Condition
-from grf_core.training.recipes import MOTION, RECIPES
+from grf_core.training.recipes import RECIPES
+from grf_core.training.recipes.mosi import MOSI
+from grf_core.training.recipes.motion import MOTION
+from grf_core.training.recipes.utd_mhad import subject_of
 
 ONE_RECORDING = 1 / 40
 """38 of 40 are right; rounding on another machine may tip one."""
@@ -23,6 +29,48 @@ def motion() -> Bundle:
 
 def test_recipes_are_found_by_their_names() -> None:
     assert all(name == recipe.name for name, recipe in RECIPES.items())
+
+
+def test_every_recipe_reads_what_it_is_evaluated_on_and_says_what_it_is_not() -> None:
+    for recipe in RECIPES.values():
+        assert recipe.read is not None
+        assert recipe.limits
+        assert recipe.conditions
+        assert json.dumps(recipe.to_json(), allow_nan=False)
+
+
+def test_no_condition_silences_every_modality_or_one_that_is_not_there() -> None:
+    for recipe in RECIPES.values():
+        names = {modality.name for modality in recipe.config.modalities}
+        assert all(set(condition.silent) < names for condition in recipe.conditions)
+
+
+def test_weights_are_of_heads_that_are_there() -> None:
+    for recipe in RECIPES.values():
+        heads = {head.name for head in recipe.config.heads}
+        assert recipe.objective.class_weights.keys() | recipe.objective.head_weights.keys() <= heads
+
+
+def test_utd_mhad_validates_on_subjects_that_do_not_train() -> None:
+    assert subject_of(LabelledSession("a01-s3-t2", {}, ())) == "s3"
+
+
+def test_mosi_takes_widths_and_lengths_from_the_file_and_its_validation_part() -> None:
+    def session(name: str, frames: int) -> LabelledSession:
+        widths = {"text": 7, "audio": 2, "vision": 3}
+        times_s = np.arange(frames) * 1.0
+        streams = (StreamFrames(m, m, np.zeros((frames, w), np.float32), times_s) for m, w in widths.items())
+        return LabelledSession(name, {"sentiment": 1.0}, tuple(streams))
+
+    dataset = Dataset("", "", "", "", (session("train/a_1", 4), session("valid/b_1", 6)), (session("test/c_1", 5),))
+    fitted = MOSI.fitted(dataset)
+    assert [(m.name, m.width, m.max_frames) for m in fitted.config.modalities] == [
+        ("text", 7, 6),
+        ("audio", 2, 6),
+        ("vision", 3, 6),
+    ]
+    data = prepare(fitted, dataset.train, np.random.default_rng(0))
+    assert [s.session for s in data.validation] == ["valid/b_1"]
 
 
 def test_the_motion_bundle_is_what_its_recipe_makes(motion: Bundle) -> None:

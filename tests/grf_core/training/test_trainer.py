@@ -1,37 +1,41 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from grf_core.bundle import load_bundle
 from grf_core.data.sessions import Dataset
-from grf_core.training.recipe import Schedule
-from grf_core.training.trainer import (
-    Progress,
-    TrainingError,
-    TrainingRun,
-    normalisation_of,
-    rate_factor,
-    split_validation,
-    train,
-)
-from tests.grf_core.training.tiny import TINY, tiny_dataset
+from grf_core.training.preparation import TrainingError
+from grf_core.training.run import Progress
+from grf_core.training.trainer import train
+from tests.grf_core.training.tiny import TINY, WHOLE, tiny_dataset
 
 SHORT = replace(TINY, schedule=replace(TINY.schedule, epochs=2))
+LONGER = replace(TINY, schedule=replace(TINY.schedule, epochs=4))
 
 
-def test_a_run_learns_and_leaves_a_bundle_its_metrics_and_its_recipe(tmp_path: Path) -> None:
+class Stopped(Exception):
+    """What a test throws into a run."""
+
+
+def stop_after(epochs: int) -> object:
+    def stop(progress: Progress) -> None:
+        if progress.epoch == epochs:
+            raise Stopped
+
+    return stop
+
+
+@pytest.mark.parametrize("recipe", [TINY, WHOLE])
+def test_a_run_learns_and_leaves_a_bundle_its_metrics_and_its_recipe(tmp_path: Path, recipe: object) -> None:
     seen: list[Progress] = []
-    result = train(TINY, None, tmp_path / "run", seed=1, on_progress=seen.append)
+    result = train(recipe, None, tmp_path / "run", seed=1, on_progress=seen.append)  # type: ignore[arg-type]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [progress.epoch for progress in seen]
+    assert lines[-1]["validation"]["side/accuracy"] == seen[-1].validation["accuracy"] == 1.0
     assert seen[-1].validation_loss < 0.5 * seen[0].validation_loss
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["seed"] == 1
     assert result.path == tmp_path / "run" / "bundle"
@@ -49,15 +53,14 @@ def test_the_model_card_tells_data_split_figures_and_limits(tmp_path: Path) -> N
     assert result.bundle.training["data"]["licence"] == "CC0-1.0"
 
 
+def test_the_bundle_names_the_sessions_that_had_a_part_in_it(tmp_path: Path) -> None:
+    trained_on = train(SHORT, None, tmp_path, seed=0).bundle.training["trained_on"]
+    assert trained_on == sorted(session.session for session in tiny_dataset().train)
+
+
 def test_the_same_seed_gives_the_same_bundle_and_another_seed_another(tmp_path: Path) -> None:
     digests = [train(SHORT, None, tmp_path / str(run), seed).bundle.digest for run, seed in enumerate([5, 5, 6])]
     assert digests[0] == digests[1] != digests[2]
-
-
-def test_training_leaves_the_random_state_of_torch_alone(tmp_path: Path) -> None:
-    before = torch.get_rng_state()
-    train(SHORT, None, tmp_path, seed=0)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_test_half_decides_nothing(tmp_path: Path) -> None:
@@ -69,45 +72,57 @@ def test_the_test_half_decides_nothing(tmp_path: Path) -> None:
     assert train(replace(SHORT, load=without_test), None, tmp_path / "less", seed=0).bundle.digest == whole.digest
 
 
-def test_the_epoch_with_the_lowest_validation_loss_is_kept_and_waiting_for_another_ends() -> None:
-    unsettled = replace(TINY, schedule=Schedule(epochs=60, learning_rate=0.5, warmup_epochs=1, patience=3))
-    run = TrainingRun(unsettled, tiny_dataset().train, seed=0)
-    losses = [progress.validation_loss for progress in run.epochs()]
-    assert run.best_epoch == 1 + int(np.argmin(losses))
-    assert len(losses) == run.best_epoch + 3
+def test_a_dataset_without_a_test_half_gives_a_bundle_whose_card_says_so(tmp_path: Path) -> None:
+    result = train(replace(SHORT, load=lambda _: replace(tiny_dataset(), test=())), None, tmp_path)
+    assert result.test == {}
+    assert "No session was held out" in (result.path / "README.md").read_text()
 
 
-def test_validation_takes_its_share_of_every_class() -> None:
-    sessions = tiny_dataset().train
-    training, validation = split_validation(sessions, TINY.config, 0.25, np.random.default_rng(0))
-    assert Counter(session.labels["side"] for session in validation) == {"up": 3, "down": 3}
-    assert len(training) + len(validation) == len({s.session for s in training + validation}) == 24
+@pytest.mark.parametrize("regime", ["streaming", "whole"])
+def test_a_stopped_run_goes_on_to_the_very_same_end(tmp_path: Path, regime: str) -> None:
+    recipe = replace(
+        LONGER, regime=regime, config=replace(TINY.config, dropout=0.3),
+        augmentation=replace(TINY.augmentation, noise=0.1),
+    )  # fmt: skip
+    unbroken = train(recipe, None, tmp_path / "unbroken", seed=3)
+    with pytest.raises(Stopped):
+        train(recipe, None, tmp_path / "broken", seed=3, on_progress=stop_after(2))  # type: ignore[arg-type]
+    resumed = train(recipe, None, tmp_path / "broken", seed=3, resume=True)
+    assert resumed.bundle.digest == unbroken.bundle.digest
+    assert resumed.test == unbroken.test
+    assert timeless(tmp_path / "broken") == timeless(tmp_path / "unbroken")
+    assert (tmp_path / "broken" / "checkpoint.pt").is_file()
 
 
-def test_a_share_that_leaves_a_part_empty_is_refused() -> None:
-    with pytest.raises(TrainingError, match="validate"):
-        split_validation(tiny_dataset().train[:2], TINY.config, 0.1, np.random.default_rng(0))
+def timeless(run: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "elapsed_s"} for line in lines]
 
 
-def test_a_run_that_diverges_ends_by_name() -> None:
-    run = TrainingRun(replace(TINY, schedule=Schedule(learning_rate=1e30, warmup_epochs=1)), tiny_dataset().train, 0)
-    with pytest.raises(TrainingError, match="validation loss after epoch"):
-        list(run.epochs())
+def test_a_line_without_its_checkpoint_is_written_again(tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(LONGER, None, tmp_path, on_progress=stop_after(2))  # type: ignore[arg-type]
+    with (tmp_path / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"epoch": 3, "cut sh')
+    train(LONGER, None, tmp_path, resume=True)
+    assert [line["epoch"] for line in timeless(tmp_path)] == [1, 2, 3, 4]
 
 
-def test_normalisation_is_that_of_frames_and_labels() -> None:
-    sessions = tiny_dataset().train
-    normalisation = normalisation_of(sessions, TINY.config)
-    frames = np.concatenate([session.streams[0].frames for session in sessions])
-    np.testing.assert_allclose(normalisation.modalities["left"].mean, frames.mean(axis=0), atol=1e-6)
-    sizes = [session.labels["size"] for session in sessions]
-    np.testing.assert_allclose(normalisation.heads["size"].std, [np.std(np.array(sizes, float))])
+def test_a_run_that_has_ended_is_only_finished_again(tmp_path: Path) -> None:
+    first, seen = train(SHORT, None, tmp_path), []
+    again = train(SHORT, None, tmp_path, resume=True, on_progress=seen.append)
+    assert seen == []
+    assert again.bundle.digest == first.bundle.digest
 
 
-def test_the_rate_warms_up_then_falls_along_a_cosine_to_the_final_rate() -> None:
-    schedule = Schedule(epochs=25, warmup_epochs=5, learning_rate=1e-2, final_learning_rate=1e-4)
-    rates = [rate_factor(epoch, schedule) for epoch in range(26)]
-    assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert rates[5:] == sorted(rates[5:], reverse=True)
-    assert rates[15] == pytest.approx(0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi / 2)))
-    assert rates[25] == pytest.approx(0.01)
+def test_without_resume_a_run_begins_anew(tmp_path: Path) -> None:
+    train(SHORT, None, tmp_path)
+    train(SHORT, None, tmp_path, seed=1)
+    assert [line["epoch"] for line in timeless(tmp_path)] == [1, 2]
+
+
+def test_separate_blocks_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    separate = replace(WHOLE, config=replace(WHOLE.config, shared_block=False))
+    with pytest.raises(TrainingError, match="no bundle"):
+        train(separate, None, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

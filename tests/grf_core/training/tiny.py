@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,4 +44,11 @@ TINY = Recipe(
     load=tiny_dataset,
     conditions=(Condition("calm", Cutting(1.0, 1.0)), Condition("left alone", Cutting(0.5, 0.5), silent=("right",))),
     limits="It knows nothing.",
+)
+
+WHOLE = replace(
+    TINY,
+    regime="whole",
+    config=replace(TINY.config, auxiliary_heads=True),
+    schedule=replace(TINY.schedule, epochs=40, patience=40),
 )

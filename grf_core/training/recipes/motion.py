@@ -1,14 +1,24 @@
-"""The recipes we ship, by name."""
+"""`motion`: what the wearer of a smart watch does. Small enough to train while one waits; the bundle comes with us."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import get_args
+
 from grf_core.config import GRFConfig, HeadConfig, ModalityConfig
-from grf_core.data.motion import ACTIVITIES, MAX_FRAMES, MODALITIES, motion_dataset
-from grf_core.data.sessions import Cutting
+from grf_core.data.motion import ACTIVITIES, MAX_FRAMES, MODALITIES, Split, motion_dataset, read_motion
+from grf_core.data.sessions import Cutting, LabelledSession
 from grf_core.training.recipe import Augmentation, Condition, Recipe, Schedule
 
 ANY_CUT = Cutting(0.2, 2.0, vary=0.5)
 HALF_SECOND = Cutting(0.5, 0.5)
+
+
+def read_motion_folder(folder: Path) -> list[LabelledSession]:
+    """Both halves, or the one that is there."""
+    halves = [half for half in get_args(Split) if (folder / f"BasicMotions_{half.upper()}.ts").is_file()]
+    return [session for half in halves or get_args(Split) for session in read_motion(half, folder)]
+
 
 MOTION = Recipe(
     name="motion",
@@ -32,6 +42,7 @@ MOTION = Recipe(
         arrival_jitter_s=0.5, drop_stream=0.15, drop_segment=0.1, crop=0.5, noise=0.1, scale=0.2, mix=0.3
     ),
     load=motion_dataset,
+    read=read_motion_folder,
     conditions=(
         Condition("segments of 0.5 s", HALF_SECOND),
         Condition("segments of 1 s", Cutting(1.0, 1.0)),
@@ -53,5 +64,3 @@ features are in the archive's units, which it does not state. There is no class 
 motion is answered with one of the four. The model is here to show the runtime at work, not to decide
 anything about a person.""",
 )
-
-RECIPES = {recipe.name: recipe for recipe in (MOTION,)}

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grf_core.data.conversion import labelled_session, read_sessions, write_sessions
+from grf_core.data.sessions import Cutting, LabelledSession, LabelTrack, StreamFrames
+from grf_core.recording import RecordedSegment, RecordedSession, RecordingHead, RecordingWriter
+
+HEAD = RecordingHead("a walk", "made up", "CC0-1.0", {"imu": 1, "pulse": 1})
+
+
+def frames(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)[:, None]
+
+
+def write(path: Path, *records: RecordedSession | RecordedSegment) -> Path:
+    with RecordingWriter(path, HEAD) as writer:
+        for record in records:
+            writer.write(record)
+    return path
+
+
+def track(path: Path, head: str = "alarm") -> tuple[list[float], tuple[object, ...]]:
+    (session,) = read_sessions(path)
+    label = session.labels[head]
+    assert isinstance(label, LabelTrack)
+    return label.times_s.tolist(), label.values
+
+
+def test_labels_written_again_with_a_time_are_a_track_in_the_order_of_their_times(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.grfrec",
+        RecordedSession("s", {"alarm": "high", "load": 2.0}, event_time_s=7.0),
+        RecordedSession("s", {"alarm": "none"}, event_time_s=1.0),
+        RecordedSession("s", {"alarm": "low"}, event_time_s=7.0),
+    )
+    assert track(path) == ([1.0, 7.0], ("none", "low"))
+    assert track(path, "load") == ([7.0], (2.0,))
+
+
+def test_a_label_without_a_time_holds_before_the_first_with_one(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.grfrec",
+        RecordedSession("s", {"alarm": "high"}, event_time_s=7.0),
+        RecordedSession("s", {"alarm": "none", "outcome": "good"}),
+    )
+    assert track(path) == ([-math.inf, 7.0], ("none", "high"))
+    assert read_sessions(path)[0].labels["outcome"] == "good"
+
+
+def test_without_times_the_later_labels_replace_the_earlier_ones(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.grfrec", RecordedSession("s", {"a": 1.0}), RecordedSession("s", {"b": 2.0}))
+    assert read_sessions(path)[0].labels == {"b": 2.0}
+
+
+@pytest.mark.parametrize("first_s", [0.5, -math.inf])
+def test_tracks_survive_being_recorded(tmp_path: Path, first_s: float) -> None:
+    stream = StreamFrames("watch", "imu", frames(1, 2, 3), np.arange(3.0))
+    labels = {"alarm": LabelTrack(np.array([first_s, 2.0]), ("none", "high")), "outcome": "good"}
+    write_sessions(tmp_path / "x.grfrec", HEAD, [LabelledSession("s", labels, (stream,))], Cutting(1.0, 1.0), 8)
+    assert track(tmp_path / "x.grfrec") == ([first_s, 2.0], ("none", "high"))
+    assert read_sessions(tmp_path / "x.grfrec")[0].labels["outcome"] == "good"
+
+
+def test_a_recorded_session_becomes_streams_whose_frames_fill_the_time_between_segments(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.grfrec",
+        RecordedSession("s", {"outcome": "good"}),
+        RecordedSegment("s", "watch", "imu", 1, 1.0, frames(1, 2)),
+        RecordedSegment("s", "clip", "pulse", 1, 3.0, frames(9)),
+        RecordedSegment("s", "watch", "imu", 2, 2.0, frames(3, 4, 5, 6)),
+        RecordedSegment("s", "watch", "imu", 2, 2.0, frames(3, 4, 5, 6)),
+    )
+    session = labelled_session(read_sessions(path)[0])
+    clip, watch = session.streams
+    assert watch.frames[:, 0].tolist() == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(watch.times_s, [0.75, 1.0, 1.25, 1.5, 1.75, 2.0])
+    assert clip.times_s.tolist() == [3.0]
+    assert session.end_s == 3.0
+
+
+def test_sessions_of_other_tenants_have_names_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.grfrec", RecordedSession("s", {"a": 1.0}), RecordedSession("s", {}, tenant="ward"))
+    assert [session.name for session in read_sessions(path)] == ["s", "ward/s"]

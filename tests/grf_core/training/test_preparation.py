@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from grf_core.data.sessions import LabelledSession, LabelTrack
+from grf_core.training.preparation import TrainingError, normalisation_of, prepare, split_groups, split_validation
+from tests.grf_core.training.tiny import TINY, tiny_dataset
+
+SESSIONS = tiny_dataset().train
+
+
+def test_validation_takes_its_share_of_every_class() -> None:
+    training, validation = split_validation(SESSIONS, TINY.config, 0.25, np.random.default_rng(0))
+    assert Counter(session.labels["side"] for session in validation) == {"up": 3, "down": 3}
+    assert len(training) + len(validation) == len({s.session for s in training + validation}) == 24
+
+
+def test_a_share_that_leaves_a_part_empty_is_refused() -> None:
+    with pytest.raises(TrainingError, match="validate"):
+        split_validation(SESSIONS[:2], TINY.config, 0.1, np.random.default_rng(0))
+
+
+def in_threes(session: LabelledSession) -> str:
+    return str(int(session.session.partition("-")[2]) // 3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_is_in_both_parts_and_the_share_is_met_as_well_as_groups_allow(seed: int) -> None:
+    training, validation = split_groups(SESSIONS, in_threes, 0.25, np.random.default_rng(seed))
+    assert len(validation) == 6
+    assert not {in_threes(session) for session in training} & {in_threes(session) for session in validation}
+    assert len({session.session for session in training + validation}) == 24
+
+
+def test_one_group_alone_cannot_be_split() -> None:
+    with pytest.raises(TrainingError, match="validate"):
+        split_groups(SESSIONS, lambda _: "all", 0.25, np.random.default_rng(0))
+
+
+def test_a_recipe_with_groups_holds_out_whole_groups() -> None:
+    data = prepare(replace(TINY, group_of=in_threes), SESSIONS, np.random.default_rng(0))
+    assert not {in_threes(s) for s in data.training} & {in_threes(s) for s in data.validation}
+
+
+def test_streams_that_the_model_does_not_take_are_left_out_and_sessions_of_nothing_else() -> None:
+    config = replace(TINY.config, modalities=TINY.config.modalities[:1])
+    deaf = replace(SESSIONS[0], streams=SESSIONS[0].streams[1:])
+    data = prepare(replace(TINY, config=config), (deaf, *SESSIONS[1:]), np.random.default_rng(0))
+    assert len(data.training) + len(data.validation) == 23
+    assert {stream.modality for session in data.training for stream in session.streams} == {"left"}
+
+
+def test_normalisation_is_that_of_frames_and_labels() -> None:
+    normalisation = normalisation_of(SESSIONS, TINY.config)
+    frames = np.concatenate([session.streams[0].frames for session in SESSIONS])
+    np.testing.assert_allclose(normalisation.modalities["left"].mean, frames.mean(axis=0), atol=1e-6)
+    sizes = [session.labels["size"] for session in SESSIONS]
+    np.testing.assert_allclose(normalisation.heads["size"].std, [np.std(np.array(sizes, float))])
+
+
+def test_every_value_of_a_changing_label_is_in_the_normalisation() -> None:
+    track = LabelTrack(np.array([0.0, 1.0]), (2.0, 6.0))
+    normalisation = normalisation_of([replace(SESSIONS[0], labels={"size": track})], TINY.config)
+    assert normalisation.heads["size"].mean == (4.0,)
+
+
+def test_a_modality_or_a_value_that_never_occurs_is_named() -> None:
+    deaf = replace(SESSIONS[0], streams=SESSIONS[0].streams[1:])
+    with pytest.raises(TrainingError, match="'left'"):
+        normalisation_of([deaf], TINY.config)
+    with pytest.raises(TrainingError, match="'size'"):
+        normalisation_of([replace(SESSIONS[0], labels={})], TINY.config)
