@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from grf_core.folded import FoldedStepModel
 from grf_core.inference import GRFStepModel, signature_of
-from grf_core.model import GRF
 from grf_core.normalisation import Normalisation, Statistics
 from grf_core.step import Float32Array, HeadSignature, ModalitySignature, StepBatch, StepModel, StepResult
 from tests.grf_core.models import MODALITIES, random_segments, small_config, small_model
 from tests.grf_core.reference import Reference
 
 TOLERANCE = 1e-5
+MakeStepModel = Callable[..., StepModel]
 NORMALISATION = Normalisation(
     modalities={
         "text": Statistics((1.0, 2.0, 3.0, 4.0, 5.0), (0.5, 1.0, 2.0, 3.0, 4.0)),
@@ -24,8 +26,10 @@ NORMALISATION = Normalisation(
 )
 
 
-def step_model(model: GRF | None = None) -> StepModel:
-    return GRFStepModel(model or small_model(), NORMALISATION, "small", "d1", torch.device("cpu"))
+@pytest.fixture(params=[GRFStepModel, FoldedStepModel], ids=["readable", "folded"])
+def step_model(request: pytest.FixtureRequest) -> MakeStepModel:
+    form: type[GRFStepModel] | type[FoldedStepModel] = request.param
+    return lambda model=None: form(model or small_model(), NORMALISATION, "small", "d1", torch.device("cpu"))
 
 
 def normalised(rank: int, frames: Float32Array) -> Float32Array:
@@ -52,7 +56,7 @@ def one_at_a_time(model: StepModel, segments: list[tuple[int, Float32Array]]) ->
     return results
 
 
-def test_a_stream_gives_the_contexts_and_answers_of_the_reference() -> None:
+def test_a_stream_gives_the_contexts_and_answers_of_the_reference(step_model: MakeStepModel) -> None:
     model = small_model(carry="context")
     segments = random_segments(12, np.random.default_rng(0))
     results = one_at_a_time(step_model(model), segments)
@@ -67,7 +71,7 @@ def test_a_stream_gives_the_contexts_and_answers_of_the_reference() -> None:
     assert all(0 < result.gate[0] < 1 for result in results[1:])
 
 
-def test_sessions_in_one_batch_get_what_each_gets_alone() -> None:
+def test_sessions_in_one_batch_get_what_each_gets_alone(step_model: MakeStepModel) -> None:
     model, rng = step_model(), np.random.default_rng(1)
     sessions = [random_segments(int(rng.integers(1, 9)), rng) for _ in range(13)]
     contexts_BKD = torch.zeros(13, *model.signature.context_shape)
@@ -82,7 +86,7 @@ def test_sessions_in_one_batch_get_what_each_gets_alone() -> None:
         torch.testing.assert_close(contexts_BKD[row], alone, atol=TOLERANCE, rtol=0)
 
 
-def test_the_same_batch_gives_the_same_bits() -> None:
+def test_the_same_batch_gives_the_same_bits(step_model: MakeStepModel) -> None:
     model, rng = step_model(), np.random.default_rng(2)
     segments = random_segments(9, rng)
     contexts_BKD = torch.randn(9, *model.signature.context_shape)
@@ -91,14 +95,14 @@ def test_the_same_batch_gives_the_same_bits() -> None:
     np.testing.assert_array_equal(first.outputs, second.outputs)
 
 
-def test_a_step_leaves_the_contexts_it_was_given_alone() -> None:
+def test_a_step_leaves_the_contexts_it_was_given_alone(step_model: MakeStepModel) -> None:
     model = step_model()
     contexts_BKD = torch.ones(3, *model.signature.context_shape)
     fuse(model, contexts_BKD, random_segments(3, np.random.default_rng(3)))
     assert (contexts_BKD == 1).all()
 
 
-def test_read_only_arrays_are_taken() -> None:
+def test_read_only_arrays_are_taken(step_model: MakeStepModel) -> None:
     model = step_model()
     frames, fresh, elapsed_s = np.ones((2, 1), np.float32), np.zeros(1, bool), np.zeros(1, np.float32)
     for array in (frames, fresh, elapsed_s):
@@ -108,7 +112,7 @@ def test_read_only_arrays_are_taken() -> None:
     assert result.contexts.isfinite().all()
 
 
-def test_results_can_be_written_into_a_slab_and_need_no_gradient() -> None:
+def test_results_can_be_written_into_a_slab_and_need_no_gradient(step_model: MakeStepModel) -> None:
     model = step_model()
     slab = torch.zeros(10, *model.signature.context_shape)
     result = fuse(model, slab[:2], random_segments(2, np.random.default_rng(4)))
@@ -119,7 +123,7 @@ def test_results_can_be_written_into_a_slab_and_need_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 1e-30, 1e6, 1e30])
-def test_finite_frames_of_any_magnitude_give_finite_contexts(magnitude: float) -> None:
+def test_finite_frames_of_any_magnitude_give_finite_contexts(step_model: MakeStepModel, magnitude: float) -> None:
     model = step_model()
     frames = np.full((4, 1), magnitude, np.float32)
     contexts_BKD = torch.zeros(1, *model.signature.context_shape)
@@ -128,7 +132,7 @@ def test_finite_frames_of_any_magnitude_give_finite_contexts(magnitude: float) -
     assert np.isfinite(result.outputs).all()
 
 
-def test_elapsed_seconds_reach_an_ageing_model() -> None:
+def test_elapsed_seconds_reach_an_ageing_model(step_model: MakeStepModel) -> None:
     model = step_model(small_model(ageing=True, carry="context"))
     contexts_BKD = torch.ones(1, *model.signature.context_shape)
     segments = random_segments(1, np.random.default_rng(5))
