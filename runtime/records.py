@@ -6,7 +6,7 @@ a record that fits the model's signature, or raises RecordError naming what does
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any, cast
 
@@ -47,6 +47,8 @@ class HistoryRow:
     outputs: tuple[float, ...]
     shares: tuple[float, ...]
     gate: float
+    packed: bytes = field(default=b"", compare=False, repr=False)
+    """the encoded row, if it was made ahead (`pack_ahead`)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,27 @@ class SessionRecord:
     reset_reason: str = ""
     history: tuple[HistoryRow, ...] = ()
     """settled since the record was saved last; kept beside the record, not in it"""
+    packed: bytes = field(default=b"", compare=False, repr=False)
+    """the encoded record, if it was made ahead (`pack_ahead`)"""
+
+
+def pack_ahead(record: SessionRecord) -> SessionRecord:
+    """The same record and history, encoded here and now.
+
+    The worker does so in its loop: encoding in the store's thread would hold the interpreter's lock in long stretches,
+    and the model, which lets go of it at each of its operations, would wait for it as often.
+    """
+    history = tuple(
+        HistoryRow(row.version, row.event_time_s, row.modality, row.outputs, row.shares, row.gate, encode_history(row))
+        for row in record.history
+    )
+    return replace(record, history=history, packed=encode_record(record))
 
 
 def encode_record(record: SessionRecord) -> bytes:
     """All of a record but its key and its history."""
+    if record.packed:
+        return record.packed
     context = record.context_KD
     fields = [
         RECORD_FORMAT,
@@ -161,6 +180,8 @@ def _context(key: SessionKey, shape: list[int], data: bytes) -> Float32Array:
 
 
 def encode_history(row: HistoryRow) -> bytes:
+    if row.packed:
+        return row.packed
     return cast(bytes, msgpack.packb([row.modality, row.outputs, row.shares, row.gate]))
 
 

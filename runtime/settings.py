@@ -88,7 +88,14 @@ class Settings:
 
     @property
     def engine_policy(self) -> EnginePolicy:
-        return EnginePolicy(self.order, self.batch, self.quota, self.runtime.capacity, self.runtime.evict_after_s)
+        return EnginePolicy(
+            self.order,
+            self.batch,
+            self.quota,
+            capacity=self.runtime.capacity,
+            history_length=self.runtime.history_length,
+            evict_after_s=self.runtime.evict_after_s,
+        )
 
     def tokens(self) -> dict[str, str]:
         """The tenants by token. Raises SettingError for a file that cannot be read."""

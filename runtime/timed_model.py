@@ -7,13 +7,15 @@ import time
 import torch
 
 from grf_core.step import ModelSignature, StepBatch, StepModel, StepResult
+from runtime.right_of_way import RightOfWay
 
 
 class TimedModel:
-    """Any StepModel, with the seconds of each step collected until they are taken."""
+    """Any StepModel, with the seconds of each step collected until they are taken. Its steps have the right of way."""
 
-    def __init__(self, model: StepModel) -> None:
+    def __init__(self, model: StepModel, right_of_way: RightOfWay) -> None:
         self._model = model
+        self._right_of_way = right_of_way
         self._seconds: list[float] = []
 
     @property
@@ -26,7 +28,8 @@ class TimedModel:
 
     def step(self, batch: StepBatch) -> StepResult:
         started_s = time.perf_counter()
-        result = self._model.step(batch)
+        with self._right_of_way:
+            result = self._model.step(batch)
         self._seconds.append(time.perf_counter() - started_s)
         return result
 

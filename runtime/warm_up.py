@@ -10,10 +10,11 @@ import torch
 
 from grf_core.step import Float32Array, ModelSignature, StepBatch, StepModel
 
-SWITCH_S = 0.0005
-"""how long the store's thread may keep the loop from running; Python's own 5 ms are longer than a step"""
-COLLECT_AFTER_OBJECTS = 20_000
-"""allocated and not freed: segments live for a turn or two, and Python's own 700 are fewer than a turn allocates"""
+SWITCH_S = 0.00005
+"""how long the store's thread may keep the loop from running: each operation of the model may have to wait so long for
+the interpreter's lock, and a step has about 60 of them; Python's own 5 ms are longer than a step"""
+COLLECT_AFTER_OBJECTS = 2_000
+"""allocated and not freed: a collection of so many takes 1.5 ms; Python's own 700 are fewer than a turn allocates"""
 ROWS = (1, 64)
 
 

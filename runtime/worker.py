@@ -20,6 +20,7 @@ from runtime.dispatch.dispatcher import Dispatcher
 from runtime.engine.engine import Engine
 from runtime.metrics import WorkerMetrics
 from runtime.placement import Beat
+from runtime.right_of_way import RightOfWay
 from runtime.security import Tokens
 from runtime.settings import Settings
 from runtime.store.base import Store
@@ -35,10 +36,10 @@ SendBeat = Callable[[Beat], Orders]
 """to the controller; raises whatever its transport raises while the controller is away"""
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(settings: Settings, right_of_way: RightOfWay | None = None) -> Store:
     """The store of the settings. Raises StoreError with what is wrong."""
     path = Path(settings.runtime.state_dir) / "grf.db"
-    return SqliteStore(path, history_length=settings.runtime.history_length)
+    return SqliteStore(path, history_length=settings.runtime.history_length, right_of_way=right_of_way)
 
 
 def load_model(settings: Settings) -> StepModel:
@@ -62,7 +63,8 @@ class Worker:
         self._settings = settings
         self._send_beat = send_beat
         self._on_death = on_death
-        self._model = TimedModel(model)
+        right_of_way = RightOfWay()
+        self._model = TimedModel(model, right_of_way)
         self._registry = CollectorRegistry()
         self._metrics = WorkerMetrics(self._registry)
         self._flush_at_s = 0.0
@@ -70,7 +72,7 @@ class Worker:
         self._stopped = threading.Event()
         engine = Engine(self._model, settings.engine_policy)
         self._dispatcher = Dispatcher(engine, name, self.incarnation, Tokens(settings.tokens()), settings.dispatch)
-        self._loop = WorkerLoop(self._dispatcher, lambda: open_store(settings), self._on_turn)
+        self._loop = WorkerLoop(self._dispatcher, lambda: open_store(settings, right_of_way), self._on_turn)
         self._beats = threading.Thread(target=self._beat_forever, name="grf-beat", daemon=True)
 
     def start(self) -> None:

@@ -57,7 +57,9 @@ def disturbed(session: LabelledSession, augmentation: Augmentation, rng: np.rand
     starts_s = min(stream.times_s[0] for stream in session.streams)
     ends_s = max(stream.times_s[-1] for stream in session.streams)
     from_s = starts_s + augmentation.crop * rng.random() * (ends_s - starts_s)
+    factor = math.exp(augmentation.stretch * rng.standard_normal()) if augmentation.stretch else 1.0
     streams = (_from(stream, from_s) for stream, keep in zip(session.streams, kept, strict=True) if keep)
+    streams = (_stretched(stream, starts_s, factor) for stream in streams)
     return replace(session, streams=tuple(_disturbed(stream, augmentation, rng) for stream in streams))
 
 
@@ -83,6 +85,19 @@ def _from(stream: StreamFrames, from_s: float) -> StreamFrames:
 def _until(stream: StreamFrames, end_s: float) -> StreamFrames:
     stop = max(int(np.searchsorted(stream.times_s, end_s)), 1)
     return replace(stream, frames=stream.frames[:stop], times_s=stream.times_s[:stop])
+
+
+def _stretched(stream: StreamFrames, origin_s: float, factor: float) -> StreamFrames:
+    """The same done slower, in `factor` times the time, by a sensor of the same rate: frames are interpolated."""
+    if factor == 1.0 or len(stream.frames) < 2:
+        return stream
+    times_s = origin_s + factor * (stream.times_s - origin_s)
+    count = max(2, round(factor * len(times_s)))
+    place = np.linspace(0.0, len(times_s) - 1.0, count)
+    before = np.minimum(place.astype(np.int64), len(times_s) - 2)
+    part = (place - before)[:, None].astype(np.float32)
+    frames = stream.frames[before] * (1 - part) + stream.frames[before + 1] * part
+    return replace(stream, frames=frames, times_s=np.interp(place, np.arange(len(times_s)), times_s))
 
 
 def _disturbed(stream: StreamFrames, augmentation: Augmentation, rng: np.random.Generator) -> StreamFrames:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,9 @@ Parts = tuple[list[LabelledSession], list[LabelledSession]]
 """(training, validation)"""
 
 
+NO_FLOOR: Mapping[str, float] = MappingProxyType({})
+
+
 class TrainingError(ValueError):
     """A run that cannot go on; the text says why."""
 
@@ -33,11 +38,13 @@ def prepare(recipe: Recipe, sessions: Sequence[LabelledSession], rng: np.random.
     sessions = [session for session in heard if session.streams and session.labels]
     if recipe.validates is not None:
         training, validation = split_named(sessions, recipe.validates)
+    elif share == 0:
+        training, validation = sessions, []
     elif recipe.group_of is None:
         training, validation = split_validation(sessions, recipe.config, share, rng)
     else:
         training, validation = split_groups(sessions, recipe.group_of, share, rng)
-    normalisation = normalisation_of(training, recipe.config)
+    normalisation = normalisation_of(training, recipe.config, recipe.std_floor)
     return TrainingData(
         training=[normalised(session, normalisation) for session in training],
         validation=[normalised(session, normalisation) for session in validation],
@@ -90,7 +97,9 @@ def split_named(sessions: Sequence[LabelledSession], validates: Callable[[Labell
     return _both_filled([session for session in sessions if not validates(session)], validation)
 
 
-def normalisation_of(sessions: Sequence[LabelledSession], config: GRFConfig) -> Normalisation:
+def normalisation_of(
+    sessions: Sequence[LabelledSession], config: GRFConfig, std_floor: Mapping[str, float] = NO_FLOOR
+) -> Normalisation:
     """Statistics over all frames of each modality, and over all labels of each regression head."""
     frames: dict[str, list[Any]] = {modality.name: [] for modality in config.modalities}
     for session in sessions:
@@ -106,9 +115,16 @@ def normalisation_of(sessions: Sequence[LabelledSession], config: GRFConfig) -> 
             if not heads[head.name]:
                 raise TrainingError(f"no training session has a label for head {head.name!r}")
     return Normalisation(
-        modalities={name: Statistics.of(parts) for name, parts in frames.items()},
+        modalities={name: _floored(Statistics.of(parts), std_floor.get(name, 0.0)) for name, parts in frames.items()},
         heads={name: Statistics.of(parts) for name, parts in heads.items()},
     )
+
+
+def _floored(statistics: Statistics, share: float) -> Statistics:
+    """No deviation below a share of the common one of all features."""
+    std_F = np.array(statistics.std)
+    floor = share * math.sqrt(np.mean(std_F**2))
+    return Statistics(statistics.mean, tuple(np.maximum(std_F, floor).tolist()))
 
 
 def _numbers(session: LabelledSession, head: str) -> tuple[Any, ...]:

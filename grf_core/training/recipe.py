@@ -32,11 +32,12 @@ class Augmentation:
     noise: float = 0.0  # standard deviation added to every feature, after normalisation
     scale: float = 0.0  # standard deviation of a factor around 1, one for each stream
     mix: float = 0.0  # how much of each feature leaks into the others, drawn for each stream: a sensor worn askew
+    stretch: float = 0.0  # standard deviation of the logarithm of a factor on all durations: done faster or slower
 
     def __post_init__(self) -> None:
         for name in ("drop_stream", "drop_segment", "crop"):
             check_float(name, getattr(self, name), 0.0, 1.0)
-        for name in ("arrival_jitter_s", "noise", "scale", "mix"):
+        for name in ("arrival_jitter_s", "noise", "scale", "mix", "stretch"):
             check_float(name, getattr(self, name), 0.0)
 
 
@@ -56,7 +57,7 @@ class Schedule:
     gradient_norm: float = 1.0
     truncate_steps: int = 64  # steps through which gradients flow back
     late_weight: float = 2.0  # the loss after step k of n counts ((k + 1) / n) ** late_weight
-    validation_share: float = 0.2  # of the training half
+    validation_share: float = 0.2  # of the training half; 0 trains on all of it and keeps the last epoch
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_sessions", "patience", "truncate_steps"):
@@ -117,6 +118,9 @@ class Recipe:
     """What the model must not be taken for: a paragraph of its card."""
     read: Callable[[Path], Sequence[LabelledSession]] | None = None
     """Every session under a path of the layout of `load`, whatever its cases: for evaluation."""
+    std_floor: Mapping[str, float] = field(default_factory=dict)
+    """By modality whose features have one unit: none is divided by less than this share of their common deviation, or
+    one that hardly ever moved in training would explode with the first who moves it."""
     objective: Objective = field(default_factory=Objective)
     regime: RegimeName = "streaming"
     overlong: Overlong = "subsample"
@@ -141,4 +145,5 @@ class Recipe:
             "objective": asdict(self.objective),
             "cutting": asdict(self.cutting),
             "augmentation": asdict(self.augmentation),
+            "std_floor": dict(self.std_floor),
         }

@@ -53,7 +53,8 @@ class Progress:
     epoch: int
     epochs: int
     training_loss: float
-    validation_loss: float
+    validation_loss: float | None
+    """None without a validation part"""
     validation: dict[str, float]
     """Metrics of the validation part, as `score_heads` names them."""
     best_epoch: int
@@ -151,16 +152,16 @@ class TrainingRun:
         with self._own_randomness():
             training_loss = self._train_once()
             self.model.eval()
-            validation = self.regime.validate(self.model)
+            validation = self.regime.validate(self.model) if self.data.validation else None
         self.epoch += 1
         self._elapsed_s += time.monotonic() - began_s
-        self._judge(validation)
+        self._judge(training_loss, validation)
         return Progress(
             epoch=self.epoch,
             epochs=schedule.epochs,
             training_loss=training_loss,
-            validation_loss=validation.loss,
-            validation=dict(validation.scores),
+            validation_loss=validation.loss if validation else None,
+            validation=dict(validation.scores) if validation else {},
             best_epoch=self.best_epoch,
             learning_rate=learning_rate,
             elapsed_s=self._elapsed_s,
@@ -178,10 +179,14 @@ class TrainingRun:
             self._optimizer.step()
         return total / len(order)
 
-    def _judge(self, validation: Validation) -> None:
-        if not math.isfinite(validation.loss):
-            raise TrainingError(f"the validation loss after epoch {self.epoch} is {validation.loss}")
-        figure = stopping_figure(self.recipe.schedule.stop_on, validation)
+    def _judge(self, training_loss: float, validation: Validation | None) -> None:
+        """Keep the weights if they are the best; without a validation part the last are taken for them."""
+        loss = validation.loss if validation else training_loss
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the {'validation' if validation else 'training'} loss after epoch {self.epoch} is {loss}"
+            )
+        figure = stopping_figure(self.recipe.schedule.stop_on, validation) if validation else -float(self.epoch)
         if figure < self.best:
             self.best_epoch, self.best = self.epoch, figure
             self.best_weights = {key: value.clone() for key, value in self.model.state_dict().items()}

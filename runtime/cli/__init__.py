@@ -12,6 +12,7 @@ import click
 
 from runtime.cli.common import FAILED, NO_RUNTIME, failure_text
 from runtime.cli.demo import demo
+from runtime.cli.experiment import experiment
 from runtime.cli.lifecycle import down, status, up
 from runtime.cli.model import evaluate, train
 from runtime.cli.reading import query, sessions, watch
@@ -26,7 +27,22 @@ def grf() -> None:
     """A streaming fusion runtime for multimodal AI: streams in, live fused state out."""
 
 
-for command in (up, down, status, demo, train, evaluate, replay, query, watch, sessions, record, digest, state):
+for command in (
+    up,
+    down,
+    status,
+    demo,
+    train,
+    evaluate,
+    experiment,
+    replay,
+    query,
+    watch,
+    sessions,
+    record,
+    digest,
+    state,
+):
     grf.add_command(command)
 
 

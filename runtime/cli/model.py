@@ -221,7 +221,12 @@ def _epoch_bar(epochs: int) -> Iterator[Callable[[EpochProgress], None]]:
         task = progress.add_task("", total=epochs)
 
         def show(epoch: EpochProgress) -> None:
-            text = f"validation loss {epoch.validation_loss:.3f}"
+            loss, part = (
+                (epoch.training_loss, "training")
+                if epoch.validation_loss is None
+                else (epoch.validation_loss, "validation")
+            )
+            text = f"{part} loss {loss:.3f}"
             progress.update(task, completed=epoch.epoch, description=text)
 
         yield show

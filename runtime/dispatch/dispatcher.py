@@ -96,7 +96,7 @@ class Dispatcher:
                 self._forget_unread(peer)  # it begins anew, maybe as another tenant, and sends again what is not told
                 self._hello(identity, message, now_s)
             case _ if peer is None:
-                self.outbox.refuse(identity, "hello_first", "this worker does not know the connection: say hello")
+                self._refuse_stranger(identity)
             case m.Segments() if not self._inbox.put(peer, message):
                 self._publishing.put_off(peer, message)
             case m.Segments():
@@ -115,7 +115,10 @@ class Dispatcher:
         while self._inbox and admitted < self.pace.segments:
             peer, message = self._inbox.take()
             admitted += max(segments_in(message), 1)
-            self._handle(peer, message, now_s)
+            if self.peers.knows(peer):
+                self._handle(peer, message, now_s)
+            else:  # it has said goodbye
+                self._refuse_stranger(peer.identity)
         return admitted
 
     def _handle(self, peer: Peer, message: m.Message, now_s: float) -> None:
@@ -123,7 +126,7 @@ class Dispatcher:
             case m.Segments():
                 self._publishing.take(peer, message, now_s, now_s + self._wall_offset_s)
             case m.Goodbye():
-                self.gone(peer.identity)
+                self.peers.drop(peer.identity)
             case m.Open():
                 self._publishing.open(peer, message, now_s)
             case m.End():
@@ -146,6 +149,9 @@ class Dispatcher:
     def gone(self, identity: bytes) -> None:
         """The transport cannot reach this connection any more, or it does not read what it is sent."""
         self._forget_unread(self.peers.drop(identity))
+
+    def _refuse_stranger(self, identity: bytes) -> None:
+        self.outbox.refuse(identity, "hello_first", "this worker does not know the connection: say hello")
 
     def _forget_unread(self, peer: Peer | None) -> None:
         if peer is not None:

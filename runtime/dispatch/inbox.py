@@ -46,7 +46,7 @@ class Inbox:
 
     def put(self, peer: Peer, message: Message) -> bool:
         """Keep a message for its turn; False if more would wait of the connection than may."""
-        connection = self._tenants.get(peer.tenant, {}).get(peer.identity) or _Connection(peer)
+        connection = self._of(peer) or _Connection(peer)
         size = _bytes_of(message)
         if connection.n_bytes and connection.n_bytes + size > self._connection_bytes:
             return False
@@ -77,10 +77,14 @@ class Inbox:
 
     def discard(self, peer: Peer) -> None:
         """The connection is gone, and whatever of it waits."""
-        connection = self._tenants.get(peer.tenant, {}).get(peer.identity)
+        connection = self._of(peer)
         if connection is not None:
             self.n_bytes -= connection.n_bytes
             self._forget(peer.tenant, peer.identity)
+
+    def _of(self, peer: Peer) -> _Connection | None:
+        connections = self._tenants.get(peer.tenant)
+        return connections.get(peer.identity) if connections else None
 
     def _forget(self, tenant: str, identity: bytes) -> None:
         del self._tenants[tenant][identity]

@@ -122,6 +122,10 @@ class Peers:
             self._peers.move_to_end(identity)
         return peer
 
+    def knows(self, peer: Peer) -> bool:
+        """Is it still connected, and has not said hello again since?"""
+        return self._peers.get(peer.identity) is peer
+
     def owner(self, owner: str | None) -> Peer | None:
         return self._peers.get(bytes.fromhex(owner)) if owner else None
 

@@ -7,7 +7,7 @@ from runtime.dispatch.store_jobs import StoreJob, StoreQueue
 from runtime.engine import checkpoint
 from runtime.engine.engine import Engine
 from runtime.engine.session import Session
-from runtime.records import RecordError, SessionRecord
+from runtime.records import RecordError, SessionRecord, pack_ahead
 from runtime.store.base import StoreError
 
 REST = 2.0
@@ -42,8 +42,8 @@ class Saver:
         """When the next write is due; None while there is nothing to write, or a write is under way."""
         return self._next_s if not self._in_flight and not self.is_clean else None
 
-    def save(self, now_s: float, sessions: int) -> None:
-        """If a write is due, make the records of so many sessions; once all that were dirty have one, write them."""
+    def save(self, now_s: float, rows: int) -> None:
+        """If a write is due, make records, of about so many rows; once all that were dirty have one, write them."""
         if self.is_clean:
             self.saved_at_s = now_s
         due_s = self.due_s
@@ -51,8 +51,8 @@ class Saver:
             return
         if not self._collected:
             self._still_to_collect = min(len(self._engine.dirty), self._limit)
-        taken = checkpoint.take_records(self._engine, self._incarnation, min(sessions, self._still_to_collect))
-        self._collected += [(self._engine.sessions[record.key], record) for record in taken]
+        taken = checkpoint.take_records(self._engine, self._incarnation, self._still_to_collect, rows)
+        self._collected += [(self._engine.sessions[record.key], pack_ahead(record)) for record in taken]
         self._still_to_collect -= len(taken)
         if not self._still_to_collect or not taken:
             self._write(now_s)

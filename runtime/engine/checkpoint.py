@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from math import inf
 
 import numpy as np
@@ -10,13 +12,15 @@ from runtime.engine.engine import Engine
 from runtime.engine.order import NO_SLOT
 from runtime.engine.sequences import SequenceSet
 from runtime.engine.session import Session, SettledStep, StreamState
+from runtime.keys import SessionKey
 from runtime.messages import Float32Array
 from runtime.records import HistoryRow, RecordError, SessionRecord, StreamRecord
 
 
-def take_records(engine: Engine, incarnation: str, limit: int) -> list[SessionRecord]:
-    """Records of up to `limit` dirty sessions, as they are now. They count as saved once `committed` is called."""
-    keys = list(engine.dirty)[:limit] if len(engine.dirty) > limit else list(engine.dirty)
+def take_records(engine: Engine, incarnation: str, limit: int, rows: float = inf) -> list[SessionRecord]:
+    """Records of up to `limit` dirty sessions, as they are now, with about as many `rows` of history, but at least one
+    session's. They count as saved once `committed` is called."""
+    keys = list(_longest_dirty(engine, limit, rows))
     sessions = [engine.sessions[key] for key in keys]
     with_context = [session for session in sessions if session.settled_slot != NO_SLOT]
     contexts = engine.slab.context_rows([session.settled_slot for session in with_context]) if with_context else ()
@@ -24,6 +28,15 @@ def take_records(engine: Engine, incarnation: str, limit: int) -> list[SessionRe
     for key in keys:
         del engine.dirty[key]
     return [_record(engine, session, context_of.get(session.key), incarnation) for session in sessions]
+
+
+def _longest_dirty(engine: Engine, limit: int, rows: float) -> Iterator[SessionKey]:
+    taken = 0
+    for key in islice(engine.dirty, limit):
+        yield key
+        taken += 1 + len(engine.sessions[key].history)
+        if taken >= rows:
+            return
 
 
 def _record(engine: Engine, session: Session, context_KD: Float32Array | None, incarnation: str) -> SessionRecord:

@@ -30,9 +30,6 @@ from runtime.engine.tally import Tally
 from runtime.keys import SessionKey
 from runtime.messages import SegmentEntry
 
-HISTORY_KEPT = 1024
-"""settled versions of a session that wait for a checkpoint, at most"""
-
 
 @dataclass(frozen=True, slots=True)
 class EnginePolicy:
@@ -43,6 +40,8 @@ class EnginePolicy:
     """rows of the slab"""
     evict_after_s: float = 60.0
     """processing time: an idle session leaves memory; its record stays in the store"""
+    history_length: int = 256
+    """settled versions of a session that wait for a checkpoint, at most: the store keeps no more either"""
 
 
 class Engine:
@@ -398,7 +397,7 @@ class Engine:
             self.slab.shares[slot].copy(),
             float(self.slab.gate[slot]),
         )
-        del session.history[:-HISTORY_KEPT]  # the store keeps no more either, and may be away
+        del session.history[: -self.policy.history_length]  # the store may be away
         session.history.append(SettledStep(session.settled_version, key.event_time_s, key.rank, outputs, shares, gate))
         self.tally.settled[self.signature.modalities[key.rank].name] += 1
 

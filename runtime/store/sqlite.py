@@ -16,6 +16,7 @@ from pathlib import Path
 
 from runtime.keys import SessionKey
 from runtime.records import HistoryRow, SessionRecord
+from runtime.right_of_way import RightOfWay
 from runtime.store.base import Ownership, StoreUnavailable
 from runtime.store.fencing import check_epochs, check_expected
 from runtime.store.sealing import open_history, open_record, seal_history, seal_record
@@ -37,11 +38,20 @@ _HistoryRow = tuple[str, str, int, float, bytes]
 class SqliteStore:
     """`runtime.store.base.Store` in the file `path`, made with its directory if there is none."""
 
-    def __init__(self, path: str | os.PathLike[str], *, history_length: int = 256, busy_timeout_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        history_length: int = 256,
+        busy_timeout_s: float = 2.0,
+        right_of_way: RightOfWay | None = None,
+    ) -> None:
+        """`right_of_way` is whose turn goes before the writing of rows, if anybody's does."""
         # SQLite puts the -wal file beside what a symbolic link points to; so do we.
         self.path = Path(os.path.realpath(path))
         self.history_length = history_length
         self.busy_timeout_s = busy_timeout_s
+        self._right_of_way = right_of_way or RightOfWay()
         self._closed = False
         self._connection: sqlite3.Connection | None = None
         self._connect(create=True)
@@ -68,10 +78,11 @@ class SqliteStore:
         with self._transaction("BEGIN IMMEDIATE") as connection:
             check_epochs(_current(connection, epochs), epochs, (record.key for record in records))
             delete = "DELETE FROM history WHERE tenant = ? AND session = ? AND version"
-            connection.executemany(f"{delete} >= ?", not_before)
-            connection.executemany(f"{delete} <= ?", too_old)
-            connection.executemany(WRITE_RECORD, record_rows)
-            connection.executemany(WRITE_HISTORY, history_rows)
+            giving_way = self._right_of_way.giving_way
+            connection.executemany(f"{delete} >= ?", giving_way(not_before))
+            connection.executemany(f"{delete} <= ?", giving_way(too_old))
+            connection.executemany(WRITE_RECORD, giving_way(record_rows))
+            connection.executemany(WRITE_HISTORY, giving_way(history_rows))
 
     def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
         with self._transaction("BEGIN IMMEDIATE") as connection:
@@ -196,10 +207,11 @@ class SqliteStore:
             self._disconnect()
 
     def _rows(self, records: Sequence[SessionRecord]) -> tuple[list[_RecordRow], list[_HistoryRow]]:
-        record_rows = [(*record.key, seal_record(record)) for record in records]
+        giving_way = self._right_of_way.giving_way
+        record_rows = [(*record.key, seal_record(record)) for record in giving_way(records)]
         history_rows = [
             (*record.key, row.version, row.event_time_s, seal_history(record.key, row))
-            for record in records
+            for record in giving_way(records)
             for row in record.history
             if row.version > record.version - self.history_length
         ]

@@ -7,7 +7,7 @@ import pytest
 
 from grf_core.data.sessions import Cutting, LabelledSession, StreamFrames
 from grf_core.normalisation import Normalisation, Statistics
-from grf_core.training.playback import elapsed_s, normalised, play, restricted
+from grf_core.training.playback import disturbed, elapsed_s, normalised, play, restricted
 from grf_core.training.recipe import Augmentation
 from tests.grf_core.models import small_config
 
@@ -85,3 +85,19 @@ def test_normalised_frames_have_mean_zero_and_deviation_one_and_bounds() -> None
     statistics = Statistics((2.0, 2.0, 0.0), (2.0, 4.0, 1.0))
     (stream,) = normalised(session, Normalisation({"audio": statistics}, {})).streams
     assert stream.frames.tolist() == [[-1.0, -0.5, 0.0], [1.0, 0.5, 1e4]]
+
+
+def test_a_stretched_session_says_the_same_in_another_time_at_the_same_rate() -> None:
+    times_s = np.arange(20) * 0.1
+    ramp = StreamFrames("x", "x", (times_s[:, None] * [1.0, -2.0]).astype(np.float32), times_s)
+    session = LabelledSession("s", {}, (ramp, replace(ramp, stream="y")))
+    lengths = set()
+    for seed in range(20):
+        first, second = disturbed(session, Augmentation(stretch=0.3), np.random.default_rng(seed)).streams
+        np.testing.assert_array_equal(first.times_s, second.times_s)
+        np.testing.assert_allclose(first.frames[[0, -1]], ramp.frames[[0, -1]], atol=1e-6)
+        np.testing.assert_allclose(np.diff(first.times_s), 0.1, rtol=0.2)
+        factor = first.times_s[-1] / times_s[-1]
+        np.testing.assert_allclose(first.frames[:, 0], first.times_s / factor, atol=1e-5)
+        lengths.add(len(first.frames))
+    assert len(lengths) > 5

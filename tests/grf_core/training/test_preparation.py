@@ -74,3 +74,13 @@ def test_a_modality_or_a_value_that_never_occurs_is_named() -> None:
         normalisation_of([deaf], TINY.config)
     with pytest.raises(TrainingError, match="'size'"):
         normalisation_of([replace(SESSIONS[0], labels={})], TINY.config)
+
+
+def test_no_deviation_is_below_its_share_of_the_common_one_where_the_recipe_says_so() -> None:
+    plain = normalisation_of(SESSIONS, TINY.config).modalities
+    floored = normalisation_of(SESSIONS, TINY.config, {"left": 0.9}).modalities
+    common = float(np.sqrt(np.mean(np.square(plain["left"].std))))
+    assert min(plain["left"].std) < 0.9 * common
+    assert min(floored["left"].std) == pytest.approx(0.9 * common)
+    assert max(floored["left"].std) == pytest.approx(max(plain["left"].std))
+    assert floored["right"] == plain["right"]

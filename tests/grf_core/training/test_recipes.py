@@ -15,7 +15,6 @@ from grf_core.training.recipe import Condition
 from grf_core.training.recipes import RECIPES
 from grf_core.training.recipes.mosi import MOSI
 from grf_core.training.recipes.motion import MOTION
-from grf_core.training.recipes.utd_mhad import subject_of
 
 ONE_RECORDING = 1 / 40
 """38 of 40 are right; rounding on another machine may tip one."""
@@ -49,10 +48,6 @@ def test_weights_are_of_heads_that_are_there() -> None:
     for recipe in RECIPES.values():
         heads = {head.name for head in recipe.config.heads}
         assert recipe.objective.class_weights.keys() | recipe.objective.head_weights.keys() <= heads
-
-
-def test_utd_mhad_validates_on_subjects_that_do_not_train() -> None:
-    assert subject_of(LabelledSession("a01-s3-t2", {}, ())) == "s3"
 
 
 def test_mosi_takes_widths_and_lengths_from_the_file_and_its_validation_part() -> None:

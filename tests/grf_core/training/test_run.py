@@ -115,3 +115,16 @@ def test_the_rate_warms_up_then_falls_along_a_cosine_to_the_final_rate() -> None
     assert rates[5:] == sorted(rates[5:], reverse=True)
     assert rates[15] == pytest.approx(0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi / 2)))
     assert rates[25] == pytest.approx(0.01)
+
+
+def test_without_a_validation_part_all_sessions_train_and_the_last_epoch_is_kept() -> None:
+    everything = replace(TINY, schedule=replace(TINY.schedule, epochs=3, validation_share=0.0))
+    sessions = tiny_dataset().train
+    run = TrainingRun(everything, sessions, seed=0)
+    progress = list(run.epochs())
+    assert [epoch.validation_loss for epoch in progress] == [None] * 3
+    assert progress[-1].best_epoch == 3
+    assert len(run.trained_on) == len(sessions)
+    last = {key: value.clone() for key, value in run.model.state_dict().items()}
+    for key, value in run.restore_best().state_dict().items():
+        torch.testing.assert_close(value, last[key], rtol=0, atol=0)

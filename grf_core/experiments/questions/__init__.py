@@ -1,0 +1,1 @@
+"""One question a file: its arms, what is measured of them, and what the figures say."""

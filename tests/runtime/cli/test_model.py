@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from grf_core.bundle import load_bundle
+from grf_core.data.conversion import write_sessions
+from grf_core.data.sessions import Cutting
+from grf_core.recording import RecordingHead
+from grf_core.training.recipes import RECIPES
+from runtime.cli import grf
+from tests.grf_core.training.tiny import TINY, tiny_dataset
+
+HEAD = RecordingHead("tiny", "made up", "CC0-1.0", {"left": 2, "right": 2})
+CONFIG = """
+name: sides
+heads:
+  side: {labels: [down, up]}
+  size: {kind: regression}
+test: {prefix: tiny-3}
+model: {d_model: 8, n_heads: 2, d_ffn: 16, dropout: 0}
+schedule: {epochs: 2, learning_rate: 1e-2, batch_sessions: 8}
+objective: {class_weights: balanced}
+"""
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(grf, [str(argument) for argument in arguments])
+
+
+def last_line(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return answer
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    dataset = tiny_dataset()
+    write_sessions(tmp_path / "x.grfrec", HEAD, (*dataset.train, *dataset.test), Cutting(0.5, 0.5), 8)
+    return tmp_path / "x.grfrec"
+
+
+def train_custom(folder: Path, recording: Path, config: str = CONFIG, *more: str) -> Result:
+    (folder / "recipe.yaml").write_text(config)
+    return run(
+        "train", "custom", "--data", recording, "--config", folder / "recipe.yaml", "--out", folder / "bundle",
+        "--runs", folder / "runs", "--device", "cpu", "--threads", 1, *more,
+    )  # fmt: skip
+
+
+def test_a_users_recordings_become_a_bundle_that_is_evaluated_on_what_it_has_not_seen(
+    tmp_path: Path, recording: Path
+) -> None:
+    told = last_line(train_custom(tmp_path, recording))
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.name == "sides"
+    assert told["segments of 0.5 s"]["n"] == 11
+    assert (tmp_path / "runs" / "sides-0" / "checkpoint.pt").is_file()
+    evaluated = run("evaluate", tmp_path / "bundle", "--data", recording)
+    figures = last_line(evaluated)
+    assert figures["n"] == 11
+    assert figures["accuracy"] == figures["side/accuracy"]
+    assert "mae" not in figures
+    assert figures["size/mae"] > 0
+    assert "29 sessions left out" in evaluated.stderr
+
+
+def test_a_bundle_trained_on_everything_is_evaluated_all_the_same_and_that_is_said(
+    tmp_path: Path, recording: Path
+) -> None:
+    train_custom(tmp_path, recording, CONFIG.replace("{prefix: tiny-3}", "{share: 0}"))
+    evaluated = run("evaluate", tmp_path / "bundle", "--data", recording)
+    assert last_line(evaluated)["n"] == 40
+    assert "trained on all 40 sessions" in evaluated.stderr
+
+
+def test_epochs_and_resume_are_taken_from_the_command_line(tmp_path: Path, recording: Path) -> None:
+    assert train_custom(tmp_path, recording, CONFIG, "--epochs", "3").exit_code == 0
+    metrics = tmp_path / "runs" / "sides-0" / "metrics.jsonl"
+    before = metrics.read_text()
+    assert len(before.splitlines()) == 3
+    assert train_custom(tmp_path, recording, CONFIG, "--epochs", "3", "--resume").exit_code == 0
+    assert metrics.read_text() == before
+
+
+def test_a_recipe_of_ours_is_found_by_the_bundles_name_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_: Path) -> list[Any]:
+        return [*tiny_dataset().train, *tiny_dataset().test]
+
+    recipe = TINY.__class__(**{name: getattr(TINY, name) for name in TINY.__slots__} | {"read": read})
+    monkeypatch.setitem(RECIPES, "motion", recipe)
+    monkeypatch.setitem(RECIPES, "tiny", recipe)
+    trained = run("train", "motion", "--out", tmp_path / "b", "--runs", tmp_path, "--epochs", 1, "--device", "cpu")
+    assert trained.exit_code == 0, trained.output
+    headline = run("evaluate", tmp_path / "b", "--data", tmp_path)
+    assert last_line(headline)["n"] == 16
+    assert "24 sessions left out" in headline.stderr
+    assert "left alone" not in headline.stderr
+    every = run("evaluate", tmp_path / "b", "--data", tmp_path, "--conditions")
+    assert last_line(every) == last_line(headline)
+    assert "left alone: {" in every.stderr
+    assert last_line(run("evaluate", tmp_path / "b"))["n"] == 16
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (CONFIG.replace("epochs: 2", "epochs: none"), "schedule.epochs"),
+        (CONFIG.replace("heads:", "haeds:"), "haeds"),
+        ("name: motion", "a recipe of ours"),
+        ("a: [", "recipe.yaml"),
+    ],
+)
+def test_a_recipe_file_that_does_not_fit_is_told_in_one_line(
+    tmp_path: Path, recording: Path, config: str, told: str
+) -> None:
+    result = train_custom(tmp_path, recording, config)
+    assert result.exit_code == 1
+    assert told in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_custom_needs_data_and_a_recipe_file_and_nothing_else_takes_one(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("{}")
+    assert "needs --data and --config" in run("train", "custom").stderr
+    assert "--config is for custom" in run("train", "motion", "--config", tmp_path / "recipe.yaml").stderr
+
+
+def test_a_bundle_of_an_unknown_recipe_asks_for_a_recording(tmp_path: Path, recording: Path) -> None:
+    train_custom(tmp_path, recording)
+    result = run("evaluate", tmp_path / "bundle")
+    assert result.exit_code == 1
+    assert "give a recording" in result.stderr
+
+
+def test_the_example_of_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    (example,) = [code for code in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "RecordingWriter" in code]
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    Path("example.py").write_text(example)
+    Path("machines.yaml").write_text(recipe)
+    runpy.run_path("example.py")
+    commands = re.findall(r"^    grf (train custom .*|evaluate bundles/machines .*)$", page, flags=re.M)
+    assert len(commands) == 2
+    trained, evaluated = (run(*command.split(), "--device", "cpu", *more) for command, more in zip(
+        commands, (["--epochs", "2"], []), strict=True
+    ))  # fmt: skip
+    assert trained.exit_code == 0, trained.output
+    figures = last_line(evaluated)
+    assert figures["n"] == 12
+    assert {"accuracy", "wear/auroc", "load/mae"} <= figures.keys()
+
+
+def test_a_device_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = run("train", "motion", "--device", "cuda", "--runs", tmp_path)
+    assert result.exit_code == 2
+    assert "torch sees no such device" in result.stderr
