@@ -21,7 +21,7 @@ import csv
 import math
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from grf_core.data.archives import DataFileError, locate, read_npz, read_unpacked, split_rows
+from grf_core.data.movement import with_movement
 from grf_core.data.sessions import Dataset, LabelledSession, StreamFrames
 from grf_core.step import Float32Array
 
@@ -37,8 +38,13 @@ Bands = npt.NDArray[np.float64]
 
 FILES = ("grid_s1_features.npz.xz", "grid_s1_features.npz", "*.npz.xz", "*.npz")
 WORD_FILES = ("grid_s1_words.csv.gz", "grid_s1_words.csv", "*.csv.gz", "*.csv")
-MODALITIES = {"lips": 129, "audio": 40}
-MAX_FRAMES = {"lips": 25, "audio": 100}
+POINTS, BANDS = 129, 40
+"""Numbers of a frame of the file: 43 points of the face in three dimensions, and mel bands."""
+STACKED = 4
+"""Frames of sound given as one, at the rate of the lips: GRF projects frame by frame, and 10 ms are no sound."""
+MODALITIES = {"lips": 3 * POINTS, "audio": STACKED * BANDS}
+"""Lips with their movement (`grf_core.data.movement`)."""
+MAX_FRAMES = {"lips": 25, "audio": 25}
 """Of a segment: 1 s."""
 COMMANDS = {"b": "bin", "l": "lay", "p": "place", "s": "set"}
 COLOURS = {"b": "blue", "g": "green", "r": "red", "w": "white"}
@@ -95,7 +101,7 @@ def read_grid_s1(path: Path | None) -> list[LabelledSession]:
     file = locate(path, FILES, GridS1DataError)
     arrays = read_npz(file, {"id": 1, "video_len": 1, "audio_len": 1, "video_q": 2, "audio_q": 2}, GridS1DataError)
     ids = _ids(file, arrays["id"])
-    for name, kind, width in (("video_q", "i", MODALITIES["lips"]), ("audio_q", "u", MODALITIES["audio"])):
+    for name, kind, width in (("video_q", "i", POINTS), ("audio_q", "u", BANDS)):
         rows = arrays[name]
         if rows.shape[1] != width or rows.dtype.kind != kind:
             raise GridS1DataError(file, f"{name} is {rows.dtype} {rows.shape}, expected [rows, {width}] quantised")
@@ -151,6 +157,20 @@ def read_words(path: Path | None) -> dict[str, list[TimedWord]]:
     return words
 
 
+def stack_frames(frames_TM: Float32Array) -> Float32Array:
+    """[T // 4, 4 M]: as many frames side by side as one of the stream has; what is left at the end waits for more."""
+    whole = len(frames_TM) // STACKED * STACKED
+    return np.ascontiguousarray(frames_TM[:whole].reshape(-1, STACKED * frames_TM.shape[1]))
+
+
+def in_white_noise(stream: StreamFrames, snr_db: float, rng: np.random.Generator) -> StreamFrames:
+    """A stream of sound with white noise added, any other as it is."""
+    if stream.modality != "audio":
+        return stream
+    noisy_TM = with_white_noise(stream.frames.reshape(-1, BANDS), snr_db, rng)
+    return replace(stream, frames=stack_frames(noisy_TM))
+
+
 def with_white_noise(frames_TM: Float32Array, snr_db: float, rng: np.random.Generator) -> Float32Array:
     """The log-mel frames that the same sound would have given with white noise added to it.
 
@@ -182,7 +202,7 @@ def mel_filters() -> Bands:
     def mel(hertz: float) -> float:
         return 2595 * math.log10(1 + hertz / 700)
 
-    edges_hz = 700 * (10 ** (np.linspace(mel(LOWEST_HZ), mel(HIGHEST_HZ), MODALITIES["audio"] + 2) / 2595) - 1)
+    edges_hz = 700 * (10 ** (np.linspace(mel(LOWEST_HZ), mel(HIGHEST_HZ), BANDS + 2) / 2595) - 1)
     left, centre, right = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     bins_hz = np.arange(FFT // 2 + 1) * SAMPLE_RATE_HZ / FFT
     return np.minimum((bins_hz - left) / (centre - left), (right - bins_hz) / (right - centre)).clip(min=0)
@@ -209,11 +229,17 @@ def _ids(file: Path, ids: npt.NDArray[Any]) -> list[str]:
 
 
 def _lips(quantised: npt.NDArray[Any]) -> StreamFrames:
+    """After a gap nothing has moved: how far it went meanwhile is no speed."""
     seen_T = (quantised != NO_FACE).all(axis=1)
     frames = (quantised[seen_T] / LIPS_UNIT).astype(np.float32)
-    return StreamFrames("lips", "lips", frames, np.flatnonzero(seen_T) / LIPS_HZ)
+    places = np.flatnonzero(seen_T)
+    runs = np.split(frames, np.flatnonzero(np.diff(places) > 1) + 1) if len(places) else [frames]
+    moving = np.concatenate([with_movement(run, LIPS_HZ) for run in runs])
+    return StreamFrames("lips", "lips", moving, places / LIPS_HZ)
 
 
 def _audio(quantised: npt.NDArray[Any]) -> StreamFrames:
-    frames = (quantised * AUDIO_UNIT + AUDIO_OFFSET).astype(np.float32)
-    return StreamFrames("audio", "audio", frames, np.arange(len(frames)) / AUDIO_HZ + WINDOW_S)
+    frames_TM = (quantised * AUDIO_UNIT + AUDIO_OFFSET).astype(np.float32)
+    stacked = stack_frames(frames_TM)
+    last = np.arange(1, len(stacked) + 1) * STACKED - 1
+    return StreamFrames("audio", "audio", stacked, last / AUDIO_HZ + WINDOW_S)

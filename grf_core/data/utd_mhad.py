@@ -30,8 +30,8 @@ from grf_core.step import Float32Array
 
 FILES = ("utd_mhad.npz.xz", "utd_mhad.npz", "*.npz.xz", "*.npz")
 RATES_HZ = {"inertial": 50.0, "skeleton": 19.0, "depth": 19.0}
-"""The camera's is told as 30, but it has 1.585 times too few frames for that (5 to 95 %: 1.50 to 1.81), from beginning to
-end: how much the joints and the sensor move correlates by .49 if the streams last equally long, by .22 at 30 Hz."""
+"""The camera's is told as 30, but it has 1.585 times too few frames for that (5 to 95 %: 1.50 to 1.81), and from
+beginning to end: how much joints and sensor move correlates by .49 if the streams last equally long, by .22 at 30."""
 SHAPES = {"inertial": (6,), "skeleton": (20, 3), "depth": (16, 20)}
 MODALITIES = {"inertial": 18, "skeleton": 180, "depth": 240}
 """Three times the features: as they are, their change, and its size."""

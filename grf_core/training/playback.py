@@ -13,7 +13,7 @@ from grf_core.config import GRFConfig
 from grf_core.data.sessions import Cutting, LabelledSession, Segment, StreamFrames, cut_session, in_fusion_order
 from grf_core.normalisation import FARTHEST_STD, Normalisation, Statistics
 from grf_core.step import Float32Array
-from grf_core.training.recipe import CALM, Augmentation
+from grf_core.training.recipe import CALM, Augmentation, Spoil
 
 
 def normalised(session: LabelledSession, normalisation: Normalisation) -> LabelledSession:
@@ -61,6 +61,10 @@ def disturbed(session: LabelledSession, augmentation: Augmentation, rng: np.rand
     streams = (_from(stream, from_s) for stream, keep in zip(session.streams, kept, strict=True) if keep)
     streams = (_stretched(stream, starts_s, factor) for stream in streams)
     return replace(session, streams=tuple(_disturbed(stream, augmentation, rng) for stream in streams))
+
+
+def spoiled(session: LabelledSession, spoil: Spoil, rng: np.random.Generator) -> LabelledSession:
+    return replace(session, streams=tuple(spoil(stream, rng) for stream in session.streams))
 
 
 def restricted(session: LabelledSession, silent: Collection[str], until_s: float) -> LabelledSession:

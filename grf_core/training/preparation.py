@@ -13,7 +13,7 @@ from grf_core.config import GRFConfig
 from grf_core.data.sessions import LabelledSession, LabelTrack
 from grf_core.normalisation import Normalisation, Statistics
 from grf_core.training.objective import class_weights
-from grf_core.training.playback import heard_by, normalised
+from grf_core.training.playback import heard_by, normalised, spoiled
 from grf_core.training.recipe import Recipe
 from grf_core.training.regime import TrainingData
 
@@ -44,6 +44,8 @@ def prepare(recipe: Recipe, sessions: Sequence[LabelledSession], rng: np.random.
         training, validation = split_validation(sessions, recipe.config, share, rng)
     else:
         training, validation = split_groups(sessions, recipe.group_of, share, rng)
+    if recipe.spoiled is not None:
+        training = [*training, *(spoiled(session, recipe.spoiled, rng) for session in training)]
     normalisation = normalisation_of(training, recipe.config, recipe.std_floor)
     return TrainingData(
         training=[normalised(session, normalisation) for session in training],

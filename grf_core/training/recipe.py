@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from grf_core.config import GRFConfig
-from grf_core.data.sessions import Cutting, Dataset, LabelledSession
+from grf_core.data.sessions import Cutting, Dataset, LabelledSession, StreamFrames
 from grf_core.training.checks import RecipeError, check_choice, check_float, check_int, check_positive
 
 RegimeName = Literal["streaming", "whole"]
@@ -17,6 +19,8 @@ RegimeName = Literal["streaming", "whole"]
 Overlong = Literal["subsample", "window"]
 """Of more than `max_frames` frames, a whole-sample model gets as many, evenly spread; or as many that follow each
 other: anywhere in training, from the middle otherwise."""
+Spoil = Callable[[StreamFrames, np.random.Generator], StreamFrames]
+"""A stream, raw, into what a worse sensor or a worse place would have given."""
 RegressionLoss = Literal["l1", "l2", "huber"]
 Balanced = Literal["balanced"]
 
@@ -101,6 +105,7 @@ class Condition:
     silent: tuple[str, ...] = ()  # modalities that are never heard
     until_s: float = math.inf  # event seconds heard, from the start of the session
     repeats: int = 1
+    spoil: Spoil | None = None  # what befalls the raw frames of a stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,8 @@ class Recipe:
     """What the model must not be taken for: a paragraph of its card."""
     read: Callable[[Path], Sequence[LabelledSession]] | None = None
     """Every session under a path of the layout of `load`, whatever its cases: for evaluation."""
+    spoiled: Spoil | None = None
+    """Each training session is also there a second time, spoiled so, drawn once; never one that validates."""
     std_floor: Mapping[str, float] = field(default_factory=dict)
     """By modality whose features have one unit: none is divided by less than this share of their common deviation, or
     one that hardly ever moved in training would explode with the first who moves it."""
@@ -146,4 +153,5 @@ class Recipe:
             "cutting": asdict(self.cutting),
             "augmentation": asdict(self.augmentation),
             "std_floor": dict(self.std_floor),
+            "spoiled": self.spoiled is not None,
         }

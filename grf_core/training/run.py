@@ -100,7 +100,7 @@ class TrainingRun:
     @property
     def trained_on(self) -> list[str]:
         """The names of all sessions that had a part in the weights, by training them or by choosing among them."""
-        return sorted(session.session for session in (*self.data.training, *self.data.validation))
+        return sorted({session.session for session in (*self.data.training, *self.data.validation)})
 
     @property
     def finished(self) -> bool:

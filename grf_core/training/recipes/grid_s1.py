@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from grf_core.config import GRFConfig, HeadConfig, ModalityConfig
-from grf_core.data.grid_s1 import HEADS, MAX_FRAMES, MODALITIES, grid_s1_dataset, read_grid_s1
-from grf_core.data.sessions import Cutting
-from grf_core.training.recipe import Augmentation, Condition, Recipe, Schedule
+from grf_core.data.grid_s1 import HEADS, MAX_FRAMES, MODALITIES, grid_s1_dataset, in_white_noise, read_grid_s1
+from grf_core.data.sessions import Cutting, StreamFrames
+from grf_core.training.recipe import Augmentation, Condition, Objective, Recipe, Schedule
 
 HALF_SECOND = Cutting(0.5, 0.5)
+NOISE_DB = (-6.0, 18.0)
+"""Of the second copy of a training sentence: any ratio of sound to noise between these."""
+
+
+def at_0_db(stream: StreamFrames, rng: np.random.Generator) -> StreamFrames:
+    return in_white_noise(stream, 0.0, rng)
+
+
+def somewhere_noisy(stream: StreamFrames, rng: np.random.Generator) -> StreamFrames:
+    return in_white_noise(stream, rng.uniform(*NOISE_DB), rng)
+
 
 GRID_S1 = Recipe(
     name="grid-s1",
@@ -25,9 +38,14 @@ GRID_S1 = Recipe(
         gate_bias=-1.0,
         auxiliary_heads=False,
     ),
-    schedule=Schedule(epochs=100, batch_sessions=16, learning_rate=1e-3, patience=25),
-    cutting=Cutting(0.3, 1.0, vary=0.3),
-    augmentation=Augmentation(drop_stream=0.2, drop_segment=0.02, noise=0.2, scale=0.1),
+    schedule=Schedule(
+        epochs=60, batch_sessions=32, learning_rate=3e-3, weight_decay=2e-2, validation_share=0.0, late_weight=6.0
+    ),
+    objective=Objective(head_weights={"colour": 0.5, "command": 0.5, "letter": 0.5}),
+    cutting=Cutting(0.4, 0.9, vary=0.3),
+    augmentation=Augmentation(drop_stream=0.2, noise=0.1, scale=0.1, stretch=0.1),
+    spoiled=somewhere_noisy,
+    std_floor={"lips": 0.3},
     load=grid_s1_dataset,
     read=read_grid_s1,
     conditions=(
@@ -35,7 +53,9 @@ GRID_S1 = Recipe(
         Condition("whole seconds", Cutting(1.0, 1.0)),
         Condition("lips alone", HALF_SECOND, silent=("audio",)),
         Condition("audio alone", HALF_SECOND, silent=("lips",)),
-        Condition("with noise of one deviation", HALF_SECOND, Augmentation(noise=1.0)),
+        Condition("white noise at 0 dB", HALF_SECOND, spoil=at_0_db, repeats=3),
+        Condition("white noise at 0 dB, audio alone", HALF_SECOND, silent=("lips",), spoil=at_0_db, repeats=3),
+        Condition("order disturbed by 0.2 s", HALF_SECOND, Augmentation(arrival_jitter_s=0.2), repeats=3),
     ),
     limits="""One talker, one studio, sentences of six words in a fixed order, each place with a few words to choose
 from. The model knows where in a sentence a word stands and nothing of speech otherwise; another voice or another camera

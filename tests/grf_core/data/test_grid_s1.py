@@ -17,11 +17,13 @@ from grf_core.data.grid_s1 import (
     GridS1DataError,
     TimedWord,
     grid_s1_dataset,
+    in_white_noise,
     is_test,
     labels_of,
     mel_filters,
     read_grid_s1,
     read_words,
+    stack_frames,
     with_white_noise,
 )
 
@@ -55,18 +57,18 @@ def test_sentences_become_sessions_of_lips_and_audio(tmp_path: Path) -> None:
     assert second.labels == {"digit": "zero", "colour": "white", "command": "set", "letter": "z"}
     assert second.session == "swizzs"
     assert [(s.stream, s.modality, s.frames.shape, s.frames.dtype) for s in second.streams] == [
-        ("lips", "lips", (74, 129), np.float32),
-        ("audio", "audio", (296, 40), np.float32),
+        ("lips", "lips", (74, 387), np.float32),
+        ("audio", "audio", (74, 160), np.float32),
     ]
-    assert MODALITIES == {"lips": 129, "audio": 40}
+    assert MODALITIES == {"lips": 387, "audio": 160}
 
 
 def test_quantised_values_come_back_in_their_units(tmp_path: Path) -> None:
     arrays = make("bbaf2n", "bbaf3n")
     _, second = read_grid_s1(write(tmp_path / "grid_s1_features.npz", arrays))
     lips, audio = second.streams
-    np.testing.assert_allclose(lips.frames, arrays["video_q"][75:] / 2000, atol=1e-6)
-    np.testing.assert_allclose(audio.frames, arrays["audio_q"][296:] * 0.1 - 16, atol=1e-5)
+    np.testing.assert_allclose(lips.frames[:, :129], arrays["video_q"][75:] / 2000, atol=1e-6)
+    np.testing.assert_allclose(audio.frames.reshape(296, 40), arrays["audio_q"][296:] * 0.1 - 16, atol=1e-5)
 
 
 def test_frames_without_a_face_are_absent_and_the_others_keep_their_times(tmp_path: Path) -> None:
@@ -75,7 +77,7 @@ def test_frames_without_a_face_are_absent_and_the_others_keep_their_times(tmp_pa
     lips, _ = read_grid_s1(write(tmp_path / "grid_s1_features.npz", arrays))[0].streams
     seen = [frame for frame in range(75) if frame not in (0, 10, 11)]
     assert lips.times_s.tolist() == [frame / 25 for frame in seen]
-    np.testing.assert_allclose(lips.frames, arrays["video_q"][seen] / 2000, atol=1e-6)
+    np.testing.assert_allclose(lips.frames[:, :129], arrays["video_q"][seen] / 2000, atol=1e-6)
 
 
 def test_a_sentence_without_any_face_has_audio_alone(tmp_path: Path) -> None:
@@ -92,9 +94,9 @@ def test_a_sentence_without_a_frame_is_refused(tmp_path: Path) -> None:
         read_grid_s1(write(tmp_path / "grid_s1_features.npz", arrays))
 
 
-def test_an_audio_frame_happens_when_its_window_ends(tmp_path: Path) -> None:
+def test_an_audio_frame_happens_when_its_last_window_ends(tmp_path: Path) -> None:
     _, audio = read_grid_s1(write(tmp_path / "grid_s1_features.npz", make("bbaf2n")))[0].streams
-    assert audio.times_s[[0, 1, -1]].tolist() == pytest.approx([0.025, 0.035, 2.975])
+    assert audio.times_s[[0, 1, -1]].tolist() == pytest.approx([0.055, 0.095, 2.975])
 
 
 def every_id() -> list[str]:
@@ -221,3 +223,26 @@ def test_noise_far_below_the_sound_leaves_it_as_it_is_and_repeats_by_seed() -> N
     np.testing.assert_allclose(with_white_noise(frames, 120.0, np.random.default_rng(1)), frames, atol=0.1)
     first, second = (with_white_noise(frames, 0.0, np.random.default_rng(1)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_sound_that_does_not_fill_a_frame_waits(tmp_path: Path) -> None:
+    frames = np.arange(11 * 40, dtype=np.float32).reshape(11, 40)
+    assert stack_frames(frames).shape == (2, 160)
+    np.testing.assert_array_equal(stack_frames(frames).reshape(8, 40), frames[:8])
+
+
+def test_after_a_gap_the_lips_have_not_moved(tmp_path: Path) -> None:
+    arrays = make("bbaf2n")
+    arrays["video_q"][10:20] = NO_FACE
+    lips, _ = read_grid_s1(write(tmp_path / "grid_s1_features.npz", arrays))[0].streams
+    moved = np.abs(lips.frames[:, 129:258]).sum(axis=1)
+    assert np.flatnonzero(moved == 0).tolist() == [0, 10]
+
+
+def test_noise_spoils_the_sound_as_frames_of_the_file_and_leaves_the_lips(tmp_path: Path) -> None:
+    lips, audio = read_grid_s1(write(tmp_path / "grid_s1_features.npz", make("bbaf2n")))[0].streams
+    assert in_white_noise(lips, 0.0, np.random.default_rng(0)) is lips
+    noisy = in_white_noise(audio, 0.0, np.random.default_rng(0))
+    expected = with_white_noise(audio.frames.reshape(-1, 40), 0.0, np.random.default_rng(0))
+    np.testing.assert_array_equal(noisy.frames.reshape(-1, 40), expected)
+    assert noisy.times_s is audio.times_s

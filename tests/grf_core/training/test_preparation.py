@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from grf_core.data.sessions import LabelledSession, LabelTrack
+from grf_core.data.sessions import LabelledSession, LabelTrack, StreamFrames
 from grf_core.training.preparation import TrainingError, normalisation_of, prepare, split_groups, split_validation
 from tests.grf_core.training.tiny import TINY, tiny_dataset
 
@@ -84,3 +84,17 @@ def test_no_deviation_is_below_its_share_of_the_common_one_where_the_recipe_says
     assert min(floored["left"].std) == pytest.approx(0.9 * common)
     assert max(floored["left"].std) == pytest.approx(max(plain["left"].std))
     assert floored["right"] == plain["right"]
+
+
+def test_a_spoiled_copy_trains_beside_each_session_and_none_validates() -> None:
+    def louder(stream: StreamFrames, rng: np.random.Generator) -> StreamFrames:
+        return replace(stream, frames=stream.frames + np.float32(100.0 + rng.random()))
+
+    plain = prepare(TINY, SESSIONS, np.random.default_rng(0))
+    data = prepare(replace(TINY, spoiled=louder), SESSIONS, np.random.default_rng(0))
+    assert [session.session for session in data.validation] == [session.session for session in plain.validation]
+    assert Counter(session.session for session in data.training) == Counter(
+        {session.session: 2 for session in plain.training}
+    )
+    clean, spoiled = (np.concatenate([s.streams[0].frames for s in part]) for part in np.array_split(data.training, 2))
+    assert spoiled.min() > clean.max()
