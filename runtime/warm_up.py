@@ -13,8 +13,10 @@ from grf_core.step import Float32Array, ModelSignature, StepBatch, StepModel
 SWITCH_S = 0.00005
 """how long the store's thread may keep the loop from running: each operation of the model may have to wait so long for
 the interpreter's lock, and a step has about 60 of them; Python's own 5 ms are longer than a step"""
-COLLECT_AFTER_OBJECTS = 2_000
-"""allocated and not freed: a collection of so many takes 1.5 ms; Python's own 700 are fewer than a turn allocates"""
+COLLECT_AFTER = (2_000, 500, 100)
+"""objects allocated and not freed before the youngest are collected (1.5 ms); how often that happens before the next
+generation is, and the oldest. With Python's own 700, 10, 10 a flood has everything that waits walked through every
+second, 50 ms each time. Nothing in the path of a segment makes cycles: collections are for what is rare"""
 ROWS = (1, 64)
 
 
@@ -32,8 +34,7 @@ def quieten_interpreter() -> None:
     A full collection that walks through it takes 150 to 200 ms on a small machine, in which every session waits.
     """
     sys.setswitchinterval(SWITCH_S)
-    _, *older = gc.get_threshold()
-    gc.set_threshold(COLLECT_AFTER_OBJECTS, *older)
+    gc.set_threshold(*COLLECT_AFTER)
     gc.collect()
     gc.freeze()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from grf_core.step import StepBatch, StepResult
-from runtime.warm_up import COLLECT_AFTER_OBJECTS, ROWS, SWITCH_S, quieten_interpreter, warm_up
+from runtime.warm_up import COLLECT_AFTER, ROWS, SWITCH_S, quieten_interpreter, warm_up
 from tests.runtime.toy_model import ToyModel
 
 
@@ -40,5 +40,5 @@ def test_every_modality_is_stepped_alone_and_in_a_batch() -> None:
 def test_what_is_loaded_is_collected_no_more() -> None:
     quieten_interpreter()
     assert gc.get_freeze_count() > 10_000
-    assert gc.get_threshold()[0] == COLLECT_AFTER_OBJECTS
+    assert gc.get_threshold() == COLLECT_AFTER
     assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
