@@ -30,20 +30,20 @@ GRID_S1 = Recipe(
             HeadConfig(name, "classification", len(words), tuple(words.values())) for name, words in HEADS.items()
         ),
         d_model=64,
-        n_layers=1,
+        n_layers=2,
         n_heads=4,
         d_ffn=128,
-        dropout=0.2,
+        dropout=0.1,
         carry="context",
         gate_bias=-1.0,
         auxiliary_heads=False,
     ),
     schedule=Schedule(
-        epochs=60, batch_sessions=32, learning_rate=3e-3, weight_decay=2e-2, validation_share=0.0, late_weight=6.0
+        epochs=60, batch_sessions=32, learning_rate=2e-3, weight_decay=2e-2, validation_share=0.0, late_weight=6.0
     ),
-    objective=Objective(head_weights={"colour": 0.5, "command": 0.5, "letter": 0.5}),
-    cutting=Cutting(0.4, 0.9, vary=0.3),
-    augmentation=Augmentation(drop_stream=0.2, noise=0.1, scale=0.1, stretch=0.1),
+    objective=Objective(head_weights={"colour": 0.5, "command": 0.5, "letter": 0.3}),
+    cutting=Cutting(0.5, 1.2, vary=0.3),
+    augmentation=Augmentation(drop_stream=0.15, noise=0.05, scale=0.05, stretch=0.05),
     spoiled=somewhere_noisy,
     std_floor={"lips": 0.3},
     load=grid_s1_dataset,

@@ -1,6 +1,7 @@
 """`physionet-2012`: will somebody in intensive care die in hospital, from vitals, labs and neurology as they come.
 
-One in seven does, so classes are weighed and the epoch is chosen by the area under the ROC curve.
+One in seven does, so classes are weighed. With a fifth of set a held out, the area under the ROC curve was highest
+after few epochs, and higher the further the learning rate had fallen by then; so all of set a trains, for eight.
 """
 
 from __future__ import annotations
@@ -36,23 +37,23 @@ PHYSIONET_2012 = Recipe(
         n_layers=1,
         n_heads=4,
         d_ffn=128,
-        dropout=0.3,
+        dropout=0.4,
         carry="context",
         gate_bias=-1.0,
         auxiliary_heads=False,
     ),
     schedule=Schedule(
-        epochs=25,
+        epochs=8,
         batch_sessions=64,
         learning_rate=1e-3,
-        warmup_epochs=2,
-        patience=8,
-        stop_on="auroc",
+        weight_decay=5e-2,
+        warmup_epochs=1,
         truncate_steps=48,
+        validation_share=0.0,
     ),
     objective=Objective(class_weights={HEAD: "balanced"}),
     cutting=Cutting(3 * HOUR_S, 8 * HOUR_S, vary=0.3),
-    augmentation=Augmentation(arrival_jitter_s=HOUR_S, drop_stream=0.1, drop_segment=0.1, noise=0.05),
+    augmentation=Augmentation(arrival_jitter_s=HOUR_S, drop_stream=0.1, drop_segment=0.15, noise=0.1),
     load=physionet_2012_dataset,
     read=read_physionet_2012,
     conditions=(
