@@ -39,6 +39,8 @@ class ModalityEncoder(nn.Module):
             )
             for _ in range(config.n_layers)
         )
+        for attention in (module for module in self.modules() if isinstance(module, nn.MultiheadAttention)):
+            attention.dropout = 0.0  # as in GRF, so that all are regularised alike
         self.positions_TD: Tensor
         positions_TD = sinusoidal_positions(modality.max_frames, config.d_model)
         self.register_buffer("positions_TD", positions_TD, persistent=False)

@@ -5,8 +5,9 @@ Every modality is a target once. For each of the n - 1 others, its sources, it h
 so there are n(n-1); their results side by side go through a self-attention transformer of width (n-1)D, whose last
 frame is what the target knows in the end. Where the paper leaves a thing open, this follows the published code: one
 LayerNorm for queries and sources of a layer, positions counted from 1, sines and cosines in halves, a mask that hides
-the future, at least 3 self-attention layers. Not from there: one dropout rate for all places, one dropout mask for
-keys and values, a projection even where the width is D already, and rows of unequal length or with absent modalities.
+the future, at least 3 self-attention layers. Not from there: one dropout rate for all places but attention, which has
+none, as in our GRF; one dropout mask for keys and values; a projection even where the width is D already; and rows of
+unequal length or with absent modalities.
 
 Absent modalities: a source that a row lacks adds nothing to the row's attention; a target it lacks ends as zeros.
 
@@ -70,9 +71,9 @@ class MulTShape:
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
+    def __init__(self, width: int, n_heads: int) -> None:
         super().__init__()
-        self.n_heads, self.dropout = n_heads, dropout
+        self.n_heads = n_heads
         self.project = _linear(width, 3 * width)
         self.out = _linear(width, width)
 
@@ -84,8 +85,7 @@ class Attention(nn.Module):
         query, key, value = (
             each.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for each in (query_BTW, key_BSW, value_BSW)
         )
-        dropout = self.dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(query, key, value, admitted_B1TS, dropout)
+        attended = functional.scaled_dot_product_attention(query, key, value, admitted_B1TS)
         attended_BTW: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return attended_BTW
 
@@ -95,7 +95,7 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, n_heads: int, d_ffn: int, dropout: float) -> None:
         super().__init__()
-        self.attention = Attention(width, n_heads, dropout)
+        self.attention = Attention(width, n_heads)
         self.attention_norm = nn.LayerNorm(width)
         self.ffn = nn.Sequential(_linear(width, d_ffn), nn.ReLU(), nn.Dropout(dropout), _linear(d_ffn, width))
         self.ffn_norm = nn.LayerNorm(width)
