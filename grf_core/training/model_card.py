@@ -36,8 +36,7 @@ The context is {recipe.config.context_slots} x {recipe.config.d_model} float32.
 - Licence: {dataset.licence}
 - Split: {dataset.split}
 
-Of the training half, {sessions["train"]} sessions trained the weights and {sessions["validation"]} chose the epoch,
-{training["best_epoch"]}. The {sessions["test"]} test sessions had no part in this run.
+{_who_trained(training)} The {sessions["test"]} test sessions had no part in this run.
 
 ## Test half
 
@@ -49,6 +48,16 @@ Of the training half, {sessions["train"]} sessions trained the weights and {sess
 
 {recipe.limits}
 """
+
+
+def _who_trained(training: Mapping[str, Any]) -> str:
+    sessions, epoch = training["sessions"], training["best_epoch"]
+    if not sessions["validation"]:
+        return f"All {sessions['train']} sessions of the training half trained the weights, for {epoch} epochs."
+    return (
+        f"Of the training half, {sessions['train']} sessions trained the weights and {sessions['validation']} chose the"
+        f" epoch, {epoch}."
+    )
 
 
 def _modalities(recipe: Recipe) -> str:
