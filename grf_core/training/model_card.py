@@ -52,8 +52,10 @@ The context is {recipe.config.context_slots} x {recipe.config.d_model} float32.
 
 def _who_trained(training: Mapping[str, Any]) -> str:
     sessions, epoch = training["sessions"], training["best_epoch"]
+    if training["recipe"].get("spoiled"):
+        sessions = {**sessions, "train": f"{sessions['train']} (each also in a spoiled copy)"}
     if not sessions["validation"]:
-        return f"All {sessions['train']} sessions of the training half trained the weights, for {epoch} epochs."
+        return f"All sessions of the training half, {sessions['train']}, trained the weights, for {epoch} epochs."
     return (
         f"Of the training half, {sessions['train']} sessions trained the weights and {sessions['validation']} chose the"
         f" epoch, {epoch}."

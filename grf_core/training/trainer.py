@@ -89,12 +89,14 @@ def _finish(recipe: Recipe, dataset: Dataset, run: TrainingRun, path: Path) -> T
         "seed": run.seed,
         "data": {"name": dataset.name, "source": dataset.source, "licence": dataset.licence, "split": dataset.split},
         "sessions": {
-            "train": len(run.data.training), "validation": len(run.data.validation), "test": len(dataset.test),
+            "train": len({session.session for session in run.data.training}),
+            "validation": len(run.data.validation),
+            "test": len(dataset.test),
         },
         "trained_on": run.trained_on,
         "best_epoch": run.best_epoch,
         "torch": torch.__version__,
-    }  # fmt: skip
+    }
     bundle = bundle_of(run, provenance)
     test = evaluate_conditions(bundle, dataset.test, recipe.conditions, run.device) if dataset.test else {}
     bundle = replace(bundle, training={**provenance, "test": test})

@@ -33,8 +33,8 @@ def accidents(scenario: Scenario, kind: FaultKind, duration_s: float, steps: Ite
 def durable_is_said_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     take_records = checkpoint.take_records
 
-    def take(engine: Engine, incarnation: str, limit: int) -> list[Any]:
-        records = take_records(engine, incarnation, limit)
+    def take(engine: Engine, *rest: Any) -> list[Any]:
+        records = take_records(engine, *rest)
         checkpoint.committed(engine, records)
         return records
 
