@@ -25,7 +25,9 @@ def small_config(**changes: Any) -> GRFConfig:
 
 def small_model(seed: int = 0, **changes: Any) -> GRF:
     """In evaluation mode, with every weight drawn, biases and norms too, so that none is hidden by its start value."""
-    model = GRF(small_config(**changes)).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = GRF(small_config(**changes)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
