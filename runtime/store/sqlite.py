@@ -46,7 +46,8 @@ class SqliteStore:
         busy_timeout_s: float = 2.0,
         right_of_way: RightOfWay | None = None,
     ) -> None:
-        """`right_of_way` is whose turn goes before the writing of rows, if anybody's does."""
+        """`right_of_way` is whose turn goes before the making of rows, if anybody's does; once a transaction has begun
+        nothing waits, because others wait for its lock."""
         # SQLite puts the -wal file beside what a symbolic link points to; so do we.
         self.path = Path(os.path.realpath(path))
         self.history_length = history_length
@@ -78,11 +79,10 @@ class SqliteStore:
         with self._transaction("BEGIN IMMEDIATE") as connection:
             check_epochs(_current(connection, epochs), epochs, (record.key for record in records))
             delete = "DELETE FROM history WHERE tenant = ? AND session = ? AND version"
-            giving_way = self._right_of_way.giving_way
-            connection.executemany(f"{delete} >= ?", giving_way(not_before))
-            connection.executemany(f"{delete} <= ?", giving_way(too_old))
-            connection.executemany(WRITE_RECORD, giving_way(record_rows))
-            connection.executemany(WRITE_HISTORY, giving_way(history_rows))
+            connection.executemany(f"{delete} >= ?", not_before)
+            connection.executemany(f"{delete} <= ?", too_old)
+            connection.executemany(WRITE_RECORD, record_rows)
+            connection.executemany(WRITE_HISTORY, history_rows)
 
     def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
         with self._transaction("BEGIN IMMEDIATE") as connection:
