@@ -28,6 +28,7 @@ from runtime.engine.engine import EnginePolicy
 from runtime.engine.order import OrderPolicy
 from runtime.engine.quota import QuotaPolicy
 from runtime.gateway.policy import GatewayPolicy
+from runtime.store.redis_address import parse_redis
 
 ENV_PREFIX = "GRF_"
 
@@ -47,7 +48,9 @@ class RuntimeSettings:
     data_port: int = 5570
     """ZeroMQ port of the worker; a free one is taken if this is in use"""
     state_dir: str = ".grf"
-    """where the store is"""
+    """of this machine: the SQLite store, and the lock of the runtime that uses it"""
+    store: str = "sqlite"
+    """sqlite, or the address of a Redis that all workers reach (docs/operations.md)"""
     bundle: str = "bundles/motion"
     """the model, a folder"""
     device: str = "auto"
@@ -73,6 +76,11 @@ class RuntimeSettings:
         for name in ("http_port", "data_port"):
             if not 0 <= getattr(self, name) < 65536:
                 raise ValueError(f"{name} must be a port: {getattr(self, name)}")
+        if self.store != "sqlite":
+            try:
+                parse_redis(self.store)
+            except ValueError as error:
+                raise ValueError(f"store: {error}") from None
         if self.lease_s < 3 * self.heartbeat_s:
             raise ValueError(f"lease_s ({self.lease_s:g}) must be at least 3 heartbeat_s ({self.heartbeat_s:g})")
 

@@ -24,6 +24,7 @@ from runtime.right_of_way import RightOfWay
 from runtime.security import Tokens
 from runtime.settings import Settings
 from runtime.store.base import Store
+from runtime.store.redis_store import RedisStore
 from runtime.store.sqlite import SqliteStore
 from runtime.timed_model import TimedModel
 from runtime.worker_loop import WorkerLoop
@@ -38,6 +39,8 @@ SendBeat = Callable[[Beat], Orders]
 
 def open_store(settings: Settings, right_of_way: RightOfWay | None = None) -> Store:
     """The store of the settings. Raises StoreError with what is wrong."""
+    if settings.runtime.store != "sqlite":
+        return RedisStore(settings.runtime.store, history_length=settings.runtime.history_length)
     path = Path(settings.runtime.state_dir) / "grf.db"
     return SqliteStore(path, history_length=settings.runtime.history_length, right_of_way=right_of_way)
 
