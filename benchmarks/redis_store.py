@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from runtime.store.base import Store, StoreUnavailable
+from runtime.store.base import Store
 from runtime.store.redis_store import RedisStore
 from runtime.store.sqlite import SqliteStore
 from tests.runtime.store.samples import key, owned, record
@@ -42,14 +42,10 @@ def measure(store: Store, times: int) -> dict[str, float]:
     return answer
 
 
-def wait_for_replica(address: str) -> RedisStore:
-    while True:
-        try:
-            store = RedisStore(address)
-            store.claim("probe", {})
-            return store
-        except StoreUnavailable:
-            time.sleep(0.05)
+def wait_for_replicas(store: RedisStore) -> RedisStore:
+    while store._client.info("replication")["connected_slaves"] < store.address.options.replicas:
+        time.sleep(0.05)
+    return store
 
 
 def main() -> None:
@@ -71,7 +67,7 @@ def main() -> None:
                 servers.append(RedisServer(directory / "replica", *options, sync=sync))
                 servers[1].start()
                 address += "?replicas=1"
-            results[f"redis {name}"] = measure(wait_for_replica(address), times)
+            results[f"redis {name}"] = measure(wait_for_replicas(RedisStore(address)), times)
             for server in servers:
                 server.kill()
             print(name, results[f"redis {name}"], flush=True)

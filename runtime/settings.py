@@ -28,6 +28,7 @@ from runtime.engine.engine import EnginePolicy
 from runtime.engine.order import OrderPolicy
 from runtime.engine.quota import QuotaPolicy
 from runtime.gateway.policy import GatewayPolicy
+from runtime.placement import ClusterPolicy
 from runtime.store.redis_address import parse_redis
 
 ENV_PREFIX = "GRF_"
@@ -65,10 +66,10 @@ class RuntimeSettings:
     """an idle session leaves memory after this; the store keeps it"""
     tokens_file: str = ""
     """JSON {token: tenant}; without it every client may name any tenant"""
-    heartbeat_s: float = 0.5
+    heartbeat_s: float = 0.25
     """between two signs of life of a worker"""
-    lease_s: float = 5.0
-    """a worker that has not been heard of for so long is replaced"""
+    lease_s: float = 2.0
+    """a worker that has not been heard of for so long is replaced, and has stopped answering by itself"""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """of all processes"""
 
@@ -93,6 +94,7 @@ class Settings:
     quota: QuotaPolicy = field(default_factory=QuotaPolicy)
     dispatch: DispatchPolicy = field(default_factory=DispatchPolicy)
     gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
+    cluster: ClusterPolicy = field(default_factory=ClusterPolicy)
 
     @property
     def engine_policy(self) -> EnginePolicy:
@@ -125,6 +127,7 @@ LAYERS: dict[str, type[Any]] = {
     "quota": QuotaPolicy,
     "dispatch": DispatchPolicy,
     "gateway": GatewayPolicy,
+    "cluster": ClusterPolicy,
 }
 
 

@@ -7,13 +7,14 @@ from functools import partial
 from typing import NamedTuple
 
 from runtime import messages as m
+from runtime.dispatch.group_load import GroupLoad
 from runtime.dispatch.loading import SessionLoader, Visit
 from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.peers import Peer, Peers
 from runtime.engine.engine import Engine
 from runtime.engine.outcomes import ACCEPTED, DUPLICATE
 from runtime.engine.session import Session, StreamState
-from runtime.keys import InvalidId, SessionKey, check_id
+from runtime.keys import InvalidId, SessionKey, check_id, key_group
 from runtime.wire import MAX_SEQUENCE
 
 MAX_STREAMS = 1024
@@ -35,11 +36,14 @@ class _Opening(NamedTuple):
 
 
 class Publishing:
-    def __init__(self, engine: Engine, loader: SessionLoader, peers: Peers, outbox: Outbox) -> None:
+    def __init__(
+        self, engine: Engine, loader: SessionLoader, peers: Peers, outbox: Outbox, group_load: GroupLoad
+    ) -> None:
         self._engine = engine
         self._loader = loader
         self._peers = peers
         self._outbox = outbox
+        self._group_load = group_load
         self._opening: dict[tuple[bytes, SessionKey, str], _Opening] = {}
         """opened, and not told before the store knows: only then will they be waited for after a crash"""
 
@@ -167,7 +171,9 @@ class Publishing:
             refuse = partial(self._outbox.refuse_segment, peer, group.session, group.stream, group.entries[0].sequence)
             run = partial(self._take_group, peer, group, now_s, wall_s)
             n_bytes = sum(entry.frames.nbytes + ENTRY_OVERHEAD_BYTES for entry in group.entries)
-            self._loader.visit(SessionKey(peer.tenant, group.session), Visit(run, refuse, n_bytes=n_bytes))
+            key = SessionKey(peer.tenant, group.session)
+            self._group_load.count(key_group(key), len(group.entries))
+            self._loader.visit(key, Visit(run, refuse, n_bytes=n_bytes))
 
     def _take_group(
         self, peer: Peer, group: m.StreamSegments, now_s: float, wall_s: float, session: Session | None

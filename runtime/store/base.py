@@ -82,6 +82,11 @@ class Store(Protocol):
     def revoke(self, owner: str, count: int) -> None:
         """End an owner's lease, unless it has moved on from `count`: then StoreFenced. No lease is as good as ended."""
 
+    def note(self, name: str, value: str) -> None:
+        """Keep a few words for the controllers to come, such as how many workers were asked for."""
+
+    def notes(self) -> dict[str, str]: ...
+
     def records(self) -> Iterator[SessionRecord]:
         """All records with their history, ordered by tenant and session, for export.
 

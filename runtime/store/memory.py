@@ -26,6 +26,7 @@ class MemoryDisk:
     """by version: event time and the rest"""
     groups: dict[int, Ownership] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     away: str = ""
     """why it does not answer, for a test to say; then every call raises StoreUnavailable and changes nothing"""
     lock: Lock = field(default_factory=Lock)
@@ -91,6 +92,14 @@ class MemoryStore:
             if owner in disk.leases:
                 check_lease(disk.leases, owner, count)
                 del disk.leases[owner]
+
+    def note(self, name: str, value: str) -> None:
+        with self._answering() as disk:
+            disk.notes[name] = value
+
+    def notes(self) -> dict[str, str]:
+        with self._answering() as disk:
+            return dict(disk.notes)
 
     def records(self) -> Iterator[SessionRecord]:
         with self._answering() as disk:

@@ -7,6 +7,7 @@ All keys of a key group bear its number as hash tag, so a group lives on one nod
     grf:{17}:names      zset    tenant NUL session, in the order of their bytes
     grf:{17}:history:tenant NUL session    zset by version
     grf:{leases}        hash    owner -> count of renewals
+    grf:{notes}         hash    of controllers
 
 A write is one script that checks the epochs first: on one server for all groups at once, on a cluster group by group.
 It is as durable as the server makes it before it answers: docs/decisions/redis.md.
@@ -119,6 +120,13 @@ class RedisStore:
         (answer,) = self._ask([("EVAL", script, 1, self._key("leases"), owner, count)], writes=True)
         if answer[0] != b"done":
             raise StoreFenced(f"{owner}: its lease is not the one that stood at {count}")
+
+    def note(self, name: str, value: str) -> None:
+        self._ask([("HSET", self._key("notes"), name, value)], writes=True)
+
+    def notes(self) -> dict[str, str]:
+        (answer,) = self._ask([("HGETALL", self._key("notes"))])
+        return {name.decode(): value.decode() for name, value in answer.items()}
 
     # ---- everything ----
 

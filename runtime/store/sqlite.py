@@ -137,6 +137,14 @@ class SqliteStore:
                 check_lease(leases, owner, count)
                 connection.execute("DELETE FROM leases WHERE owner = ?", (owner,))
 
+    def note(self, name: str, value: str) -> None:
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            connection.execute("INSERT OR REPLACE INTO notes (name, value) VALUES (?, ?)", (name, value))
+
+    def notes(self) -> dict[str, str]:
+        with self._transaction("BEGIN") as connection:
+            return dict(connection.execute("SELECT name, value FROM notes"))
+
     def records(self) -> Iterator[SessionRecord]:
         """As the contract says; the snapshot is taken at the first `next`.
 

@@ -18,7 +18,7 @@ from runtime.store.base import StoreError, StoreUnavailable, StoreUnusable
 APPLICATION_ID = int.from_bytes(b"GRFS", "big")
 SCHEMA_VERSION = 2
 FIRST_VERSION = 1
-"""had no leases; it is brought to this one as it is opened"""
+"""had no leases and notes; it is brought to this one as it is opened"""
 
 # Text is compared byte by byte (BINARY, the default), never folded or normalised. `sessions` keeps its rows beside
 # the index: rows of 1.5 KB inside one (WITHOUT ROWID) took twice the time and the space (docs/decisions).
@@ -32,6 +32,8 @@ SCHEMA = {
         key_group INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL)""",
     "leases": """CREATE TABLE leases (
         owner TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID""",
+    "notes": """CREATE TABLE notes (
+        name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
 }
 
 # docs/decisions/sqlite-durability.md argues them.
@@ -194,6 +196,7 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN EXCLUSIVE")
     if _number(connection, "user_version") == FIRST_VERSION and "leases" not in _names(connection):
         connection.execute(SCHEMA["leases"])
+        connection.execute(SCHEMA["notes"])
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
 

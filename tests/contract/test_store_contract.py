@@ -221,6 +221,14 @@ def test_a_lease_given_again_cannot_be_renewed_by_the_count_of_the_last_one(stor
         store.renew("worker-1", count)
 
 
+def test_notes_are_kept_and_replaced(open_store: OpenStore) -> None:
+    store = open_store()
+    assert store.notes() == {}
+    store.note("workers", "3")
+    store.note("workers", "é4")
+    assert open_store().notes() == {"workers": "é4"}
+
+
 # ---- one object per thread, and the end ----
 
 
@@ -262,6 +270,8 @@ def test_a_closed_store_is_unavailable_and_may_be_closed_again(store: Store) -> 
         lambda: store.claim("worker-1", {}),
         store.ownership,
         store.leases,
+        store.notes,
+        lambda: store.note("a", "b"),
         lambda: store.renew("worker-1", 0),
         lambda: store.revoke("worker-1", 0),
         lambda: list(store.records()),

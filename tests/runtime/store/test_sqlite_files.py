@@ -139,7 +139,7 @@ def test_a_store_upgraded_while_in_use_is_refused_to_the_next_that_opens_it(path
 
 def test_a_store_of_the_first_schema_is_brought_to_this_one_with_all_it_holds(path: Path) -> None:
     make_store(path)
-    change(path, "DROP TABLE leases", "PRAGMA user_version = 1")
+    change(path, "DROP TABLE leases", "DROP TABLE notes", "PRAGMA user_version = 1")
     store = SqliteStore(path)
     assert len(store.scan("default", "", 100)) == len(KEYS)
     store.claim("worker-2/b", {1000: 0})
