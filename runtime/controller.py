@@ -89,6 +89,10 @@ class Controller:
         """owners that are to give up all they have"""
         self._dead: set[str] = set()
         """owners known to be dead, as long as they own something"""
+        self._filling_until_s = now_s
+        """a new worker gets its share without waiting for the loads to be measured"""
+        self._moved_s = now_s
+        """when a group last changed hands"""
         self._asked: dict[int, tuple[str, int, float]] = {}
         """groups that their owner was asked to give up: owner, epoch, when"""
         self._ownership: dict[int, Ownership] = {}
@@ -205,6 +209,8 @@ class Controller:
         if todo.claims:  # who has them now may make others move
             todo = plan(self._facts(now_s), self._policy)
         if not self._asked:
+            if not {item.owner for item in self._ownership.values()}.issuperset(targets(facts)):
+                self._filling_until_s = now_s + self._policy.settle_s / 3
             for owner, groups in todo.releases.items():
                 self._ask_for(owner, groups, now_s)
         self._staff(self._facts(now_s), now_s)
@@ -221,7 +227,8 @@ class Controller:
             for member in self._members.values()
             if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._dead | self._stopping
         }
-        return Facts(self._members, self._ownership, over, self._serving, alive, self._leaving)
+        is_settled = now_s - self._moved_s >= self._policy.settle_s or now_s < self._filling_until_s
+        return Facts(self._members, self._ownership, over, self._serving, alive, self._leaving, is_settled)
 
     def _claim(self, owner: str, groups: tuple[int, ...], facts: Facts, now_s: float) -> None:
         former = {self._ownership.get(group, NOBODY).owner for group in groups} - {""}
@@ -243,6 +250,7 @@ class Controller:
         except StoreError as error:
             log.warning("cannot assign %d key groups to %s: %s", len(groups), owner, error)
             return
+        self._moved_s = now_s
         self._ownership |= {group: Ownership(owner, epoch) for group, epoch in epochs.items()}
         self._signs.setdefault(owner, now_s)
         self._tell_of_claim(owner, expected, former & set(facts.over), now_s)

@@ -36,6 +36,8 @@ class ClusterPolicy:
     """key groups on the move at one time, at most"""
     imbalance: float = 1.25
     """groups move once the busiest worker has so many times the mean load"""
+    settle_s: float = 15.0
+    """after groups have moved the loads are measured for so long before others do; a new worker is filled at once"""
     max_workers: int = 0
     """autoscaling between `workers` and so many; 0: none"""
     scale_up_busy: float = 0.75
@@ -70,6 +72,8 @@ class Beat:
     incarnation: str
     endpoint: str
     metrics_url: str
+    life_port: int = 0
+    """where its life line is held out (`runtime.life_line`), at the endpoint's host; 0: nowhere"""
     pid: int = 0
     node: str = ""
     sessions: int = 0
@@ -114,6 +118,8 @@ class Facts:
     """owners that were heard of within the lease"""
     leaving: Collection[str] = ()
     """owners that are to give up all they have"""
+    is_settled: bool = True
+    """the loads have been measured since a group last moved"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +162,7 @@ def plan(facts: Facts, policy: ClusterPolicy) -> Plan:
         for owner, groups in leaving.items()
         if owner in facts.alive  # the others are silent: their leases decide
     }
-    if not homeless and not releases:
+    if not homeless and not releases and (facts.is_settled or not all(of_owner.values())):
         releases = _even_out(of_owner, loads, load_of, policy)
     return Plan(
         {owner: tuple(sorted(groups)) for owner, groups in claims.items()},

@@ -5,12 +5,11 @@ Ray never carries a segment: clients speak ZeroMQ with the worker's own socket.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ import ray
 from prometheus_client import CollectorRegistry, start_http_server
 
 from runtime.controller import Controller, Orders
+from runtime.life_line import refuses, wait_for_end
 from runtime.placement import Beat
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreUnavailable
@@ -29,8 +29,6 @@ NAMESPACE = "grf"
 CONTROLLER = "grf-controller"
 WORKERS = "worker-"
 STORE_RETRY_S = 0.5
-PROBE_S = 0.2
-"""how long a connection to a worker's port may take that is made to see whether anybody listens"""
 EVERYWHERE = "0.0.0.0"
 
 log = logging.getLogger(__name__)
@@ -179,13 +177,11 @@ class RayHands:
 
 
 class DeathWatch:
-    """Tells when the process of a worker has ended for certain: its actor's reference broke, and its port refuses.
-
-    Only the kernel of its machine refuses a connection; a stopped process still takes it, and a cut network says
-    nothing. What is not certain is left to the lease.
+    """Tells when the process of a worker has ended for certain: its life line or its actor's reference broke, and its
+    machine refuses a connection in its place. What is not certain is left to the lease.
     """
 
-    def __init__(self, died: Any) -> None:
+    def __init__(self, died: Callable[[str], None]) -> None:
         self._died = died
         self._watched: set[str] = set()
         self._lock = threading.Lock()
@@ -195,30 +191,26 @@ class DeathWatch:
             if beat.owner in self._watched:
                 return
             self._watched.add(beat.owner)
-        threading.Thread(target=self._wait, args=(beat,), name=f"grf-life-{beat.name}", daemon=True).start()
+        for wait in (self._hold_line, self._hold_reference):
+            threading.Thread(target=wait, args=(beat,), name=f"grf-life-{beat.name}", daemon=True).start()
 
-    def _wait(self, beat: Beat) -> None:
+    def _hold_line(self, beat: Beat) -> None:
+        if wait_for_end(_host(beat), beat.life_port):
+            self._died(beat.owner)
+        with self._lock:
+            self._watched.discard(beat.owner)
+
+    def _hold_reference(self, beat: Beat) -> None:
         try:
             ray.get(ray.get_actor(beat.name, NAMESPACE).life.remote(beat.incarnation))
         except Exception as error:
             log.info("%s: its reference broke: %s", beat.owner, str(error).strip().partition("\n")[0])
-            if _refuses(beat.endpoint):
+            if refuses(_host(beat), beat.life_port):
                 self._died(beat.owner)
-        with self._lock:
-            self._watched.discard(beat.owner)
 
 
-def _refuses(endpoint: str) -> bool:
-    """Does nobody listen there any more? The kernel takes a moment to tear a killed process down."""
-    parts = urlsplit(endpoint)
-    for _ in range(20):
-        with socket.socket() as probe:
-            probe.settimeout(PROBE_S)
-            code = probe.connect_ex((parts.hostname or "", parts.port or 0))
-        if code == errno.ECONNREFUSED:
-            return True
-        time.sleep(0.02)
-    return False
+def _host(beat: Beat) -> str:
+    return urlsplit(beat.endpoint).hostname or ""
 
 
 class WorkerActor:

@@ -21,6 +21,7 @@ from runtime.controller import Orders
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.engine.engine import Engine
 from runtime.leases import lease_clock, renew_at_store
+from runtime.life_line import hold_out
 from runtime.metrics import WorkerMetrics
 from runtime.placement import Beat
 from runtime.right_of_way import RightOfWay
@@ -108,6 +109,7 @@ class Worker:
         self._port = self._loop.bind(runtime.host, runtime.data_port)
         server, _ = start_http_server(0, runtime.host, self._registry)
         self._metrics_port = server.server_port
+        self._life, self._life_port = hold_out(runtime.host)
         self._loop.start()
         self._beats.start()
         log.info("%s (%s) listens on port %d", self.name, self.incarnation, self._port)
@@ -116,7 +118,9 @@ class Worker:
         """Save what is settled and stop; True if everything settled was saved."""
         self._stopped.set()
         self._beat_now.set()
-        return self._loop.stop(drain_s)
+        saved = self._loop.stop(drain_s)
+        self._life.close()
+        return saved
 
     def nudge(self) -> None:
         """Beat at once: the controller has news."""
@@ -194,6 +198,7 @@ class Worker:
             incarnation=self.incarnation,
             endpoint=f"tcp://{self._advertise}:{self._port}",
             metrics_url=f"http://{self._advertise}:{self._metrics_port}/metrics",
+            life_port=self._life_port,
             pid=os.getpid(),
             node=self._node,
             sessions=len(engine.sessions),
