@@ -46,14 +46,19 @@ class Teller:
             self._tell_state(key, correction)
 
     def _collect_acks(self, session: Session, streams: dict[str, None], acks: dict[bytes, list[m.StreamAck]]) -> None:
+        is_held_back = session.lacks_rows or self._engine.policy.order.mode == "hold"
+        version = session.live_version
         for name in streams:
             stream = session.streams[name]
             peer = self._peers.owner(stream.owner)
             if peer is not None:
-                stream.told = Told(stream.fused.upto, stream.durable, session.live_version)
-                is_held_back = session.lacks_rows or self._engine.policy.order.mode == "hold"
-                taken = stream.received.upto if is_held_back else stream.fused.upto
-                acks.setdefault(peer.identity, []).append(_ack(session, name, taken))
+                fused = stream.fused.upto
+                stream.told = Told(fused, stream.durable, version)
+                taken = stream.received.upto if is_held_back else fused
+                rows = acks.get(peer.identity)
+                if rows is None:
+                    rows = acks[peer.identity] = []
+                rows.append(m.StreamAck(session.key.session, name, fused, stream.durable, version, taken))
 
     def _collect_held_back(
         self, session: Session, streams: Iterable[str], acks: dict[bytes, list[m.StreamAck]]
