@@ -6,10 +6,10 @@ nothing here but half a minute of starting and other processes on the same proce
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
+from urllib.request import urlopen
 
 from benchmarks.harness.processes import Process, plan_of_this_process, say, wait_for_go
 from runtime.controller import Orders
@@ -17,7 +17,7 @@ from runtime.keys import KEY_GROUPS
 from runtime.placement import Beat
 from runtime.settings import load_settings
 from runtime.warm_up import quieten_interpreter, warm_up
-from runtime.worker import Worker, load_model, open_store
+from runtime.worker import FLUSH_METRICS_S, Worker, load_model, open_store
 
 START_WITHIN_S = 60.0
 
@@ -41,11 +41,16 @@ class WorkerProcess(Process):
             times[name] = times.get(name, 0.0) + seconds
         return times
 
-
-@contextlib.contextmanager
-def running_worker(folder: Path, bundle: str, *flags: str) -> Iterator[WorkerProcess]:
-    with WorkerProcess(folder, bundle, *flags) as worker:
-        yield worker
+    def metrics(self) -> dict[str, float]:
+        """Its metrics by name, summed over their labels. They are flushed twice a second: this waits for that."""
+        time.sleep(2 * FLUSH_METRICS_S)
+        with urlopen(self.metrics_url, timeout=10.0) as answer:
+            lines = answer.read().decode().splitlines()
+        values: dict[str, float] = {}
+        for sample, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#")):
+            name = sample.partition("{")[0]
+            values[name] = values.get(name, 0.0) + float(value)
+        return values
 
 
 def main() -> None:
