@@ -49,7 +49,7 @@ class RuntimeSettings:
     state_dir: str = ".grf"
     """where the store is"""
     bundle: str = "bundles/motion"
-    """the model, a folder"""
+    """the model: a folder, or `python:module:function` for one of your own"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = 1

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from prometheus_client import CollectorRegistry, start_http_server
 
-from grf_core.bundle import load_bundle
 from grf_core.step import StepModel
 from runtime.controller import Orders
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.engine.engine import Engine
 from runtime.metrics import WorkerMetrics
+from runtime.model_source import open_model
 from runtime.placement import Beat
 from runtime.right_of_way import RightOfWay
 from runtime.security import Tokens
@@ -43,12 +43,9 @@ def open_store(settings: Settings, right_of_way: RightOfWay | None = None) -> St
 
 
 def load_model(settings: Settings) -> StepModel:
-    """The bundle of the settings on its device. Raises BundleError, or RuntimeError for a device that is not there."""
+    """The model of the settings on its device. Raises BundleError, ModelError, or RuntimeError for the device."""
     torch.set_num_threads(settings.runtime.threads)
-    device = settings.runtime.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_bundle(settings.runtime.bundle).step_model(device)
+    return open_model(settings.runtime.bundle, settings.runtime.device)
 
 
 class Worker:
