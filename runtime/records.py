@@ -7,7 +7,7 @@ a record that fits the model's signature, or raises RecordError naming what does
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isnan
 from typing import Any, NamedTuple, cast
 
@@ -49,7 +49,7 @@ class HistoryRow(NamedTuple):
     gate: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionRecord:
     key: SessionKey
     model_digest: str
@@ -77,13 +77,14 @@ class SessionRecord:
     """the encoded rows of the history, likewise"""
 
 
-def pack_ahead(record: SessionRecord) -> SessionRecord:
-    """The same record and history, encoded here and now.
+def pack_ahead(record: SessionRecord) -> None:
+    """Encode the record and its history here and now.
 
     The worker does so in its loop: encoding in the store's thread would hold the interpreter's lock in long stretches,
     and the model, which lets go of it at each of its operations, would wait for it as often.
     """
-    return replace(record, packed=encode_record(record), packed_history=tuple(map(encode_history, record.history)))
+    record.packed = encode_record(record)
+    record.packed_history = tuple(map(encode_history, record.history))
 
 
 def encode_record(record: SessionRecord) -> bytes:

@@ -12,7 +12,7 @@ from runtime.engine.engine import Engine
 from runtime.engine.order import Entry
 from runtime.engine.outcomes import Failure
 from runtime.engine.session import Session, Told
-from runtime.engine.view import session_view
+from runtime.engine.view import StateView
 from runtime.keys import SessionKey
 
 
@@ -22,6 +22,7 @@ class Teller:
         self._peers = peers
         self._questions = questions
         self._outbox = outbox
+        self._view = StateView(engine.signature)
 
     def tell_progress(self, wall_offset_s: float) -> None:
         """Tell all there is to tell. `wall_offset_s` added to the engine's time gives the wall clock."""
@@ -101,7 +102,7 @@ class Teller:
         subscribers = self._peers.subscribers(key)
         if not subscribers:
             return
-        state = session_view(self._engine, session)
+        state = self._view.session(self._engine.slab, session)
         for peer in subscribers:
             update = peer.offer(key.session, state, correction)
             if update is not None:

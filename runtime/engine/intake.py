@@ -156,9 +156,7 @@ class Intake:
                 session.live_version,
                 upto.event_time_s,
                 self._slab.contexts[slot].cpu().numpy().copy(),
-                self._slab.outputs[slot].copy(),
-                self._slab.shares[slot].copy(),
-                float(self._slab.gate[slot]),
+                self._slab.host[slot].copy(),
                 upto,
             )
         stale = timeline.insert(entry)

@@ -98,9 +98,7 @@ class ShownState:
     version: int
     event_time_s: float
     context_KD: Float32Array
-    outputs: Float32Array
-    shares: Float32Array
-    gate: float
+    host_row: Float32Array
     upto: FusionKey
     """its last segment: once all up to it is fused again, the live state has all that this one has, and more"""
 
