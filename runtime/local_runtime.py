@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from grf_core.bundle import BundleError, load_bundle
+from grf_core.bundle import BundleError
+from runtime.model_source import check_model
 from runtime.settings import Settings
 from runtime.store.base import StoreError
 from runtime.worker import open_store
@@ -73,7 +74,7 @@ class LocalRuntime:
         runtime = self.settings.runtime
         try:
             self.settings.tokens()
-            load_bundle(runtime.bundle)
+            check_model(runtime.bundle)
             open_store(self.settings).close()
         except (BundleError, StoreError, ValueError) as error:
             raise StartError(str(error)) from None

@@ -7,7 +7,7 @@ The order of a class's fields is its order on the wire (`docs/protocol.md`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +73,7 @@ class Open:
     """highest sequence number the client has seen acknowledged as durable: less on the worker means a reset"""
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentEntry:
+class SegmentEntry(NamedTuple):
     sequence: int
     """1, 2, 3, ... within the stream"""
     event_time_s: float
@@ -83,8 +82,7 @@ class SegmentEntry:
     """[T, F]"""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamSegments:
+class StreamSegments(NamedTuple):
     """Segments of one stream, in sequence order."""
 
     session: str
@@ -233,8 +231,7 @@ class Opened:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class StreamAck:
+class StreamAck(NamedTuple):
     session: str
     stream: str
     fused: int

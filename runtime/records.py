@@ -6,9 +6,10 @@ a record that fits the model's signature, or raises RecordError naming what does
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from math import isnan
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgpack
 import numpy as np
@@ -37,8 +38,7 @@ class StreamRecord:
     """numbers refused for good and their codes, until the publisher is known to have been told"""
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryRow:
+class HistoryRow(NamedTuple):
     """One settled version of a session."""
 
     version: int
@@ -47,11 +47,9 @@ class HistoryRow:
     outputs: tuple[float, ...]
     shares: tuple[float, ...]
     gate: float
-    packed: bytes = field(default=b"", compare=False, repr=False)
-    """the encoded row, if it was made ahead (`pack_ahead`)"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SessionRecord:
     key: SessionKey
     model_digest: str
@@ -75,19 +73,18 @@ class SessionRecord:
     """settled since the record was saved last; kept beside the record, not in it"""
     packed: bytes = field(default=b"", compare=False, repr=False)
     """the encoded record, if it was made ahead (`pack_ahead`)"""
+    packed_history: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
+    """the encoded rows of the history, likewise"""
 
 
-def pack_ahead(record: SessionRecord) -> SessionRecord:
-    """The same record and history, encoded here and now.
+def pack_ahead(record: SessionRecord) -> None:
+    """Encode the record and its history here and now.
 
     The worker does so in its loop: encoding in the store's thread would hold the interpreter's lock in long stretches,
     and the model, which lets go of it at each of its operations, would wait for it as often.
     """
-    history = tuple(
-        HistoryRow(row.version, row.event_time_s, row.modality, row.outputs, row.shares, row.gate, encode_history(row))
-        for row in record.history
-    )
-    return replace(record, history=history, packed=encode_record(record))
+    record.packed = encode_record(record)
+    record.packed_history = tuple(map(encode_history, record.history))
 
 
 def encode_record(record: SessionRecord) -> bytes:
@@ -180,9 +177,12 @@ def _context(key: SessionKey, shape: list[int], data: bytes) -> Float32Array:
 
 
 def encode_history(row: HistoryRow) -> bytes:
-    if row.packed:
-        return row.packed
     return cast(bytes, msgpack.packb([row.modality, row.outputs, row.shares, row.gate]))
+
+
+def encoded_history(record: SessionRecord) -> Iterator[tuple[HistoryRow, bytes]]:
+    """The rows of a record's history, each with its encoding."""
+    return zip(record.history, record.packed_history or map(encode_history, record.history), strict=True)
 
 
 def decode_history(version: int, event_time_s: float, data: bytes) -> HistoryRow:

@@ -53,7 +53,7 @@ class RuntimeSettings:
     store: str = "sqlite"
     """sqlite, or the address of a Redis that all workers reach (docs/operations.md)"""
     bundle: str = "bundles/motion"
-    """the model, a folder"""
+    """the model: a folder, or `python:module:function` for one of your own"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     threads: int = 1

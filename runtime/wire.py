@@ -44,6 +44,7 @@ assert sys.byteorder == "little", "tensor frames are little-endian views of host
 
 Frame = bytes | memoryview
 _TAPPED = ("session", "stream", "modality", "sequence", "event_time_s", "arrival_s", "missed")
+_NO_ENTRY = "segments: an entry is not [sequence, event time in seconds, T]"
 _TAPPED_TYPES = (str, str, str, int, float, float, int)
 
 
@@ -179,22 +180,24 @@ def _group_fields(group: Any) -> tuple[str, str, int, str, list[Any]]:
 def _decode_entries(rows: list[Any], dtype: str, tensor: Frame) -> tuple[SegmentEntry, ...]:
     total = 0
     for row in rows:
-        match row:
-            case [sequence, event_time_s, length, *_] if (
-                type(sequence) is int and type(event_time_s) in (float, int) and type(length) is int and length >= 0
-            ):
-                if not 0 < sequence <= MAX_SEQUENCE:
-                    raise _malformed(f"segments: sequence {sequence} is outside 1 .. 2**62")
-                if not -MAX_EVENT_TIME_S < event_time_s < MAX_EVENT_TIME_S:
-                    raise _malformed(f"segments: event time {event_time_s} is not a finite number of seconds")
-                total += length
-            case _:
-                raise _malformed("segments: an entry is not [sequence, event time in seconds, T]")
+        if type(row) is not list or len(row) < 3:
+            raise _malformed(_NO_ENTRY)
+        sequence, event_time_s, length = row[:3]
+        if type(sequence) is not int or type(event_time_s) not in (float, int) or type(length) is not int or length < 0:
+            raise _malformed(_NO_ENTRY)
+        if not 0 < sequence <= MAX_SEQUENCE:
+            raise _malformed(f"segments: sequence {sequence} is outside 1 .. 2**62")
+        if not -MAX_EVENT_TIME_S < event_time_s < MAX_EVENT_TIME_S:
+            raise _malformed(f"segments: event time {event_time_s} is not a finite number of seconds")
+        total += length
     frames = _decode_tensor(tensor, dtype, total)
+    if len(rows) == 1:
+        return (SegmentEntry(rows[0][0], float(rows[0][1]), frames),)
     entries, start = [], 0
-    for sequence, event_time_s, length, *_ in rows:
-        entries.append(SegmentEntry(sequence, float(event_time_s), frames[start : start + length]))
-        start += length
+    for row in rows:
+        stop = start + row[2]
+        entries.append(SegmentEntry(row[0], float(row[1]), frames[start:stop]))
+        start = stop
     return tuple(entries)
 
 

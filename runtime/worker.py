@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 from prometheus_client import CollectorRegistry, start_http_server
 
-from grf_core.bundle import load_bundle
 from grf_core.step import StepModel
 from runtime.controller import Orders
 from runtime.dispatch.dispatcher import Dispatcher
@@ -23,6 +22,7 @@ from runtime.engine.engine import Engine
 from runtime.leases import lease_clock, renew_at_store
 from runtime.life_line import hold_out
 from runtime.metrics import WorkerMetrics
+from runtime.model_source import open_model
 from runtime.placement import Beat
 from runtime.right_of_way import RightOfWay
 from runtime.routes import as_message
@@ -51,12 +51,9 @@ def open_store(settings: Settings, right_of_way: RightOfWay | None = None) -> St
 
 
 def load_model(settings: Settings) -> StepModel:
-    """The bundle of the settings on its device. Raises BundleError, or RuntimeError for a device that is not there."""
+    """The model of the settings on its device. Raises BundleError, ModelError, or RuntimeError for the device."""
     torch.set_num_threads(settings.runtime.threads)
-    device = settings.runtime.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_bundle(settings.runtime.bundle).step_model(device)
+    return open_model(settings.runtime.bundle, settings.runtime.device)
 
 
 class Place(NamedTuple):

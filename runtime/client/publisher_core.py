@@ -6,8 +6,8 @@ are opened again and sent again from the durable mark; the worker's sequence num
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, NamedTuple
@@ -15,13 +15,15 @@ from typing import Literal, NamedTuple
 from runtime import messages as m
 from runtime.client.errors import Refused, StreamRefused
 from runtime.client.link import Identity, Link
-from runtime.client.stream_buffer import Entry, Receipt, StreamBuffer, stream_segments
+from runtime.client.stream_buffer import Entry, Receipt, StreamBuffer, stream_segments, take_oldest
 from runtime.keys import check_id
 from runtime.messages import Float32Array
 from runtime.wire import MAX_EVENT_TIME_S, MAX_MESSAGE_BYTES, MAX_SEQUENCE
 
 MESSAGE_SEGMENTS = 256
 MESSAGE_BYTES = 1 << 20
+TURN_SEGMENTS = 16
+"""of a session, before the next session has its turn: as many as a worker looks at in one go"""
 STREAM_CODES = frozenset({"bad_id", "malformed", "too_large", "unknown_modality"})
 """why a stream cannot be opened; other final codes are about one segment"""
 
@@ -109,8 +111,8 @@ class PublisherCore:
         self.policy = self._account.policy
         self._link = Link(identity)
         self._streams: dict[StreamName, StreamBuffer] = {}
-        self._sendable: deque[StreamName] = deque()
-        """streams that may have something to send, in turns"""
+        self._sendable: OrderedDict[str, dict[StreamName, None]] = OrderedDict()
+        """sessions that may have something to send, next turn first, and their streams that may"""
         self._to_open_or_end: dict[StreamName, None] = {}
         """streams for which a control message may be due"""
         self._paused: dict[StreamName, float] = {}
@@ -209,9 +211,9 @@ class PublisherCore:
     def sessions(self) -> set[str]:
         return {session for session, _ in self._streams}
 
-    def release(self, session: str) -> list[StreamBuffer]:
-        """Let go of a session's streams."""
-        names = [name for name in self._streams if name[0] == session]
+    def release(self, sessions: Collection[str]) -> list[StreamBuffer]:
+        """Let go of the streams of these sessions."""
+        names = [name for name in self._streams if name[0] in sessions]
         released = [self._streams.pop(name) for name in names]
         for name in names:
             self._paused.pop(name, None)
@@ -224,7 +226,6 @@ class PublisherCore:
         name = (buffer.session, buffer.stream)
         self._streams[name] = buffer
         self.stats.resent += buffer.reconnect()
-        buffer.queued = False
         self._make_sendable(name)
 
     def lose(self) -> None:
@@ -283,31 +284,35 @@ class PublisherCore:
         return None
 
     def _segments(self) -> m.Message | None:
-        """One message of segments, streams in turns, within the window."""
+        """One message of segments within the window: sessions in turns, each in the order of publishing."""
         welcome = self._link.welcome
         assert welcome is not None
-        groups: list[m.StreamSegments] = []
+        entries: dict[StreamBuffer, list[Entry]] = {}
         n_segments = n_bytes = 0
         while self._sendable and n_segments < MESSAGE_SEGMENTS and n_bytes < MESSAGE_BYTES:
-            room = min(welcome.window_segments - self._in_flight_segments, MESSAGE_SEGMENTS - n_segments)
+            room = min(welcome.window_segments - self._in_flight_segments, MESSAGE_SEGMENTS - n_segments, TURN_SEGMENTS)
             if room <= 0 or (self._in_flight_bytes >= welcome.window_bytes):
                 break
-            name = self._sendable.popleft()
-            buffer = self._streams.get(name)
-            if buffer is None:
+            _, names = self._sendable.popitem(last=False)
+            taken = take_oldest(self._ready_of(names), room, MESSAGE_BYTES - n_bytes)
+            if not taken:
                 continue
-            buffer.queued = False
-            batch = buffer.take(room, MESSAGE_BYTES - n_bytes) if name not in self._paused else []
-            if not batch:
-                continue
-            self._make_sendable(name)
-            self._to_open_or_end[name] = None
-            sent_bytes = sum(entry.n_bytes for entry in batch)
-            n_segments, n_bytes = n_segments + len(batch), n_bytes + sent_bytes
-            self._in_flight_segments += len(batch)
+            for buffer, entry in taken:
+                entries.setdefault(buffer, []).append(entry)
+            for name in names:
+                self._make_sendable(name)
+                self._to_open_or_end[name] = None
+            sent_bytes = sum(entry.n_bytes for _, entry in taken)
+            n_segments, n_bytes = n_segments + len(taken), n_bytes + sent_bytes
+            self._in_flight_segments += len(taken)
             self._in_flight_bytes += sent_bytes
-            groups += stream_segments(*name, buffer.oldest, (entry.on_wire() for entry in batch))
+        groups: list[m.StreamSegments] = []
+        for buffer, sent in entries.items():
+            groups += stream_segments(buffer.session, buffer.stream, buffer.oldest, (entry.on_wire() for entry in sent))
         return m.Segments(tuple(groups)) if groups else None
+
+    def _ready_of(self, names: Iterable[StreamName]) -> list[StreamBuffer]:
+        return [self._streams[name] for name in names if name in self._streams and name not in self._paused]
 
     def receive(self, message: m.Message, now_s: float) -> None:
         self._link.receive(message, now_s)
@@ -401,6 +406,4 @@ class PublisherCore:
             return
         if not buffer.is_open:
             self._to_open_or_end[name] = None
-        if not buffer.queued:
-            buffer.queued = True
-            self._sendable.append(name)
+        self._sendable.setdefault(buffer.session, {})[name] = None

@@ -66,8 +66,6 @@ class PublisherFleet(Fleet[PublisherCore]):
 
     def reroute(self) -> None:
         for lane in list(self.lanes.values()):
-            for session in lane.sessions:
-                right = self.lane_of(session)
-                if right is not lane:
-                    for buffer in lane.release(session):
-                        right.adopt(buffer)
+            strangers = {session for session in lane.sessions if self.lane_of(session) is not lane}
+            for buffer in lane.release(strangers) if strangers else ():
+                self.lane_of(buffer.session).adopt(buffer)

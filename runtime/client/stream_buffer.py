@@ -7,7 +7,7 @@ oldest ........ taken_upto ........ sent_upto ........ next_sequence - 1
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Literal
 
@@ -75,6 +75,29 @@ def stream_segments(
     return [m.StreamSegments(session, stream, oldest, tuple(run)) for _, run in runs]
 
 
+def take_oldest(buffers: Sequence[StreamBuffer], max_segments: int, max_bytes: int) -> list[tuple[StreamBuffer, Entry]]:
+    """What a session's streams may send next, in the order in which it was published; one segment if any is waiting.
+
+    A stream that runs ahead of its session's others has its segments fused again when theirs arrive, and makes theirs
+    late once it is further ahead than the worker waits.
+    """
+    waiting = {buffer: entry for buffer in buffers if (entry := buffer.next_unsent) is not None}
+    taken: list[tuple[StreamBuffer, Entry]] = []
+    n_bytes = 0
+    while waiting and len(taken) < max_segments:
+        buffer = min(waiting, key=lambda candidate: waiting[candidate].published_s)
+        entry = waiting.pop(buffer)
+        n_bytes += entry.n_bytes
+        if taken and n_bytes > max_bytes:
+            break
+        buffer.sent(entry)
+        taken.append((buffer, entry))
+        following = buffer.next_unsent
+        if following is not None:
+            waiting[buffer] = following
+    return taken
+
+
 class StreamBuffer:
     def __init__(self, session: str, stream: str, modality: str) -> None:
         self.session = session
@@ -83,8 +106,6 @@ class StreamBuffer:
         self.refusal: m.Nack | None = None
         """why nothing can be published to this stream any more"""
         self.n_bytes = 0
-        self.queued = False
-        """the publisher will look whether there is something to send"""
         self._state: Literal["closed", "opening", "open"] = "closed"
         self._entries: dict[int, Entry] = {}
         """by sequence number, without gaps"""
@@ -199,22 +220,16 @@ class StreamBuffer:
             return m.End(self.session, self.stream, (self._next or 1) - 1)
         return None
 
-    def take(self, max_segments: int, max_bytes: int) -> list[Entry]:
-        """The next segments to send, in order; at least one if any is waiting."""
-        if self._state != "open" or self.refusal is not None or self._next is None:
-            return []
-        max_segments = min(max_segments, self._burst - self._in_window)
-        batch: list[Entry] = []
-        n_bytes = 0
-        for sequence in range(max(self._sent_upto + 1, self.oldest), self._next):
-            entry = self._entries[sequence]
-            if len(batch) >= max_segments or (batch and n_bytes + entry.n_bytes > max_bytes):
-                break
-            batch.append(entry)
-            n_bytes += entry.n_bytes
-        if batch:
-            self._sent_upto = batch[-1].receipt.sequence
-        return batch
+    @property
+    def next_unsent(self) -> Entry | None:
+        """The segment that may be sent next."""
+        if self._state != "open" or self.refusal is not None or self._in_window >= self._burst:
+            return None
+        return self._entries.get(max(self._sent_upto + 1, self.oldest))
+
+    def sent(self, entry: Entry) -> None:
+        """It is under way: the one that was `next_unsent`."""
+        self._sent_upto = entry.receipt.sequence
 
     @property
     def _in_window(self) -> int:

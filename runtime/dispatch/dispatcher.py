@@ -254,7 +254,7 @@ class Dispatcher:
         self._handover.go_on()
         self._publishing.tell_opened(now_s)
         self._teller.tell_progress(self._wall_offset_s)
-        self.engine.tapped = bool(self.peers.taps())
+        self.engine.tap(bool(self.peers.taps()))
 
     @property
     def has_work(self) -> bool:

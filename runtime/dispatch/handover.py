@@ -31,7 +31,7 @@ class Handover:
 
     def go_on(self) -> None:
         """Let go of what is saved, and give up the groups of which nothing is left."""
-        frozen = self._owned.frozen
+        frozen = set(self._owned.frozen)
         if not frozen:
             return
         here = [one for one in self._staying if self._engine.sessions.get(one.key) is one]

@@ -7,7 +7,6 @@ segments is taken a slice at a time, so a large one keeps nobody waiting longer 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import replace
 
 from runtime.dispatch.peers import Peer
 from runtime.messages import Message, Segments, StreamSegments
@@ -23,7 +22,8 @@ class _Connection:
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
-        self.messages: deque[Message] = deque()
+        self.messages: deque[tuple[Message, int]] = deque()
+        """with their bytes"""
         self.n_bytes = 0
 
 
@@ -51,7 +51,7 @@ class Inbox:
         if connection.n_bytes and connection.n_bytes + size > self._connection_bytes:
             return False
         connection.peer = peer
-        connection.messages.append(message)
+        connection.messages.append((message, size))
         connection.n_bytes += size
         self.n_bytes += size
         self._tenants.setdefault(peer.tenant, OrderedDict())[peer.identity] = connection
@@ -61,12 +61,13 @@ class Inbox:
         """The next message, or slice of one. Ask only while there is one."""
         tenant, connections = next(iter(self._tenants.items()))
         identity, connection = next(iter(connections.items()))
-        message = connection.messages.popleft()
-        if isinstance(message, Segments):
+        message, size = connection.messages.popleft()
+        if segments_in(message) > SLICE_SEGMENTS:
+            assert isinstance(message, Segments)
             message, rest = _cut(message)
-            if rest is not None:
-                connection.messages.appendleft(rest)
-        size = _bytes_of(message)
+            rest_bytes = _bytes_of(rest)
+            connection.messages.appendleft((rest, rest_bytes))
+            size -= rest_bytes
         connection.n_bytes -= size
         self.n_bytes -= size
         connections.move_to_end(identity)
@@ -93,25 +94,34 @@ class Inbox:
 
 
 def segments_in(message: Message) -> int:
-    return sum(len(group.entries) for group in message.groups) if isinstance(message, Segments) else 0
+    if not isinstance(message, Segments):
+        return 0
+    n_segments = 0
+    for group in message.groups:
+        n_segments += len(group.entries)
+    return n_segments
 
 
 def _bytes_of(message: Message) -> int:
     if not isinstance(message, Segments):
         return MESSAGE_OVERHEAD_BYTES
-    return sum(entry.frames.nbytes + MESSAGE_OVERHEAD_BYTES for group in message.groups for entry in group.entries)
+    n_bytes = 0
+    for group in message.groups:
+        for entry in group.entries:
+            n_bytes += entry.frames.nbytes + MESSAGE_OVERHEAD_BYTES
+    return n_bytes
 
 
-def _cut(message: Segments) -> tuple[Segments, Segments | None]:
-    """The first slice of a message, and the rest if there is one."""
+def _cut(message: Segments) -> tuple[Segments, Segments]:
+    """The first slice of a message of more segments than that, and the rest."""
     head: list[StreamSegments] = []
     room = SLICE_SEGMENTS
     for position, group in enumerate(message.groups):
         if len(group.entries) > room:
-            rest = replace(group, entries=group.entries[room:])
+            rest = group._replace(entries=group.entries[room:])
             if room:
-                head.append(replace(group, entries=group.entries[:room]))
+                head.append(group._replace(entries=group.entries[:room]))
             return Segments(tuple(head)), Segments((rest, *message.groups[position + 1 :]))
         head.append(group)
         room -= len(group.entries)
-    return message, None
+    raise ValueError(f"a message of at most {SLICE_SEGMENTS} segments is no message to cut")

@@ -51,6 +51,12 @@ class SessionLoader:
         self._waiting_bytes = 0
         self._to_load: list[SessionKey] = []
 
+    def resident(self, key: SessionKey) -> Session | None:
+        """The session, if it is in memory, and so of a group of ours: a visit would run at once."""
+        if self._owned.frozen and not self._owned.owns(key):
+            return None
+        return self._engine.sessions.get(key)
+
     def visit(self, key: SessionKey, visit: Visit) -> None:
         """Run the visit now if the session is in memory, else once its record is loaded."""
         if not self._owned.owns(key):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from runtime.keys import SessionKey, key_group
 
@@ -49,8 +49,8 @@ class OwnedGroups:
         return dict(self._epochs)
 
     @property
-    def frozen(self) -> frozenset[int]:
-        return frozenset(self._frozen)
+    def frozen(self) -> Set[int]:
+        return self._frozen
 
     @property
     def released(self) -> dict[int, int]:

@@ -35,6 +35,7 @@ class Peer:
         "joined",
         "last_heard_s",
         "missed",
+        "owner",
         "subscriptions",
         "tap_credit",
         "tap_missed",
@@ -44,6 +45,8 @@ class Peer:
 
     def __init__(self, identity: bytes, client: str, tenant: str, now_s: float, joined: int) -> None:
         self.identity = identity
+        self.owner = identity.hex()
+        """the name under which this connection owns streams"""
         self.joined = joined
         """counts up: which of two connections is the newer"""
         self.client = client
@@ -57,11 +60,6 @@ class Peer:
         self.waiting: OrderedDict[str, Waiting] = OrderedDict()
         self.missed = 0
         """updates of sessions that were given up altogether; told with the next update of any session"""
-
-    @property
-    def owner(self) -> str:
-        """The name under which this connection owns streams."""
-        return self.identity.hex()
 
     def offer(self, session: str, state: dict[str, Any], correction: bool) -> Update | None:
         """The update to send now; None keeps it until there is credit."""
@@ -95,6 +93,7 @@ class Peers:
     def __init__(self) -> None:
         self._peers: OrderedDict[bytes, Peer] = OrderedDict()
         """longest silent first"""
+        self._by_owner: dict[str, Peer] = {}
         self._by_session: dict[SessionKey, dict[bytes, Peer]] = {}
         self._taps: dict[bytes, Peer] = {}
         self._joined = count()
@@ -111,6 +110,7 @@ class Peers:
     def welcome(self, identity: bytes, client: str, tenant: str, now_s: float) -> Peer:
         self.drop(identity)
         peer = self._peers[identity] = Peer(identity, client, tenant, now_s, next(self._joined))
+        self._by_owner[peer.owner] = peer
         self._by_tenant[tenant] += 1
         return peer
 
@@ -127,13 +127,14 @@ class Peers:
         return self._peers.get(peer.identity) is peer
 
     def owner(self, owner: str | None) -> Peer | None:
-        return self._peers.get(bytes.fromhex(owner)) if owner else None
+        return self._by_owner.get(owner) if owner else None
 
     def drop(self, identity: bytes) -> Peer | None:
         """Forget a peer; return it, if there was one."""
         peer = self._peers.pop(identity, None)
         self._taps.pop(identity, None)
         if peer is not None:
+            del self._by_owner[peer.owner]
             self._by_tenant[peer.tenant] -= 1
             self._by_tenant += Counter()  # without the tenants that have none left
             for session in list(peer.subscriptions):

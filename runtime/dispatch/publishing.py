@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -168,11 +167,15 @@ class Publishing:
 
     def take(self, peer: Peer, message: m.Segments, now_s: float, wall_s: float) -> None:
         for group in message.groups:
+            key = SessionKey(peer.tenant, group.session)
+            self._group_load.count(key_group(key), len(group.entries))
+            session = self._loader.resident(key)
+            if session is not None:
+                self._take_group(peer, group, now_s, wall_s, session)
+                continue
             refuse = partial(self._outbox.refuse_segment, peer, group.session, group.stream, group.entries[0].sequence)
             run = partial(self._take_group, peer, group, now_s, wall_s)
             n_bytes = sum(entry.frames.nbytes + ENTRY_OVERHEAD_BYTES for entry in group.entries)
-            key = SessionKey(peer.tenant, group.session)
-            self._group_load.count(key_group(key), len(group.entries))
             self._loader.visit(key, Visit(run, refuse, n_bytes=n_bytes))
 
     def _take_group(
@@ -188,11 +191,7 @@ class Publishing:
             refuse(group.entries[0].sequence, "stream_taken", "another client has opened this stream")
             return
         self._engine.skip_below(session, group.stream, group.oldest, now_s)
-        for entry in group.entries:
-            if len(group.entries) > 1:  # a slice would keep the whole message in memory
-                entry = replace(entry, frames=entry.frames.copy())
-            verdict = self._engine.add(session, group.stream, entry, now_s, wall_s)
-            if verdict not in (ACCEPTED, DUPLICATE):
+        verdicts = self._engine.take(session, group.stream, group.entries, now_s, wall_s)
+        for entry, verdict in zip(group.entries, verdicts, strict=False):  # none after one to be sent again later
+            if verdict is not ACCEPTED and verdict is not DUPLICATE:
                 refuse(entry.sequence, verdict.code, verdict.text, verdict.retry_after_ms)
-            if verdict.code == "slow_down":  # the publisher sends again from this one on
-                return

@@ -18,7 +18,7 @@ from runtime.dispatch.store_jobs import StoreJob, StoreQueue
 from runtime.engine.checkpoint import unsaved_history
 from runtime.engine.engine import Engine
 from runtime.engine.session import Session
-from runtime.engine.view import StateMap, history_view, record_view, session_view
+from runtime.engine.view import StateMap, StateView
 from runtime.keys import InvalidId, SessionKey, check_id, key_group
 from runtime.records import HistoryRow, RecordError, SessionRecord
 from runtime.store.base import StoreError
@@ -50,6 +50,7 @@ class Questions:
         self._store = store
         self._outbox = outbox
         self._forget = forget
+        self._view = StateView(engine.signature)
         self._waiting: dict[SessionKey, dict[int, tuple[Peer, m.Query]]] = {}
         """queries for a version that is not there yet, by ticket"""
         self._n_waiting = 0
@@ -82,18 +83,19 @@ class Questions:
     def _query(self, peer: Peer, key: SessionKey, query: m.Query, now_s: float) -> None:
         session = self._engine.sessions.get(key)
         if session is not None:
-            self._answer_or_wait(peer, key, query, session_view(self._engine, session, query.include_context), now_s)
+            view = self._view.session(self._engine.slab, session, query.include_context)
+            self._answer_or_wait(peer, key, query, view, now_s)
             return
 
         def loaded(found: dict[SessionKey, SessionRecord], now_s: float) -> None:
             session = self._engine.sessions.get(key)  # it may have come meanwhile
             if session is not None:
-                view = session_view(self._engine, session, query.include_context)
+                state: StateMap | None = self._view.session(self._engine.slab, session, query.include_context)
             elif key in found:
-                view = record_view(self._engine.signature, found[key], query.include_context)
+                state = self._view.record(found[key], query.include_context)
             else:
-                view = None
-            self._answer_or_wait(peer, key, query, view, now_s)
+                state = None
+            self._answer_or_wait(peer, key, query, state, now_s)
 
         self._store.put(StoreJob(lambda store: store.load([key]), loaded, self._fail(peer, query)))
 
@@ -128,12 +130,12 @@ class Questions:
         waiting = self._waiting.get(session.key)
         if not waiting:
             return
-        view = session_view(self._engine, session)
+        view = self._view.session(self._engine.slab, session)
         for ticket, (peer, query) in list(waiting.items()):
             if view["version"] >= query.after_version:
                 del waiting[ticket]
                 self._n_waiting -= 1
-                answer = session_view(self._engine, session, True) if query.include_context else view
+                answer = self._view.session(self._engine.slab, session, True) if query.include_context else view
                 self._outbox.send(peer.identity, m.State(query.request, answer))
         if not waiting:
             del self._waiting[session.key]
@@ -195,7 +197,7 @@ class Questions:
             rows += [
                 row for row in newer if row.version > last and question.from_s <= row.event_time_s <= question.to_s
             ]
-            views = [history_view(self._engine.signature, row) for row in rows[-limit:]]
+            views = [self._view.history(row) for row in rows[-limit:]]
             self._outbox.send(peer.identity, m.History(question.request, views))
 
         job = StoreJob(

@@ -52,7 +52,9 @@ class Saver:
         if not self._collected:
             self._still_to_collect = min(len(self._engine.dirty), self._limit)
         taken = checkpoint.take_records(self._engine, self._incarnation, self._still_to_collect, rows)
-        self._collected += [(self._engine.sessions[record.key], pack_ahead(record)) for record in taken]
+        for record in taken:
+            pack_ahead(record)
+            self._collected.append((self._engine.sessions[record.key], record))
         self._still_to_collect -= len(taken)
         if not self._still_to_collect or not taken:
             self._write(now_s)

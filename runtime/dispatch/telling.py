@@ -12,7 +12,7 @@ from runtime.engine.engine import Engine
 from runtime.engine.order import Entry
 from runtime.engine.outcomes import Failure
 from runtime.engine.session import Session, Told
-from runtime.engine.view import session_view
+from runtime.engine.view import StateView
 from runtime.keys import SessionKey
 
 
@@ -22,6 +22,7 @@ class Teller:
         self._peers = peers
         self._questions = questions
         self._outbox = outbox
+        self._view = StateView(engine.signature)
 
     def tell_progress(self, wall_offset_s: float) -> None:
         """Tell all there is to tell. `wall_offset_s` added to the engine's time gives the wall clock."""
@@ -46,14 +47,19 @@ class Teller:
             self._tell_state(key, correction)
 
     def _collect_acks(self, session: Session, streams: dict[str, None], acks: dict[bytes, list[m.StreamAck]]) -> None:
+        is_held_back = session.lacks_rows or self._engine.policy.order.mode == "hold"
+        version = session.live_version
         for name in streams:
             stream = session.streams[name]
             peer = self._peers.owner(stream.owner)
             if peer is not None:
-                stream.told = Told(stream.fused.upto, stream.durable, session.live_version)
-                is_held_back = session.lacks_rows or self._engine.policy.order.mode == "hold"
-                taken = stream.received.upto if is_held_back else stream.fused.upto
-                acks.setdefault(peer.identity, []).append(_ack(session, name, taken))
+                fused = stream.fused.upto
+                stream.told = Told(fused, stream.durable, version)
+                taken = stream.received.upto if is_held_back else fused
+                rows = acks.get(peer.identity)
+                if rows is None:
+                    rows = acks[peer.identity] = []
+                rows.append(m.StreamAck(session.key.session, name, fused, stream.durable, version, taken))
 
     def _collect_held_back(
         self, session: Session, streams: Iterable[str], acks: dict[bytes, list[m.StreamAck]]
@@ -96,7 +102,7 @@ class Teller:
         subscribers = self._peers.subscribers(key)
         if not subscribers:
             return
-        state = session_view(self._engine, session)
+        state = self._view.session(self._engine.slab, session)
         for peer in subscribers:
             update = peer.offer(key.session, state, correction)
             if update is not None:

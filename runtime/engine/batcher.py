@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from runtime.keys import SessionKey
@@ -72,30 +72,42 @@ class ReadyQueue:
         """The sessions of the next batch, `at_most` so many, within the policy's limits. `fits` may pass one over; it
         stays ready."""
         most = self._policy.max_segments if at_most is None else min(at_most, self._policy.max_segments)
-        turns = [(tenant.served_frames, name) for name, tenant in self._tenants.items() if tenant.sessions]
-        heapq.heapify(turns)
-        waiting = {name: iter(self._tenants[name].sessions.items()) for _, name in turns}
         batch: list[SessionKey] = []
         longest = 0
-        while turns and len(batch) < most:
-            _, name = heapq.heappop(turns)
-            key, frames = next(waiting[name], (None, 0))
-            if key is None:
-                continue
+        for tenant, key, frames in self._in_fair_turns():
+            if len(batch) >= most:
+                break
             longest = max(longest, frames)
             if batch and longest * (len(batch) + 1) > self._policy.max_padded_frames:
                 break
-            tenant = self._tenants[name]
             if fits(key):
                 batch.append(key)
                 self._round_frames = max(self._round_frames, tenant.served_frames)
                 tenant.served_frames += frames
-            heapq.heappush(turns, (tenant.served_frames, name))
         for key in batch:
             del self._tenants[key.tenant].sessions[key]
         self._length -= len(batch)
         self._forget_idle_tenants()
         return batch
+
+    def _in_fair_turns(self) -> Iterator[tuple[_TenantQueue, SessionKey, int]]:
+        """Ready sessions with their frames: of the tenant next that has been served least when it is asked for."""
+        tenants = [(name, tenant) for name, tenant in self._tenants.items() if tenant.sessions]
+        if len(tenants) == 1:  # alone, it waits for nobody
+            tenant = tenants[0][1]
+            for key, frames in tenant.sessions.items():
+                yield tenant, key, frames
+            return
+        turns = [(tenant.served_frames, name, tenant, iter(tenant.sessions.items())) for name, tenant in tenants]
+        heapq.heapify(turns)  # names differ: what stands behind them is never compared
+        while turns:
+            _, name, tenant, waiting = turns[0]
+            item = next(waiting, None)
+            if item is None:
+                heapq.heappop(turns)
+                continue
+            yield tenant, *item
+            heapq.heapreplace(turns, (tenant.served_frames, name, tenant, waiting))
 
     def _forget_idle_tenants(self) -> None:
         if not self._length:  # everyone has got all that was asked for: the turns begin anew

@@ -70,8 +70,10 @@ def _stream_record(session: Session, name: str, state: StreamState, names: list[
 
 
 def _history_row(step: SettledStep, names: list[str]) -> HistoryRow:
-    outputs, shares = tuple(step.outputs.tolist()), tuple(step.shares.tolist())
-    return HistoryRow(step.version, step.event_time_s, names[step.rank], outputs, shares, step.gate)
+    *numbers, gate = step.host_row.tolist()
+    outputs = len(numbers) - len(names)
+    rank = names[step.rank]
+    return HistoryRow(step.version, step.event_time_s, rank, tuple(numbers[:outputs]), tuple(numbers[outputs:]), gate)
 
 
 def unsaved_history(engine: Engine, session: Session) -> list[HistoryRow]:
@@ -94,7 +96,7 @@ def committed(engine: Engine, records: list[SessionRecord]) -> None:
                 state.stored = "yes"
             if state is not None and state.durable < stream.settled_upto:
                 state.durable = stream.settled_upto
-                engine.acknowledge(record.key, stream.stream)
+                engine.acknowledge(session, stream.stream)
 
 
 def not_committed(engine: Engine, records: list[SessionRecord]) -> None:
@@ -114,8 +116,8 @@ def not_committed(engine: Engine, records: list[SessionRecord]) -> None:
 
 
 def _settled_step(row: HistoryRow, names: list[str]) -> SettledStep:
-    outputs, shares = np.array(row.outputs, dtype=np.float32), np.array(row.shares, dtype=np.float32)
-    return SettledStep(row.version, row.event_time_s, names.index(row.modality), outputs, shares, row.gate)
+    host_row = np.array([*row.outputs, *row.shares, row.gate], dtype=np.float32)
+    return SettledStep(row.version, row.event_time_s, names.index(row.modality), host_row)
 
 
 def restore(engine: Engine, session: Session, record: SessionRecord, incarnation: str, now_s: float) -> None:

@@ -183,15 +183,27 @@ class Timeline:
     def just_after_watermark(self) -> float:
         return nextafter(self.watermark_s, inf)
 
+    def rewinds(self, key: FusionKey) -> bool:
+        """Would a segment with this key land before one that has been fused already?"""
+        return self.fused > 0 and key < self.entries[self.fused - 1].key
+
     def insert(self, entry: Entry) -> list[int]:
         """Put a segment in its place; return the slots of the snapshots that this made worthless.
 
         The caller has refused what is late, and moves the watermark next (`land`).
         """
-        position = bisect_left(self.entries, entry.key, key=_fusion_key)
-        stale = self._rewind_to(position) if position < self.fused else []
-        self.entries.insert(position, entry)
+        key, entries = entry.key, self.entries
         self.n_bytes += entry.n_bytes
+        if key.event_time_s > self.newest_s:
+            self.newest_s = key.event_time_s
+            if self.policy.mode == "arrival":
+                self.watermark_s = key.event_time_s
+        if not entries or key > entries[-1].key:
+            entries.append(entry)
+            return []
+        position = bisect_left(entries, key, key=_fusion_key)
+        stale = self._rewind_to(position) if position < self.fused else []
+        entries.insert(position, entry)
         return stale
 
     def remove(self, entry: Entry) -> list[int]:
@@ -212,19 +224,25 @@ class Timeline:
 
     # ---- the watermark ----
 
-    def land(self, stream: str, event_time_s: float, reached_s: float, now_s: float) -> None:
-        """A segment of this stream has landed, and the stream is complete up to `reached_s`.
+    def reach(self, stream: str, reached_s: float) -> None:
+        """The stream is complete up to this event time; the watermark follows at the next `land`."""
+        clock = self.clocks[stream]
+        if reached_s > clock.newest_s:
+            clock.newest_s = reached_s
+
+    def land(self, stream: str, reached_s: float, now_s: float) -> None:
+        """Segments of this stream have landed, and the stream is complete up to `reached_s`.
 
         A stream with a gap in its sequence numbers is complete only up to the gap: the watermark does not pass
         what its publisher still holds.
         """
-        if self.idle_at_s <= now_s:
-            self._wake(now_s)
         clock = self.clocks[stream]
-        clock.newest_s = max(clock.newest_s, reached_s)
+        if clock.wait_until_s <= now_s and self.idle_at_s <= now_s:
+            self._wake(now_s)
+        if reached_s > clock.newest_s:
+            clock.newest_s = reached_s
         clock.wait_until_s = max(clock.wait_until_s, now_s + self.policy.idle_timeout_s)
         clock.ended = False
-        self.newest_s = max(self.newest_s, event_time_s)
         self.advance_watermark(now_s)
 
     def _wake(self, now_s: float) -> None:
@@ -245,10 +263,14 @@ class Timeline:
             return
         if self.gather_until_s > now_s:
             return
-        waited_for = [clock.newest_s for clock in self.clocks.values() if clock.wait_until_s > now_s]
+        least_s = inf
+        for clock in self.clocks.values():
+            if clock.wait_until_s > now_s and clock.newest_s < least_s:
+                least_s = clock.newest_s
         # Just below: a segment that is late by exactly what is allowed is not too late, nor is one with an equal stamp.
-        reached_s = nextafter(min(waited_for) - self.lateness_s, -inf) if waited_for else self.newest_s
-        self.watermark_s = max(self.watermark_s, reached_s)
+        reached_s = self.newest_s if least_s == inf else nextafter(least_s - self.lateness_s, -inf)
+        if reached_s > self.watermark_s:
+            self.watermark_s = reached_s
 
     @property
     def settled_watermark_s(self) -> float:
@@ -262,11 +284,17 @@ class Timeline:
     @property
     def idle_at_s(self) -> float:
         """Processing time from which no stream is waited for; -inf when that is so already."""
-        return max([self.gather_until_s, *(clock.wait_until_s for clock in self.clocks.values())])
+        idle_at_s = self.gather_until_s
+        for clock in self.clocks.values():
+            if clock.wait_until_s > idle_at_s:
+                idle_at_s = clock.wait_until_s
+        return idle_at_s
 
     def cut(self) -> bool:
         """Keep the chain in its limits by settling the oldest entries early; True if that moved the watermark."""
         excess = len(self.entries) - self.policy.max_unsettled_segments
+        if excess <= 0 and self.n_bytes <= self.policy.max_unsettled_bytes:
+            return False
         n_bytes = self.n_bytes - sum(entry.n_bytes for entry in self.entries[: max(excess, 0)])
         position = max(excess, 0)
         while n_bytes > self.policy.max_unsettled_bytes and position < len(self.entries) - 1:
@@ -302,13 +330,13 @@ class Timeline:
         """Take out the fused entries at or before the watermark, in fusion order. They are final."""
         count = 0
         while count < self.fused and self.entries[count].key.event_time_s <= self.watermark_s:
+            self.n_bytes -= self.entries[count].n_bytes
             count += 1
         if not count:
             return []
         settled = self.entries[:count]
         del self.entries[:count]
         self.fused -= count
-        self.n_bytes -= sum(entry.n_bytes for entry in settled)
         return settled
 
 

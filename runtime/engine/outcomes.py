@@ -41,3 +41,10 @@ class Progress:
     failures: list[Failure] = field(default_factory=list)
     accepted: list[tuple[SessionKey, Entry]] = field(default_factory=list)
     """segments that were accepted, while the engine is `tapped`"""
+
+    def forget(self, key: SessionKey) -> None:
+        """A session has left: nothing of it is to be told but what it accepted."""
+        self.streams.pop(key, None)
+        self.held_back.pop(key, None)
+        self.states.pop(key, None)
+        self.failures = [failure for failure in self.failures if failure.key != key]

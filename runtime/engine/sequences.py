@@ -20,10 +20,12 @@ class SequenceSet:
         return sequence <= self.upto or sequence in self.above
 
     def add(self, sequence: int) -> None:
-        self.highest = max(self.highest, sequence)
+        if sequence > self.highest:
+            self.highest = sequence
         if sequence == self.upto + 1:
             self.upto = sequence
-            self._absorb()
+            if self.above:
+                self._absorb()
         elif sequence > self.upto:
             self.above.add(sequence)
 

@@ -81,16 +81,14 @@ class StreamState:
         return missing
 
 
-@dataclass(frozen=True, slots=True)
-class SettledStep:
+class SettledStep(NamedTuple):
     """One settled version, for the history."""
 
     version: int
     event_time_s: float
     rank: int
-    outputs: Float32Array
-    shares: Float32Array
-    gate: float
+    host_row: Float32Array
+    """outputs, shares and gate, as in `Slab.host`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +98,7 @@ class ShownState:
     version: int
     event_time_s: float
     context_KD: Float32Array
-    outputs: Float32Array
-    shares: Float32Array
-    gate: float
+    host_row: Float32Array
     upto: FusionKey
     """its last segment: once all up to it is fused again, the live state has all that this one has, and more"""
 

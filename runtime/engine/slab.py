@@ -30,11 +30,14 @@ class Slab:
         self.capacity = capacity
         self.contexts = torch.zeros((capacity, *signature.context_shape), dtype=torch.float32, device=device)
         """[capacity, K, D]"""
-        self.outputs = np.zeros((capacity, signature.output_width), dtype=np.float32)
-        self.shares = np.zeros((capacity, len(signature.modalities)), dtype=np.float32)
-        self.gate = np.zeros(capacity, dtype=np.float32)
+        outputs, modalities = signature.output_width, len(signature.modalities)
+        self.host = np.zeros((capacity, outputs + modalities + 1), dtype=np.float32)
+        """all that the host knows of a row side by side, so that one copy takes it: outputs, shares, gate"""
+        self.outputs = self.host[:, :outputs]
+        self.shares = self.host[:, outputs : outputs + modalities]
+        self.gate = self.host[:, -1]
         self._free = list(range(capacity - 1, -1, -1))
-        self._used = np.zeros(capacity, dtype=np.bool_)
+        self._used = bytearray(capacity)
 
     @property
     def available(self) -> int:
@@ -44,13 +47,13 @@ class Slab:
         if not self._free:
             raise SlabFull(f"all {self.capacity} rows are in use")
         slot = self._free.pop()
-        self._used[slot] = True
+        self._used[slot] = 1
         return slot
 
     def free(self, slot: int) -> None:
         if not 0 <= slot < self.capacity or not self._used[slot]:
             raise SlabMisuse(f"row {slot} is not in use")
-        self._used[slot] = False
+        self._used[slot] = 0
         self._free.append(slot)
 
     def context_rows(self, slots: list[int]) -> npt.NDArray[np.float32]:
@@ -74,5 +77,5 @@ class Slab:
 
     def check_integrity(self) -> None:
         """Raise SlabMisuse unless every row is either free once or in use."""
-        if len(set(self._free)) != len(self._free) or len(self._free) + int(self._used.sum()) != self.capacity:
-            raise SlabMisuse(f"{len(self._free)} free and {int(self._used.sum())} used of {self.capacity}")
+        if len(set(self._free)) != len(self._free) or len(self._free) + sum(self._used) != self.capacity:
+            raise SlabMisuse(f"{len(self._free)} free and {sum(self._used)} used of {self.capacity}")

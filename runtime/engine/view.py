@@ -1,4 +1,7 @@
-"""What anyone may see of a session: the same map in queries, updates, HTTP answers and the dashboard."""
+"""What anyone may see of a session: the same map in queries, updates, HTTP answers and the dashboard.
+
+It is made for every update of a followed session, so what the model's signature says is worked out once.
+"""
 
 from __future__ import annotations
 
@@ -8,67 +11,91 @@ from typing import Any
 import numpy as np
 
 from grf_core.step import HeadSignature, ModelSignature
-from runtime.engine.engine import Engine
 from runtime.engine.order import NO_SLOT
 from runtime.engine.session import Session
-from runtime.messages import Float32Array
+from runtime.engine.slab import Slab
 from runtime.records import HistoryRow, SessionRecord
 
 StateMap = dict[str, Any]
 
 
-def session_view(engine: Engine, session: Session, include_context: bool = False) -> StateMap:
-    """Live and settled state of a resident session."""
-    live = _live(engine, session, include_context)
-    settled = _slot_view(
-        engine, session.settled_slot, session.settled_version, session.settled_event_time_s, include_context
-    )
-    return _state_map(
-        session.key,
-        engine.signature,
-        live,
-        settled,
-        lineage=session.lineage,
-        watermark_s=session.timeline.watermark_s,
-        freshness_s=dict(zip((m.name for m in engine.signature.modalities), session.freshness_s, strict=True)),
-        pending=len(session.timeline.entries),
-        durable_version=session.durable_version,
-        reset_reason=session.reset_reason,
-    )
+class StateView:
+    """Views of sessions, records and history of one model."""
 
+    def __init__(self, signature: ModelSignature) -> None:
+        self._signature = signature
+        self._modalities = [modality.name for modality in signature.modalities]
+        self._heads = [(head, _labels(head)) for head in signature.heads]
+        self._outputs = signature.output_width
 
-def record_view(signature: ModelSignature, record: SessionRecord, include_context: bool = False) -> StateMap:
-    """State of a session that is not in memory: live and settled are the same."""
-    fused = None
-    if record.context_KD is not None and record.model_digest == signature.digest:
-        fused = _fused(
-            signature,
-            record.version,
-            record.event_time_s,
-            np.array(record.outputs, dtype=np.float32),
-            np.array(record.shares, dtype=np.float32),
-            record.gate,
+    def session(self, slab: Slab, session: Session, include_context: bool = False) -> StateMap:
+        """Live and settled state of a resident session."""
+        settled = self._slot(
+            slab, session.settled_slot, session.settled_version, session.settled_event_time_s, include_context
         )
+        shown = session.shown
+        if shown is not None:
+            live: StateMap | None = self._fused(shown.version, shown.event_time_s, shown.host_row.tolist())
+            if live is not None and include_context:
+                live["context"] = shown.context_KD.tolist()
+        else:
+            live = self._slot(slab, session.live_slot, session.live_version, session.live_event_time_s, include_context)
+        return _state_map(
+            session.key,
+            self._signature,
+            live,
+            settled,
+            lineage=session.lineage,
+            watermark_s=session.timeline.watermark_s,
+            freshness_s=dict(zip(self._modalities, session.freshness_s, strict=True)),
+            pending=len(session.timeline.entries),
+            durable_version=session.durable_version,
+            reset_reason=session.reset_reason,
+        )
+
+    def record(self, record: SessionRecord, include_context: bool = False) -> StateMap:
+        """State of a session that is not in memory: live and settled are the same."""
+        fused = None
+        if record.context_KD is not None and record.model_digest == self._signature.digest:
+            numbers = _as_stored(*record.outputs, *record.shares, record.gate)
+            fused = self._fused(record.version, record.event_time_s, numbers)
+            if include_context:
+                fused["context"] = record.context_KD.tolist()
+        return _state_map(
+            record.key,
+            self._signature,
+            fused,
+            fused,
+            lineage=record.lineage,
+            watermark_s=record.watermark_s,
+            freshness_s=record.freshness_s,
+            pending=0,
+            durable_version=record.version,
+            reset_reason=record.reset_reason,
+        )
+
+    def history(self, row: HistoryRow) -> StateMap:
+        """One settled version."""
+        numbers = _as_stored(*row.outputs, *row.shares, row.gate)
+        return {"modality": row.modality} | self._fused(row.version, row.event_time_s, numbers)
+
+    def _slot(self, slab: Slab, slot: int, version: int, event_time_s: float, include_context: bool) -> StateMap | None:
+        if slot == NO_SLOT:
+            return None
+        view = self._fused(version, event_time_s, slab.host[slot].tolist())
         if include_context:
-            fused["context"] = record.context_KD.tolist()
-    return _state_map(
-        record.key,
-        signature,
-        fused,
-        fused,
-        lineage=record.lineage,
-        watermark_s=record.watermark_s,
-        freshness_s=record.freshness_s,
-        pending=0,
-        durable_version=record.version,
-        reset_reason=record.reset_reason,
-    )
+            view["context"] = slab.contexts[slot].cpu().tolist()
+        return view
 
-
-def history_view(signature: ModelSignature, row: HistoryRow) -> StateMap:
-    """One settled version."""
-    outputs, shares = np.array(row.outputs, dtype=np.float32), np.array(row.shares, dtype=np.float32)
-    return {"modality": row.modality} | _fused(signature, row.version, row.event_time_s, outputs, shares, row.gate)
+    def _fused(self, version: int, event_time_s: float, numbers: list[float]) -> StateMap:
+        """`numbers`: outputs, shares and gate, as in `Slab.host`."""
+        return {
+            "version": version,
+            "event_time_s": event_time_s,
+            "outputs": {head.name: _head_view(head, labels, numbers) for head, labels in self._heads},
+            "shares": dict(zip(self._modalities, numbers[self._outputs : -1], strict=True)),
+            "gate": numbers[-1],
+        }
 
 
 def signature_map(signature: ModelSignature) -> dict[str, Any]:
@@ -85,53 +112,23 @@ def signature_map(signature: ModelSignature) -> dict[str, Any]:
     }
 
 
-def _live(engine: Engine, session: Session, include_context: bool) -> StateMap | None:
-    shown = session.shown
-    if shown is None:
-        return _slot_view(engine, session.live_slot, session.live_version, session.live_event_time_s, include_context)
-    view = _fused(engine.signature, shown.version, shown.event_time_s, shown.outputs, shown.shares, shown.gate)
-    if include_context:
-        view["context"] = shown.context_KD.tolist()
-    return view
+def _labels(head: HeadSignature) -> tuple[str, ...]:
+    return head.labels or tuple(map(str, range(head.stop - head.start)))
 
 
-def _slot_view(engine: Engine, slot: int, version: int, event_time_s: float, include_context: bool) -> StateMap | None:
-    if slot == NO_SLOT:
-        return None
-    slab = engine.slab
-    view = _fused(
-        engine.signature, version, event_time_s, slab.outputs[slot], slab.shares[slot], float(slab.gate[slot])
-    )
-    if include_context:
-        view["context"] = slab.contexts[slot].cpu().tolist()
-    return view
+def _as_stored(*numbers: float) -> list[float]:
+    """As the slab would hold them: in single precision."""
+    stored: list[float] = np.array(numbers, dtype=np.float32).tolist()
+    return stored
 
 
-def _fused(
-    signature: ModelSignature,
-    version: int,
-    event_time_s: float,
-    outputs: Float32Array,
-    shares: Float32Array,
-    gate: float,
-) -> StateMap:
-    return {
-        "version": version,
-        "event_time_s": event_time_s,
-        "outputs": {head.name: _head_view(head, outputs) for head in signature.heads},
-        "shares": {modality.name: float(share) for modality, share in zip(signature.modalities, shares, strict=True)},
-        "gate": gate,
-    }
-
-
-def _head_view(head: HeadSignature, outputs: Float32Array) -> StateMap:
-    values = outputs[head.start : head.stop].tolist()
+def _head_view(head: HeadSignature, labels: tuple[str, ...], numbers: list[float]) -> StateMap:
+    values = numbers[head.start : head.stop]
     if head.kind == "regression":
         return {"value": values[0]} if len(values) == 1 else {"values": values}
-    labels = head.labels or tuple(map(str, range(len(values))))
-    best = max(range(len(values)), key=values.__getitem__)
-    probabilities = dict(zip(labels, values, strict=True))
-    return {"label": labels[best], "confidence": values[best], "probabilities": probabilities}
+    confidence = max(values)
+    label = labels[values.index(confidence)]
+    return {"label": label, "confidence": confidence, "probabilities": dict(zip(labels, values, strict=True))}
 
 
 def _state_map(

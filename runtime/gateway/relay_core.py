@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import inf
 
 from runtime import messages as m
@@ -126,9 +126,9 @@ class RelayCore:
     def sessions(self) -> set[str]:
         return {session for session, _ in self._streams}
 
-    def release(self, session: str) -> list[RelayStream]:
-        """Let go of a session's streams."""
-        names = [name for name in self._streams if name[0] == session]
+    def release(self, sessions: Collection[str]) -> list[RelayStream]:
+        """Let go of the streams of these sessions."""
+        names = [name for name in self._streams if name[0] in sessions]
         for name in names:
             self._paused.pop(name, None)
         return [self._streams.pop(name) for name in names]

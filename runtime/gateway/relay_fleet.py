@@ -43,8 +43,6 @@ class RelayFleet(Fleet[RelayCore]):
 
     def reroute(self) -> None:
         for lane in list(self.lanes.values()):
-            for session in lane.sessions:
-                right = self.lane_of(session)
-                if right is not lane:
-                    for relay in lane.release(session):
-                        right.adopt(relay)
+            strangers = {session for session in lane.sessions if self.lane_of(session) is not lane}
+            for relay in lane.release(strangers) if strangers else ():
+                self.lane_of(relay.session).adopt(relay)

@@ -14,7 +14,7 @@ from runtime.keys import SessionKey
 from runtime.records import HistoryRow, SessionRecord
 from runtime.store.base import Ownership, StoreUnavailable
 from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
-from runtime.store.sealing import open_history, open_record, seal_history, seal_record
+from runtime.store.sealing import open_history, open_record, seal_record, sealed_history
 
 
 @dataclass(slots=True)
@@ -130,7 +130,7 @@ class MemoryStore:
             # As in sqlite.py: rows of an earlier life of the session make way for those of this one.
             begins = min((row.version for row in record.history), default=record.version + 1) if keep else 0
             rows = {version: row for version, row in disk.history.get(record.key, {}).items() if version < begins}
-            rows |= {row.version: (row.event_time_s, seal_history(record.key, row)) for row in record.history}
+            rows |= {row.version: (row.event_time_s, sealed) for row, sealed in sealed_history(record)}
             oldest = record.version - self.history_length + 1
             history[record.key] = {version: row for version, row in rows.items() if version >= oldest}
             sealed[record.key] = seal_record(record)

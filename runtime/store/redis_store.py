@@ -29,7 +29,7 @@ from runtime.store import redis_scripts as scripts
 from runtime.store.base import Ownership, StoreError, StoreFenced, StoreUnavailable, StoreUnusable
 from runtime.store.fencing import check_epochs, check_expected, new_count
 from runtime.store.redis_address import ANSWER_WITHIN_S, RedisAddress, connect, parse_redis
-from runtime.store.sealing import open_history, open_record, seal_history, seal_record
+from runtime.store.sealing import open_history, open_record, seal_record, sealed_history
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +170,8 @@ class RedisStore:
         parts = []
         for record, not_before, too_old in records:
             group = key_group(record.key)
-            rows = [row for row in record.history if row.version > too_old]
-            members = [part for row in rows for part in (row.version, _member(record.key, row))]
+            rows = [(row, sealed) for row, sealed in sealed_history(record) if row.version > too_old]
+            members = [part for row, sealed in rows for part in (row.version, _member(row, sealed))]
             keys = [self._key(group, "records"), self._key(group, "names"), self._history_key(record.key)]
             parts.append(
                 (group, keys, [_field(record.key), seal_record(record), not_before, too_old, len(rows), *members])
@@ -347,8 +347,8 @@ def _session_key(field: bytes) -> SessionKey:
     return SessionKey(tenant, session)
 
 
-def _member(key: SessionKey, row: HistoryRow) -> bytes:
-    return _ROW.pack(row.version, row.event_time_s) + seal_history(key, row)
+def _member(row: HistoryRow, sealed: bytes) -> bytes:
+    return _ROW.pack(row.version, row.event_time_s) + sealed
 
 
 def _history_rows(key: SessionKey, members: Iterable[bytes]) -> list[HistoryRow]:

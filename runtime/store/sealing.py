@@ -16,11 +16,12 @@ from runtime.records import (  # fmt: skip
     SessionRecord,
     decode_history,
     decode_record,
-    encode_history,
     encode_record,
+    encoded_history,
 )
 
 _CHECKSUM = struct.Struct("<I")
+_VERSION = struct.Struct("<qd")
 
 
 def seal_record(record: SessionRecord) -> bytes:
@@ -32,13 +33,18 @@ def open_record(key: SessionKey, sealed: bytes) -> SessionRecord:
     return decode_record(key, _open(_place(key), sealed, f"{key}"))
 
 
-def seal_history(key: SessionKey, row: HistoryRow) -> bytes:
-    return _seal(_history_place(key, row.version, row.event_time_s), encode_history(row))
+def sealed_history(record: SessionRecord) -> list[tuple[HistoryRow, bytes]]:
+    """The rows of a record's history, each with what is stored of it."""
+    place = _place(record.key)
+    return [
+        (row, _seal(_history_place(place, row.version, row.event_time_s), packed))
+        for row, packed in encoded_history(record)
+    ]
 
 
 def open_history(key: SessionKey, version: int, event_time_s: float, sealed: bytes) -> HistoryRow:
     """Raises RecordError for anything but what `seal_history` made for this version."""
-    place = _history_place(key, version, event_time_s)
+    place = _history_place(_place(key), version, event_time_s)
     return decode_history(version, event_time_s, _open(place, sealed, f"{key}, history of version {version}"))
 
 
@@ -46,8 +52,8 @@ def _place(key: SessionKey) -> bytes:
     return f"{key.tenant}/{key.session}".encode()
 
 
-def _history_place(key: SessionKey, version: int, event_time_s: float) -> bytes:
-    return b"%s\0%s" % (_place(key), struct.pack("<qd", version, event_time_s))
+def _history_place(session: bytes, version: int, event_time_s: float) -> bytes:
+    return b"%s\0%s" % (session, _VERSION.pack(version, event_time_s))
 
 
 def _seal(place: bytes, data: bytes) -> bytes:

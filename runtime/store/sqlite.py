@@ -19,7 +19,7 @@ from runtime.records import HistoryRow, SessionRecord
 from runtime.right_of_way import RightOfWay
 from runtime.store.base import Ownership, StoreUnavailable
 from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
-from runtime.store.sealing import open_history, open_record, seal_history, seal_record
+from runtime.store.sealing import open_history, open_record, seal_record, sealed_history
 from runtime.store.sqlite_file import CONNECTION_SURVIVES, open_file, open_snapshot, primary_code, translated
 
 LOAD_CHUNK = 256
@@ -235,9 +235,9 @@ class SqliteStore:
         giving_way = self._right_of_way.giving_way
         record_rows = [(*record.key, seal_record(record)) for record in giving_way(records)]
         history_rows = [
-            (*record.key, row.version, row.event_time_s, seal_history(record.key, row))
+            (*record.key, row.version, row.event_time_s, sealed)
             for record in giving_way(records)
-            for row in record.history
+            for row, sealed in sealed_history(record)
             if row.version > record.version - self.history_length
         ]
         return record_rows, history_rows

@@ -101,7 +101,7 @@ SAMPLE = SessionRecord(
 )
 FIELDS = [field.name for field in dataclasses.fields(SessionRecord)]
 FIELDS[FIELDS.index("key")] = "format"
-FIELDS = [field for field in FIELDS if field not in ("history", "packed")]
+FIELDS = [field for field in FIELDS if field not in ("history", "packed", "packed_history")]
 
 values = st.recursive(
     st.none()

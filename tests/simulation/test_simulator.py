@@ -15,6 +15,7 @@ from runtime.dispatch.publishing import Publishing
 from runtime.dispatch.turn_clock import TurnClock
 from runtime.engine import checkpoint
 from runtime.engine.engine import Engine
+from runtime.engine.flow import Flow
 from runtime.engine.order import OrderPolicy
 from runtime.engine.quota import QuotaPolicy
 from runtime.engine.sequences import SequenceSet
@@ -88,7 +89,7 @@ def nobody_is_told_of_a_deletion(patch: pytest.MonkeyPatch) -> None:
 
 
 def what_is_held_back_keeps_its_place_in_the_window(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Engine, "_tell_if_held_back", lambda engine, session, stream: None)
+    patch.setattr(Flow, "tell_if_held_back", lambda flow, session, stream: None)
 
 
 @dataclass(frozen=True)

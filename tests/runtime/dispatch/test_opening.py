@@ -140,7 +140,7 @@ def test_a_refusal_is_told_again_until_its_number_is_let_go_of_even_after_a_cras
 def test_a_publisher_that_never_lets_go_of_refused_numbers_is_slowed_and_stalls_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("runtime.engine.engine.MAX_REFUSALS_KEPT", 3)
+    monkeypatch.setattr("runtime.engine.intake.MAX_REFUSALS_KEPT", 3)
     desk = Desk()
     desk.hello(b"a")
     desk.hello(b"b")

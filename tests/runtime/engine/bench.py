@@ -80,7 +80,7 @@ class Bench:
         self._sent[key, stream] = max(sequence, self._sent.get((key, stream), 0))
         if frames is None:
             frames = FRAMES[session.streams[stream].rank][sequence % 32]
-        return self.engine.add(session, stream, SegmentEntry(sequence, event_time_s, frames), self.now_s, WALL_S)
+        return self.engine.take(session, stream, [SegmentEntry(sequence, event_time_s, frames)], self.now_s, WALL_S)[0]
 
     def drain(self) -> int:
         fused = 0

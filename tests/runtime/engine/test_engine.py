@@ -5,6 +5,7 @@ from math import inf, nan
 import numpy as np
 import pytest
 
+from grf_core.step import StepBatch, StepResult
 from runtime.engine.batcher import BatchPolicy
 from runtime.engine.engine import Engine, EnginePolicy
 from runtime.engine.order import OrderPolicy
@@ -379,19 +380,22 @@ def test_a_first_segment_that_breaks_the_step_leaves_its_session_empty_and_usabl
 @pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()])
 def test_when_memory_runs_out_nothing_is_lost_and_the_step_can_be_tried_again(error: BaseException) -> None:
     class Exhausted(ToyModel):
-        step_of_the_model = ToyModel.step
+        recovered = False
 
-        def step(self, batch):  # type: ignore[no-untyped-def]
-            raise error
+        def step(self, batch: StepBatch) -> StepResult:
+            if not self.recovered:
+                raise error
+            return super().step(batch)
 
-    bench = Bench(model=Exhausted())
+    model = Exhausted()
+    bench = Bench(model=model)
     bench.send("a", 1.0)
     bench.send("a", 1.0, key=OTHER)
     for _ in range(3):
         with pytest.raises(type(error)):
             bench.engine.step(bench.now_s)
         assert bench.engine.slab.available == bench.engine.slab.capacity
-    bench.engine.model = ToyModel()
+    model.recovered = True
     assert bench.drain() == 2
 
 
@@ -559,8 +563,8 @@ def test_sessions_that_come_and_go_leave_nothing_behind() -> None:
     bench.wait(60.0)
     assert not engine.sessions
     assert not engine.dirty
-    assert not engine._silent_at
-    assert not engine._ready._tenants
+    assert not engine._flow.silent_at
+    assert not engine._flow.ready._tenants
     assert not engine.quotas._tenants
     assert engine.slab.available == engine.slab.capacity
 
@@ -571,7 +575,7 @@ def test_streams_opened_and_ended_over_and_over_leave_no_trace_in_the_watch() ->
     for _ in range(1000):
         bench.open("b")
         bench.engine.end_stream(bench.session(), "b", bench.now_s)
-    assert len(bench.engine._silent_at) <= 3
+    assert len(bench.engine._flow.silent_at) <= 3
 
 
 def test_the_engine_says_when_it_wants_to_look_again() -> None:

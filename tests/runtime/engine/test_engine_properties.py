@@ -160,7 +160,7 @@ class LateLife:
         is_late = event_time_s <= watermark_s
         self.late += is_late
         entry = SegmentEntry(self.sent[n], event_time_s, frames)
-        verdict = self.engine.add(session, name, entry, self.now_s, wall_s=1e6)
+        (verdict,) = self.engine.take(session, name, [entry], self.now_s, wall_s=1e6)
         if is_late and self.order.late == "drop":
             assert verdict.code == "late"
             event_time_s = -inf

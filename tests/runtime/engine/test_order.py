@@ -25,10 +25,12 @@ class Chain:
     def open(self, stream: str, now_s: float, modality: str = "audio") -> None:
         self.timeline.open_stream(stream, modality, now_s + self.timeline.policy.idle_timeout_s)
 
-    def land(self, stream: str, event_time_s: float, now_s: float, rank: int = 0) -> list[int]:
+    def land(
+        self, stream: str, event_time_s: float, now_s: float, rank: int = 0, reached_s: float | None = None
+    ) -> list[int]:
         self._sequence += 1
         stale = self.timeline.insert(Entry(FusionKey(event_time_s, rank, stream, self._sequence), FRAMES, now_s))
-        self.timeline.land(stream, event_time_s, event_time_s, now_s)
+        self.timeline.land(stream, event_time_s if reached_s is None else reached_s, now_s)
         return stale
 
     def fuse(self, *slots: int) -> None:
@@ -150,7 +152,7 @@ def test_a_gap_in_a_stream_holds_the_watermark_where_the_stream_is_complete() ->
     chain = Chain()
     chain.open("a", 0)
     chain.land("a", 10.0, 0.1)
-    chain.timeline.land("a", 50.0, -inf, 0.2)
+    chain.land("a", 50.0, 0.2, reached_s=-inf)
     assert chain.timeline.watermark_s == just_below(9.0)
     assert chain.timeline.newest_s == 50.0
 

@@ -163,11 +163,8 @@ class World:
         self.sessions = [self._plan(KEYS[i], with_poison) for i in range(1 + tape.below(3))]
 
     def _new_engine(self) -> Engine:
-        engine = Engine(self.model, self.policy)
-        if self.refusals_in_256:
-            engine.quotas = _MoodyQuotas(self.tape, self.refusals_in_256)
-            engine.residents._quotas = engine.quotas
-        return engine
+        moody = _MoodyQuotas(self.tape, self.refusals_in_256) if self.refusals_in_256 else None
+        return Engine(self.model, self.policy, moody)
 
     # ---- the plan ----
 
@@ -294,7 +291,7 @@ class World:
         fused = session.timeline.fused
         fused_upto = session.timeline.entries[fused - 1].key if fused else None
         entry = SegmentEntry(piece.sequence, piece.event_time_s, piece.frames)
-        verdict = self.engine.add(session, stream.name, entry, self.now_s, wall_s=1e6)
+        (verdict,) = self.engine.take(session, stream.name, [entry], self.now_s, wall_s=1e6)
         self._tell(
             f"{planned.key.tenant}/{planned.key.session} {stream.name} {piece.sequence} @{event_time_s}"
             f" {verdict.code}, watermark {session.timeline.watermark_s}"

@@ -1,0 +1,42 @@
+"""On what a number was measured, and where it is kept."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def machine() -> dict[str, Any]:
+    """The hardware, and the versions that matter for speed."""
+    return {
+        "processor": _processor(),
+        "processors": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def conclude(name: str, answer: dict[str, Any], *, keep: bool) -> None:
+    """Print the answer as the last line; `keep` writes it to results/ as well, dated, with the machine."""
+    if keep:
+        day = datetime.date.today().isoformat()
+        path = RESULTS / f"{day}-{name}.json"
+        path.write_text(json.dumps({"date": day, "machine": machine(), **answer}, indent=1) + "\n")
+    print(json.dumps(answer), flush=True)

@@ -1,0 +1,86 @@
+"""A whole worker in a process of its own: the one that Ray runs, without Ray around it.
+
+Model, socket, engine, SQLite, metrics, beat; every key group is its own. Ray never carries a segment, so it would add
+nothing here but half a minute of starting and other processes on the same processors.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+from benchmarks.harness.processes import Process, plan_of_this_process, say, wait_for_go
+from runtime.controller import Orders
+from runtime.keys import KEY_GROUPS
+from runtime.placement import Beat
+from runtime.settings import load_settings
+from runtime.warm_up import quieten_interpreter, warm_up
+from runtime.worker import FLUSH_METRICS_S, Worker, load_model, open_store
+
+START_WITHIN_S = 60.0
+
+
+class WorkerProcess(Process):
+    """Started, and serving at `endpoint`."""
+
+    def __init__(self, folder: Path, bundle: str, *flags: str) -> None:
+        settings = ["runtime.data_port=0", f"runtime.state_dir={folder}", f"runtime.bundle={bundle}", *flags]
+        super().__init__("benchmarks.harness.worker", {"settings": settings})
+        started = self.hear(START_WITHIN_S)
+        self.endpoint: str = started["endpoint"]
+        self.metrics_url: str = started["metrics_url"]
+        self.threads: dict[int, str] = {int(number): name for number, name in started["threads"].items()}
+
+    def cpu_s_by_name(self) -> dict[str, float]:
+        """Processor time by thread; those of the transport and of torch are `other`."""
+        times: dict[str, float] = {}
+        for number, seconds in self.cpu_s_by_thread().items():
+            name = self.threads.get(number, "other")
+            times[name] = times.get(name, 0.0) + seconds
+        return times
+
+    def metrics(self) -> dict[str, float]:
+        """Its metrics by name, summed over their labels. They are flushed twice a second: this waits for that."""
+        time.sleep(2 * FLUSH_METRICS_S)
+        with urlopen(self.metrics_url, timeout=10.0) as answer:
+            lines = answer.read().decode().splitlines()
+        values: dict[str, float] = {}
+        for sample, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#")):
+            name = sample.partition("{")[0]
+            values[name] = values.get(name, 0.0) + float(value)
+        return values
+
+
+def main() -> None:
+    settings = load_settings(plan_of_this_process()["settings"])
+    Path(settings.runtime.state_dir).mkdir(parents=True, exist_ok=True)
+    model = load_model(settings)
+    warm_up(model)
+    store = open_store(settings)
+    owned = store.ownership()
+    epochs = store.claim("bench", {group: owned[group].epoch if group in owned else 0 for group in range(KEY_GROUPS)})
+    store.close()
+    beats: list[Beat] = []
+    heard = threading.Event()
+
+    def send_beat(beat: Beat) -> Orders:
+        beats.append(beat)
+        del beats[:-1]
+        heard.set()
+        return Orders(epochs)
+
+    worker = Worker("bench", settings, model, send_beat, on_death=lambda: None)
+    quieten_interpreter()
+    worker.start()
+    heard.wait(START_WITHIN_S)
+    threads = {str(thread.native_id): thread.name for thread in threading.enumerate()}
+    say({"endpoint": beats[0].endpoint, "metrics_url": beats[0].metrics_url, "threads": threads})
+    while wait_for_go():
+        pass
+    worker.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What follows when something has landed, or has been fused: the watermark moves, segments settle, the session's next
+segment becomes ready, and all of it is noted for those who are to be told."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from math import inf
+
+from grf_core.step import ModelSignature
+from runtime.engine.batcher import ReadyQueue
+from runtime.engine.order import NO_SLOT, Entry, OrderPolicy
+from runtime.engine.outcomes import Progress
+from runtime.engine.quota import Quotas
+from runtime.engine.session import Session, SettledStep, extend_lineage
+from runtime.engine.slab import Slab
+from runtime.engine.tally import Tally
+from runtime.keys import SessionKey
+
+
+class Flow:
+    def __init__(
+        self,
+        signature: ModelSignature,
+        slab: Slab,
+        quotas: Quotas,
+        ready: ReadyQueue,
+        order: OrderPolicy,
+        history_length: int,
+    ) -> None:
+        self.ready = ready
+        self.dirty: OrderedDict[SessionKey, None] = OrderedDict()
+        """sessions with settled state that no checkpoint has taken yet, longest waiting first"""
+        self.progress = Progress()
+        self.tally = Tally()
+        self.is_stuck = False
+        """all that is ready waits for rows of the slab"""
+        self.silent_at: list[tuple[float, SessionKey]] = []
+        """heap: when to look whether a session with unsettled segments has fallen silent"""
+        self._modalities = [modality.name for modality in signature.modalities]
+        self._slab = slab
+        self._quotas = quotas
+        self._holds = order.mode == "hold"
+        self._history_length = history_length
+
+    def forget(self, key: SessionKey) -> None:
+        """The session has left memory with all that is unsettled of it: nothing of it is ready, or to be told."""
+        self.ready.discard(key)
+        self.dirty.pop(key, None)
+        self.is_stuck = False
+        self.progress.forget(key)
+
+    # ---- after a segment has landed, or was refused for good ----
+
+    def landed(self, session: Session, stream: str, now_s: float) -> None:
+        """Move the watermark, and do what that allows."""
+        timeline, state = session.timeline, session.streams[stream]
+        timeline.land(stream, state.complete_upto_s, now_s)
+        if timeline.cut():
+            self.tally.horizon_cuts += 1
+        self.go_on(session)
+        self.watch(session)
+
+    def go_on(self, session: Session) -> None:
+        """Settle what the watermark has passed, and put the session in the ready queue if its next segment can be
+        fused."""
+        self.settle(session)
+        entry = session.timeline.next_entry()
+        if entry is not None:
+            self.ready.add(session.key, len(entry.frames))
+            self.is_stuck = False
+
+    def settle(self, session: Session) -> None:
+        settled = session.timeline.settle()
+        if not settled:
+            return
+        n_bytes = 0
+        for entry in settled:
+            self._settle_entry(session, entry)
+            n_bytes += entry.n_bytes
+        del session.history[: -self._history_length]  # the store may be away
+        self.tally.watermark_lags_s.append(session.timeline.newest_s - session.timeline.watermark_s)
+        self._quotas.pending(session.key.tenant, -n_bytes)
+        self.mark_dirty(session)
+        self.progress.states.setdefault(session.key, False)
+
+    def _settle_entry(self, session: Session, entry: Entry) -> None:
+        key, slot = entry.key, entry.slot
+        session.streams[key.stream].settled.add(key.sequence)
+        if session.settled_slot != NO_SLOT:
+            self._slab.free(session.settled_slot)
+        session.settled_slot = slot
+        session.settled_version += 1
+        session.settled_event_time_s = session.settled_freshness_s[key.rank] = key.event_time_s
+        session.lineage = extend_lineage(session.lineage, key)
+        session.history.append(
+            SettledStep(session.settled_version, key.event_time_s, key.rank, self._slab.host[slot].copy())
+        )
+        self.tally.settled[self._modalities[key.rank]] += 1
+
+    # ---- what is to be told ----
+
+    def acknowledge(self, session: Session, stream: str) -> None:
+        self.is_stuck = False  # committed, for example: a session may leave now
+        told = self.progress.streams
+        streams = told.get(session.key)
+        if streams is None:
+            streams = told[session.key] = {}
+        streams[stream] = None
+        if session.lacks_rows or self._holds:
+            self.tell_if_held_back(session, stream)
+
+    def tell_if_held_back(self, session: Session, stream: str) -> None:
+        """A segment that waits for others, or for rows, must not keep its place in the window: they could not come."""
+        if session.lacks_rows or self._holds:
+            self.progress.held_back.setdefault(session.key, {})[stream] = None
+
+    def state_changed(self, session: Session) -> None:
+        """Note a new live state; while a rewind is being fused again there is none until it has caught up."""
+        if session.shown is None:
+            self.progress.states.setdefault(session.key, False)
+            return
+        entry = session.timeline.next_entry()
+        if entry is None or entry.key > session.shown.upto:
+            session.shown = None
+            self.progress.states[session.key] = True
+
+    def mark_dirty(self, session: Session) -> None:
+        session.dirty = True
+        self.dirty[session.key] = None
+
+    def is_untold(self, key: SessionKey) -> bool:
+        """An acknowledgement of this session waits to be told."""
+        return key in self.progress.streams
+
+    # ---- silence ----
+
+    def watch(self, session: Session) -> None:
+        """Look again once no stream of the session is waited for, while it has segments that could settle then."""
+        timeline = session.timeline
+        if not timeline.entries or timeline.watermark_s >= timeline.newest_s:
+            return
+        at_s = timeline.idle_at_s
+        if at_s < session.look_at_s:
+            session.look_at_s = at_s
+            heapq.heappush(self.silent_at, (at_s, session.key))
+
+    def look(self, session: Session, now_s: float) -> None:
+        """The session may have fallen silent."""
+        session.look_at_s = inf
+        session.timeline.advance_watermark(now_s)
+        self.go_on(session)
+        self.watch(session)

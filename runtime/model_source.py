@@ -1,0 +1,62 @@
+"""Where the worker's model comes from: a bundle, or code of the operator's own.
+
+    runtime.bundle=bundles/motion               a folder written by `grf train`; untrusted, nothing in it is run
+    runtime.bundle=python:my_models:wave        the function `wave` of the module `my_models` makes the model
+
+The function is given the device as text (`cpu`, `cuda:0`) and returns a `grf_core.step.StepModel`. Its module must be
+installed or on PYTHONPATH. Whoever sets the setting runs the code: it is trusted as the setting is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from grf_core.bundle import load_bundle
+from grf_core.step import ModelSignature, StepModel
+
+PYTHON = "python:"
+
+
+class ModelError(ValueError):
+    """A model of the operator's own that cannot be had; the text says why."""
+
+
+def check_model(reference: str) -> None:
+    """Fail early: is there such a bundle or such a function? Raises BundleError or ModelError."""
+    if reference.startswith(PYTHON):
+        _factory(reference)
+    else:
+        load_bundle(reference)
+
+
+def open_model(reference: str, device: str) -> StepModel:
+    """The model on a device (`auto`: the first GPU, or the CPU).
+
+    Raises BundleError, ModelError, or RuntimeError for a device that is not there.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not reference.startswith(PYTHON):
+        return load_bundle(reference).step_model(device)
+    model: StepModel = _factory(reference)(device)
+    if not isinstance(getattr(model, "signature", None), ModelSignature) or not callable(getattr(model, "step", None)):
+        raise ModelError(f"{reference} returned {type(model).__name__}, which is no StepModel")
+    return model
+
+
+def _factory(reference: str) -> Callable[[str], Any]:
+    module_name, colon, name = reference.removeprefix(PYTHON).partition(":")
+    if not (module_name and colon and name):
+        raise ModelError(f"{reference}: expected python:module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ModelError(f"{reference}: {error}; the module must be installed or on PYTHONPATH") from error
+    factory: Callable[[str], Any] | None = getattr(module, name, None)
+    if not callable(factory):
+        raise ModelError(f"{reference}: {module_name} has no function {name}")
+    return factory

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from grf_core.bundle import BundleError
+from runtime.model_source import ModelError, check_model, open_model
+from runtime.settings import load_settings
+from runtime.worker import load_model
+from tests.runtime.toy_model import ToyModel
+
+ROOT = Path(__file__).parents[2]
+OWN = """
+from tests.runtime.toy_model import ToyModel
+
+asked = []
+number = 7
+
+def toy(device):
+    asked.append(device)
+    return ToyModel()
+
+def no_model(device):
+    return object()
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of the operator's own, on Python's path."""
+    (tmp_path / "own_models_for_test.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_models_for_test", raising=False)
+    return "own_models_for_test"
+
+
+def test_a_worker_runs_a_model_of_the_operators_own(own_module: str) -> None:
+    settings = load_settings([f"runtime.bundle=python:{own_module}:toy", "runtime.device=cpu"], environment={})
+    check_model(settings.runtime.bundle)
+    assert load_model(settings).signature == ToyModel().signature
+    assert sys.modules[own_module].asked == ["cpu"]
+
+
+def test_a_bundle_is_still_a_folder(tmp_path: Path) -> None:
+    assert open_model(str(ROOT / "bundles" / "motion"), "cpu").signature.name == "motion"
+    with pytest.raises(BundleError):
+        check_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("python:own_models_for_test", "expected python:module:function"),
+        ("python::toy", "expected python:module:function"),
+        ("python:own_models_for_test:", "expected python:module:function"),
+        ("python:there_is_no_such_module:toy", "must be installed or on PYTHONPATH"),
+        ("python:own_models_for_test:other", "has no function other"),
+        ("python:own_models_for_test:number", "has no function number"),
+    ],
+)
+def test_what_names_no_function_is_refused_with_the_reason(own_module: str, reference: str, told: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(told)):
+        check_model(reference)
+
+
+def test_what_the_function_returns_must_be_a_step_model(own_module: str) -> None:
+    with pytest.raises(ModelError, match="object, which is no StepModel"):
+        open_model(f"python:{own_module}:no_model", "cpu")
