@@ -13,7 +13,7 @@ import click
 from runtime.cli.common import FAILED, NO_RUNTIME, failure_text
 from runtime.cli.demo import demo
 from runtime.cli.experiment import experiment
-from runtime.cli.lifecycle import down, status, up
+from runtime.cli.lifecycle import down, drain, scale, status, up
 from runtime.cli.model import evaluate, train
 from runtime.cli.reading import query, sessions, watch
 from runtime.cli.replaying import record, replay
@@ -31,6 +31,8 @@ for command in (
     up,
     down,
     status,
+    scale,
+    drain,
     demo,
     train,
     evaluate,
