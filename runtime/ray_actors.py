@@ -152,6 +152,7 @@ class RayHands:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "grf-hands")
+        self._handles: dict[str, Handle] = {}
 
     def start(self, name: str) -> None:
         self._thread.submit(self._logged, self._start, name)
@@ -160,12 +161,18 @@ class RayHands:
         self._thread.submit(self._logged, self._stop, name)
 
     def nudge(self, name: str) -> None:
-        self._thread.submit(self._logged, lambda name: ray.get_actor(name, NAMESPACE).nudge.remote(), name)
+        self._thread.submit(self._logged, self._nudge, name)
+
+    def _nudge(self, name: str) -> None:
+        if name not in self._handles:  # finding an actor by name is a call of its own; a handle outlives restarts
+            self._handles[name] = ray.get_actor(name, NAMESPACE)
+        self._handles[name].nudge.remote()
 
     def _logged(self, do: Any, name: str) -> None:
         try:
             do(name)
         except Exception as error:
+            self._handles.pop(name, None)
             log.warning("%s: %s", name, error)
 
     def _start(self, name: str) -> None:
@@ -188,6 +195,7 @@ class RayHands:
         actor = ray.get_actor(name, NAMESPACE)
         ray.wait([actor.stop.remote(1.0)], timeout=3.0)
         ray.kill(actor, no_restart=True)
+        self._handles.pop(name, None)  # the next one of this name is another actor
 
 
 class DeathWatch:
