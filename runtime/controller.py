@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
@@ -169,9 +170,9 @@ class Controller:
             self._act(now_s)
 
     def drain(self, name: str, now_s: float) -> list[str]:
-        """Empty and end a worker, or all workers of a node; return their names, none if there is no such."""
+        """Empty and end a worker, or all workers of a node (its id, or its address); return their names."""
         with self._lock:
-            beats = [member.beat for member in self._members.values() if name in (member.beat.name, member.beat.node)]
+            beats = [member.beat for member in self._members.values() if name in _names(member.beat)]
             for beat in beats:
                 self._leaving.add(beat.owner)
                 self._note(now_s, "drains", f"{beat.owner} on {beat.node or 'this machine'}")
@@ -455,3 +456,7 @@ class Controller:
         self.metrics.workers.labels("standby").set(sum(member.beat.name not in serving for member in alive))
         self.metrics.wanted.set(self._serving)
         self.metrics.workers.labels("silent").set(len(self._members) - len(alive))
+
+
+def _names(beat: Beat) -> tuple[str, str, str]:
+    return beat.name, beat.node, urlsplit(beat.endpoint).hostname or ""
