@@ -52,7 +52,7 @@ def _place(settings: Settings) -> Place:
 
 def beat_timeout_s(settings: Settings) -> float:
     """Short enough to renew the lease elsewhere before it ends."""
-    return max(settings.runtime.lease_s / 4, settings.runtime.heartbeat_s)
+    return settings.runtime.lease_s / 2
 
 
 class ControllerActor:
