@@ -1,4 +1,4 @@
-"""The controller: hears the workers' signs of life, assigns key groups, starts workers. Never on the data path.
+"""The controller: hears the workers' signs of life, assigns key groups, asks for workers. Never on the data path.
 
 Its state is the store's: it may be killed and restarted at any moment, and workers go on serving what they own.
 """
@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 
+from runtime.autoscaling import Autoscaler, Load
+from runtime.keys import KEY_GROUPS
 from runtime.metrics import ControllerMetrics
-from runtime.placement import NOBODY, Beat, Member, plan
+from runtime.placement import NOBODY, Beat, ClusterPolicy, Facts, Member, is_over, plan, targets
+from runtime.routes import Table, make_table
 from runtime.store.base import Ownership, Store, StoreError, StoreFenced
 
 log = logging.getLogger(__name__)
+
+START_WITHIN_S = 60.0
+"""a worker that was asked for has so long to beat, and Ray so long to restart one that has died"""
+KEPT_EVENTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,32 @@ class Orders:
 
     epochs: dict[int, int]
     """the key groups it owns, with their epochs: all of them, every time"""
+    releases: tuple[int, ...] = ()
+    """of these, the ones it is to give up: flush, forget, and say so in the next beat"""
+    table: Table | None = None
+    leaves: bool = False
+    """it is to say in its beats from now on that it leaves"""
+
+
+class Hands(Protocol):
+    """What the controller wants done. Nothing here may block."""
+
+    def start(self, name: str) -> None:
+        """Start a worker of that name, which will beat."""
+
+    def stop(self, name: str) -> None:
+        """End a worker that owns nothing, for good."""
+
+    def nudge(self, name: str) -> None:
+        """Make a worker beat now: there is news for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    at_s: float
+    kind: str
+    """claimed, failed over, moved, scaled, died, drains"""
+    text: str
 
 
 class Controller:
@@ -34,23 +68,46 @@ class Controller:
     def __init__(
         self,
         store: Store,
-        start_worker: Callable[[str], None],
+        hands: Hands,
+        policy: ClusterPolicy,
         lease_s: float,
-        start_within_s: float,
         registry: CollectorRegistry,
         now_s: float,
+        expected: Collection[str] = (),
     ) -> None:
-        """`start_worker` starts a worker of that name, which will beat; it is given `start_within_s` to do so."""
+        """`expected` names workers that may be running already, asked for by an earlier controller."""
         self._store = store
-        self._start_worker = start_worker
+        self._hands = hands
+        self._policy = policy
         self._lease_s = lease_s
-        self._start_within_s = start_within_s
-        self._started_s = now_s
         self._members: dict[str, Member] = {}
-        self._starting: dict[str, float] = {}
-        self._ownership: dict[int, Ownership] = store.ownership()
+        self._starting = dict.fromkeys(expected, now_s + START_WITHIN_S)
+        """workers that will come, by name, and until when that is believed"""
+        self._stopping: set[str] = set()
+        """owners that were told to end"""
+        self._leaving: set[str] = set()
+        """owners that are to give up all they have"""
+        self._dead: set[str] = set()
+        """owners known to be dead, as long as they own something"""
+        self._filling_until_s = now_s
+        """a new worker gets its share without waiting for the loads to be measured"""
+        self._moved_s = now_s
+        """when a group last changed hands"""
+        self._asked: dict[int, tuple[str, int, float]] = {}
+        """groups that their owner was asked to give up: owner, epoch, when"""
+        self._ownership: dict[int, Ownership] = {}
+        self._counts: dict[str, int] = {}
+        """of renewals at the store, as they were seen last"""
+        self._signs: dict[str, float] = {}
+        """when each owner gave its last sign of life, here or there, at the latest"""
+        self._read_store(now_s)
+        self._serving = int(store.notes().get("workers", policy.workers))
+        self._autoscaler = Autoscaler(policy)
+        self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._lock = threading.Lock()
         self.metrics = ControllerMetrics(registry)
+
+    # ---- what others say ----
 
     def beat(self, beat: Beat, now_s: float) -> Orders:
         """A worker lives; answer what it owns."""
@@ -59,36 +116,82 @@ class Controller:
             known = self._members.get(beat.name)
             if known is None or known.beat.incarnation != beat.incarnation:
                 log.info("worker %s joined as %s at %s", beat.name, beat.incarnation, beat.endpoint)
+                if known is not None and known.beat.endpoint == beat.endpoint:
+                    self._bury(known.beat, now_s, "another has its port")
                 known = None
             self._members[beat.name] = Member(beat, known.joined_s if known else now_s, now_s)
+            self._signs[beat.owner] = max(self._signs.get(beat.owner, now_s), now_s)
             self._starting.pop(beat.name, None)
+            if beat.leaves:
+                self._leaving.add(beat.owner)
             self._act(now_s)
-            return Orders(self._epochs_of(beat.owner))
+            return self._orders(beat)
+
+    def died(self, owner: str, now_s: float) -> None:
+        """The process of this owner is known to have ended: its lease need not be waited for."""
+        with self._lock:
+            member = self._members.get(owner.rpartition("/")[0])
+            if member is not None and member.beat.owner == owner:
+                self._bury(member.beat, now_s, "its process has ended")
+                self._act(now_s)
 
     def tick(self, now_s: float) -> None:
-        """Look for workers that have fallen silent."""
+        """Look for workers that have fallen silent; see whether more or fewer are wanted."""
         with self._lock:
+            self._look_for_renewals(now_s)
+            self._autoscale(now_s)
             self._act(now_s)
+
+    def scale(self, workers: int, now_s: float, reason: str = "asked for") -> None:
+        """Let so many workers serve. Raises ValueError, StoreError."""
+        if not 1 <= workers <= KEY_GROUPS:
+            raise ValueError(f"workers must be 1 .. {KEY_GROUPS}: {workers}")
+        with self._lock:
+            self._scale(workers, now_s, reason)
+            self._act(now_s)
+
+    def drain(self, name: str, now_s: float) -> list[str]:
+        """Empty and end a worker, or all workers of a node; return their names, none if there is no such."""
+        with self._lock:
+            beats = [member.beat for member in self._members.values() if name in (member.beat.name, member.beat.node)]
+            for beat in beats:
+                self._leaving.add(beat.owner)
+                self._note(now_s, "drains", f"{beat.owner} on {beat.node or 'this machine'}")
+            self._act(now_s)
+            return [beat.name for beat in beats]
+
+    # ---- what others may know ----
+
+    def table(self, now_s: float) -> Table:
+        with self._lock:
+            return self._table(now_s)
 
     def routes(self) -> dict[str, Any]:
         """The workers that serve, with their endpoints; those that stand by are left out."""
         with self._lock:
-            return {"workers": [self._describe(member) for member in self._serving()]}
+            return {"workers": [self._describe(member) for member in self._serving_members()]}
 
     def cluster(self, now_s: float) -> dict[str, Any]:
         """Everything about every worker."""
         with self._lock:
-            serving = {member.beat.name for member in self._serving()}
+            serving = {member.beat.name for member in self._serving_members()}
             return {
                 "lease_s": self._lease_s,
+                "workers_wanted": self._serving,
+                "standbys_wanted": self._policy.standbys,
+                "moving_groups": len(self._asked),
+                "events": [asdict(event) | {"ago_s": now_s - event.at_s} for event in self._events],
                 "workers": [
                     {
                         **self._describe(member),
                         "role": "serving" if member.beat.name in serving else "standby",
+                        "leaves": member.beat.leaves or member.beat.owner in self._leaving,
                         "heard_s_ago": now_s - member.heard_s,
                         "sessions": member.beat.sessions,
                         "pending_bytes": member.beat.pending_bytes,
                         "busy": member.beat.busy,
+                        "lag_s": member.beat.lag_s,
+                        "load": sum(member.beat.loads.values()),
                         "fenced": member.beat.fenced,
                     }
                     for member in self._members.values()
@@ -98,57 +201,223 @@ class Controller:
     # ---- with the lock held ----
 
     def _act(self, now_s: float) -> None:
-        todo = plan(self._members, self._ownership, now_s, self._lease_s, self._started_s)
+        facts = self._facts(now_s)
+        todo = plan(facts, self._policy)
         for owner, groups in todo.claims.items():
-            self._claim(owner, groups)
-        self._starting = {name: by_s for name, by_s in self._starting.items() if by_s > now_s}
-        for _ in range(todo.workers_wanted - len(self._starting)):
-            self._start(now_s)
+            self._claim(owner, groups, facts, now_s)
+        self._forget_answered()
+        if todo.claims:  # who has them now may make others move
+            todo = plan(self._facts(now_s), self._policy)
+        if not self._asked:
+            if not {item.owner for item in self._ownership.values()}.issuperset(targets(facts)):
+                self._filling_until_s = now_s + self._policy.settle_s / 3
+            for owner, groups in todo.releases.items():
+                self._ask_for(owner, groups, now_s)
+        self._staff(self._facts(now_s), now_s)
         self._count_roles(now_s)
 
-    def _claim(self, owner: str, groups: tuple[int, ...]) -> None:
+    def _facts(self, now_s: float) -> Facts:
+        over = {
+            owner
+            for owner in {item.owner for item in self._ownership.values()}
+            if owner in self._dead or is_over(self._signs.get(owner, self._began_s), now_s, self._lease_s)
+        }
+        alive = {
+            member.beat.owner
+            for member in self._members.values()
+            if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._dead | self._stopping
+        }
+        is_settled = now_s - self._moved_s >= self._policy.settle_s or now_s < self._filling_until_s
+        return Facts(self._members, self._ownership, over, self._serving, alive, self._leaving, is_settled)
+
+    def _claim(self, owner: str, groups: tuple[int, ...], facts: Facts, now_s: float) -> None:
+        former = {self._ownership.get(group, NOBODY).owner for group in groups} - {""}
+        ended = {one for one in former & set(facts.over) if self._end_lease(one, now_s)}
+        groups = tuple(
+            group
+            for group in groups
+            if (one := self._ownership.get(group, NOBODY).owner) not in facts.over or one in ended
+        )
         expected = {group: self._ownership.get(group, NOBODY).epoch for group in groups}
+        if not expected:
+            return
         try:
             epochs = self._store.claim(owner, expected)
+            self._see_renewals(now_s)
         except StoreFenced:  # another controller has been here: its word counts
-            self._ownership = self._store.ownership()
+            self._read_store(now_s)
             return
         except StoreError as error:
             log.warning("cannot assign %d key groups to %s: %s", len(groups), owner, error)
             return
+        self._moved_s = now_s
         self._ownership |= {group: Ownership(owner, epoch) for group, epoch in epochs.items()}
-        reason = "first" if not any(expected.values()) else "owner_gone"
+        self._signs.setdefault(owner, now_s)
+        self._tell_of_claim(owner, expected, former & set(facts.over), now_s)
+        self._dead &= {item.owner for item in self._ownership.values()}
+        self._hands.nudge(owner.rpartition("/")[0])
+
+    def _tell_of_claim(self, owner: str, expected: dict[int, int], gone: set[str], now_s: float) -> None:
+        reason = "first" if not any(expected.values()) else "owner_gone" if gone else "moved"
         self.metrics.takeovers.labels(reason).inc()
-        log.info("%d key groups go to %s (%s)", len(groups), owner, reason)
+        if reason == "moved":
+            self.metrics.moved.inc(len(expected))
+            pauses = [now_s - self._asked[group][2] for group in expected if group in self._asked]
+            self.metrics.pause_s.observe_all(pauses)
+        kind = {"first": "claimed", "owner_gone": "failed over", "moved": "moved"}[reason]
+        self._note(now_s, kind, f"{len(expected)} key groups to {owner}" + (f" from {', '.join(gone)}" if gone else ""))
+
+    def _look_for_renewals(self, now_s: float) -> None:
+        """Owners that are not heard of here may renew at the store."""
+        owners = {item.owner for item in self._ownership.values()}
+        if all(now_s - self._signs.get(owner, self._began_s) < self._lease_s / 2 for owner in owners):
+            return
+        try:
+            self._see_renewals(now_s)
+        except StoreError as error:
+            log.warning("cannot see the leases: %s", error)
+
+    def _see_renewals(self, now_s: float) -> None:
+        """A count that has moved is a sign of life that may have come this moment."""
+        counts = self._store.leases()
+        for owner, count in counts.items():
+            if self._counts.get(owner) != count:
+                self._signs[owner] = max(self._signs.get(owner, now_s), now_s)
+        self._counts = counts
+
+    def _end_lease(self, owner: str, now_s: float) -> bool:
+        """False if the owner has renewed it at the store meanwhile: it lives, though we do not hear it."""
+        try:
+            if owner in self._dead:  # whatever it renewed before
+                self._see_renewals(now_s)
+            if owner in self._counts:
+                self._store.revoke(owner, self._counts[owner])
+            return True
+        except StoreFenced:
+            self._signs[owner] = now_s
+        except StoreError as error:
+            log.warning("cannot end the lease of %s: %s", owner, error)
+        return False
+
+    def _ask_for(self, owner: str, groups: tuple[int, ...], now_s: float) -> None:
+        for group in groups:
+            self._asked[group] = (owner, self._ownership[group].epoch, now_s)
+        log.info("%s is asked to give up %d key groups", owner, len(groups))
+        self._hands.nudge(owner.rpartition("/")[0])
+
+    def _forget_answered(self) -> None:
+        """What was asked for and has changed hands, or whose owner is not heard of any more."""
+        owners = {member.beat.owner for member in self._members.values()} - self._dead
+        self._asked = {
+            group: (owner, epoch, asked_s)
+            for group, (owner, epoch, asked_s) in self._asked.items()
+            if self._ownership.get(group) == Ownership(owner, epoch) and owner in owners
+        }
+
+    def _staff(self, facts: Facts, now_s: float) -> None:
+        """Ask for workers that are missing; end those that own nothing and are not wanted."""
+        self._starting = {name: by_s for name, by_s in self._starting.items() if by_s > now_s}
+        owning = {item.owner for item in self._ownership.values()}
+        staying = [owner for owner in facts.alive if owner not in self._leaving]
+        wanted = self._serving + self._policy.standbys
+        for _ in range(wanted - len(staying) - len(self._starting)):
+            self._start(now_s)
+        serving = targets(facts)
+        spare = sorted((owner for owner in staying if owner not in {*owning, *serving}), key=self._joined_s)
+        surplus = spare[wanted - len(serving) :] if len(staying) > wanted else []
+        empty = [owner for owner in facts.alive if owner in self._leaving and owner not in owning]
+        for owner in {*surplus, *empty}:
+            self._stopping.add(owner)
+            self._note(now_s, "ended", f"{owner} is not wanted any more")
+            self._hands.stop(owner.rpartition("/")[0])
 
     def _start(self, now_s: float) -> None:
         taken = self._members.keys() | self._starting.keys()
         name = next(name for name in (f"worker-{number}" for number in range(len(taken) + 1)) if name not in taken)
-        self._starting[name] = now_s + self._start_within_s
+        self._starting[name] = now_s + START_WITHIN_S
         log.info("starting %s", name)
-        self._start_worker(name)
+        self._hands.start(name)
 
-    def _epochs_of(self, owner: str) -> dict[int, int]:
-        return {group: item.epoch for group, item in self._ownership.items() if item.owner == owner}
+    def _bury(self, beat: Beat, now_s: float, why: str) -> None:
+        self._note(now_s, "died", f"{beat.owner}: {why}")
+        self._dead.add(beat.owner)
+        del self._members[beat.name]
+        if beat.owner not in self._stopping:
+            self._starting[beat.name] = now_s + START_WITHIN_S  # Ray starts it again
+        self._stopping.discard(beat.owner)
+        self._leaving.discard(beat.owner)
 
-    def _serving(self) -> list[Member]:
+    def _scale(self, workers: int, now_s: float, reason: str) -> None:
+        if workers != self._serving:
+            self._store.note("workers", str(workers))
+            self._note(now_s, "scaled", f"{self._serving} -> {workers} workers: {reason}")
+            self.metrics.scalings.labels("up" if workers > self._serving else "down").inc()
+            self._serving = workers
+
+    def _autoscale(self, now_s: float) -> None:
+        beats = [member.beat for member in self._serving_members() if now_s - member.heard_s < self._lease_s]
+        load = Load.of(beats)
+        if load is None:
+            return
+        decision = self._autoscaler.decide(load, self._serving, now_s)
+        if decision is not None:
+            try:
+                self._scale(decision.workers, now_s, decision.reason)
+            except StoreError as error:
+                log.warning("cannot scale: %s", error)
+
+    def _read_store(self, now_s: float) -> None:
+        """Whoever owns something by the store may have renewed its lease this moment."""
+        self._began_s = now_s
+        self._ownership = self._store.ownership()
+        self._counts = self._store.leases()
+        self._signs = {member.beat.owner: member.heard_s for member in self._members.values()} | dict.fromkeys(
+            self._counts, now_s
+        )
+
+    def _orders(self, beat: Beat) -> Orders:
+        now_s = self._members[beat.name].heard_s
+        epochs = {group: item.epoch for group, item in self._ownership.items() if item.owner == beat.owner}
+        releases = tuple(group for group, (owner, _, _) in self._asked.items() if owner == beat.owner)
+        return Orders(epochs, releases, self._table(now_s), beat.owner in self._leaving)
+
+    def _table(self, now_s: float) -> Table:
+        living = [
+            member
+            for member in self._members.values()
+            if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._stopping
+        ]
+        return make_table(self._ownership, {member.beat.owner: member.beat.endpoint for member in living})
+
+    def _serving_members(self) -> list[Member]:
         owners = {item.owner for item in self._ownership.values()}
         return [member for member in self._members.values() if member.beat.owner in owners]
 
+    def _joined_s(self, owner: str) -> float:
+        return self._members[owner.rpartition("/")[0]].joined_s
+
     def _describe(self, member: Member) -> dict[str, Any]:
         beat = member.beat
+        epochs = [item.epoch for item in self._ownership.values() if item.owner == beat.owner]
         return {
             "name": beat.name,
             "incarnation": beat.incarnation,
             "endpoint": beat.endpoint,
             "metrics_url": beat.metrics_url,
             "pid": beat.pid,
-            "groups": len(self._epochs_of(beat.owner)),
+            "node": beat.node,
+            "groups": len(epochs),
+            "newest_epoch": max(epochs, default=0),
         }
+
+    def _note(self, now_s: float, kind: str, text: str) -> None:
+        log.info("%s: %s", kind, text)
+        self._events.append(Event(now_s, kind, text))
 
     def _count_roles(self, now_s: float) -> None:
         alive = [member for member in self._members.values() if now_s - member.heard_s < self._lease_s]
-        serving = {member.beat.name for member in self._serving()}
+        serving = {member.beat.name for member in self._serving_members()}
         self.metrics.workers.labels("serving").set(sum(member.beat.name in serving for member in alive))
         self.metrics.workers.labels("standby").set(sum(member.beat.name not in serving for member in alive))
+        self.metrics.wanted.set(self._serving)
         self.metrics.workers.labels("silent").set(len(self._members) - len(alive))

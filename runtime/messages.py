@@ -346,9 +346,22 @@ class Moved:
     session: str = field(default="")
 
 
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Which worker serves which key group. Follows Welcome where there are several workers, and whenever it changes."""
+
+    tag: ClassVar[str] = "routes"
+    version: int
+    """grows with every change of an owner; of two tables the one with the larger version is the newer"""
+    workers: list[dict[str, Any]]
+    """[{endpoint, groups}]; a worker without groups may be asked for news. A group that is missing is where it was"""
+
+
 ClientMessage = (
     Hello | Open | Segments | End | Query | ListSessions | QueryHistory | Delete | Subscribe | Unsubscribe | Credit
     | Tap | Ping | Goodbye
 )  # fmt: skip
-WorkerMessage = Welcome | Opened | Ack | Nack | State | Sessions | History | Deleted | Update | Tapped | Pong | Moved
+WorkerMessage = (
+    Welcome | Opened | Ack | Nack | State | Sessions | History | Deleted | Update | Tapped | Pong | Moved | Routes
+)  # fmt: skip
 Message = ClientMessage | WorkerMessage

@@ -122,6 +122,14 @@ class ControllerMetrics:
         self.workers = Gauge("grf_workers", "Workers by role", ["role"], registry=registry)
         self.takeovers = Counter("grf_takeovers", "Times key groups got a new owner", ["reason"], registry=registry)
         self.heartbeats = Counter("grf_heartbeats", "Heartbeats received from workers", registry=registry)
+        self.moved = Counter(
+            "grf_groups_moved", "Key groups that a living worker gave up for another", registry=registry
+        )
+        self.scalings = Counter("grf_scalings", "Changes of the number of workers", ["direction"], registry=registry)
+        self.wanted = Gauge("grf_workers_wanted", "Workers that are to serve", registry=registry)
+        self.pause_s = BulkHistogram(
+            "grf_move_seconds", "From asking a worker for a key group until another owns it", SECONDS, registry
+        )
 
 
 def _add(metric: Counter, counts: Count[str]) -> None:

@@ -9,21 +9,27 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 from prometheus_client import CollectorRegistry, start_http_server
 
 from runtime.controller import Controller, Orders
+from runtime.life_line import refuses, wait_for_end
 from runtime.placement import Beat
 from runtime.settings import Settings
+from runtime.store.base import Store, StoreUnavailable
 from runtime.warm_up import quieten_interpreter, warm_up
-from runtime.worker import Worker, load_model, open_store
+from runtime.worker import Place, Worker, load_model, open_store
 
 NAMESPACE = "grf"
 CONTROLLER = "grf-controller"
-BEAT_TIMEOUT_S = 2.0
-START_WORKER_WITHIN_S = 60.0
+WORKERS = "worker-"
+STORE_RETRY_S = 0.5
+EVERYWHERE = "0.0.0.0"
 
 log = logging.getLogger(__name__)
 
@@ -35,49 +41,65 @@ def _log_to_stderr(level: str) -> None:
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
 
 
+def _place(settings: Settings) -> Place:
+    """How others reach this process: by the node's address, if it listens on all of them."""
+    context = ray.get_runtime_context()
+    host = settings.runtime.host
+    return Place(ray.util.get_node_ip_address() if host == EVERYWHERE else host, context.get_node_id()[:12])
+
+
+def beat_timeout_s(settings: Settings) -> float:
+    """Short enough to renew the lease elsewhere before it ends."""
+    return max(settings.runtime.lease_s / 4, settings.runtime.heartbeat_s)
+
+
 class ControllerActor:
     def __init__(self, settings: Settings) -> None:
         _log_to_stderr(settings.runtime.log_level)
         registry = CollectorRegistry()
         server, _ = start_http_server(0, settings.runtime.host, registry)
-        self._metrics_url = f"http://{settings.runtime.host}:{server.server_port}/metrics"
+        self._metrics_url = f"http://{_place(settings).address}:{server.server_port}/metrics"
         self._settings = settings
         self._stopping = threading.Event()
+        self._hands = RayHands(settings)
         self._controller = Controller(
-            open_store(settings),
-            self._start_worker,
+            _open_patiently(settings),
+            self._hands,
+            settings.cluster,
             settings.runtime.lease_s,
-            START_WORKER_WITHIN_S,
             registry,
             time.monotonic(),
+            expected=[name for name in _actor_names() if name.startswith(WORKERS)],
         )
+        self._witness = DeathWatch(self._died)
         threading.Thread(target=self._watch, name="grf-watch", daemon=True).start()
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._settings.runtime.heartbeat_s):
-            self._controller.tick(time.monotonic())
+            try:
+                self._controller.tick(time.monotonic())
+            except Exception:
+                log.exception("a tick of the controller failed")
 
-    def _start_worker(self, name: str) -> None:
-        # Detached: a worker must outlive the controller that started it.
-        actor = ray.remote(WorkerActor).options(
-            name=name,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            max_restarts=-1,
-            max_concurrency=4,
-            num_cpus=0,
-            get_if_exists=True,
-        )
-        actor.remote(name, self._settings)
+    def _died(self, owner: str) -> None:
+        self._controller.died(owner, time.monotonic())
 
     def beat(self, beat: Beat) -> Orders:
-        return self._controller.beat(beat, time.monotonic())
+        orders = self._controller.beat(beat, time.monotonic())
+        self._witness.watch(beat)
+        return orders
 
     def routes(self) -> dict[str, Any]:
         return self._controller.routes() | {"controller_metrics_url": self._metrics_url}
 
     def cluster(self) -> dict[str, Any]:
         return self._controller.cluster(time.monotonic())
+
+    def scale(self, workers: int) -> None:
+        self._controller.scale(workers, time.monotonic())
+
+    def drain(self, name: str) -> list[str]:
+        return self._controller.drain(name, time.monotonic())
 
     def stop(self, drain_s: float) -> bool:
         """Stop all workers; True if all that was settled is saved."""
@@ -88,7 +110,107 @@ class ControllerActor:
         names = [worker["name"] for worker in alive]
         stopped: list[Any] = [ray.get_actor(name, NAMESPACE).stop.remote(drain_s) for name in names]
         done: list[Any] = ray.wait(stopped, num_returns=len(stopped), timeout=drain_s + 5.0)[0] if stopped else []
-        return len(done) == len(stopped) and all(ray.get(done))
+        saved = len(done) == len(stopped) and all(ray.get(done))
+        for name in _actor_names():
+            if name.startswith(WORKERS):  # they are detached: they would outlive everything
+                ray.kill(ray.get_actor(name, NAMESPACE))
+        return saved
+
+
+def _open_patiently(settings: Settings) -> Store:
+    """A controller without its store can do nothing but wait for it."""
+    while True:
+        try:
+            return open_store(settings)
+        except StoreUnavailable as error:
+            log.warning("waiting for the store: %s", error)
+            time.sleep(STORE_RETRY_S)
+
+
+def _actor_names() -> list[str]:
+    listed: list[dict[str, str]] = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in listed if actor["namespace"] == NAMESPACE]
+
+
+class RayHands:
+    """What the controller asks of Ray, done in a thread: nobody waits for it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._thread = ThreadPoolExecutor(1, "grf-hands")
+
+    def start(self, name: str) -> None:
+        self._thread.submit(self._logged, self._start, name)
+
+    def stop(self, name: str) -> None:
+        self._thread.submit(self._logged, self._stop, name)
+
+    def nudge(self, name: str) -> None:
+        self._thread.submit(self._logged, lambda name: ray.get_actor(name, NAMESPACE).nudge.remote(), name)
+
+    def _logged(self, do: Any, name: str) -> None:
+        try:
+            do(name)
+        except Exception as error:
+            log.warning("%s: %s", name, error)
+
+    def _start(self, name: str) -> None:
+        # Detached: a worker must outlive the controller that started it.
+        cluster = self._settings.cluster
+        actor = ray.remote(WorkerActor).options(
+            name=name,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            max_restarts=-1,
+            max_concurrency=8,
+            num_cpus=cluster.num_cpus,
+            num_gpus=cluster.num_gpus,
+            scheduling_strategy="SPREAD",
+            get_if_exists=True,
+        )
+        actor.remote(name, self._settings)
+
+    def _stop(self, name: str) -> None:
+        actor = ray.get_actor(name, NAMESPACE)
+        ray.wait([actor.stop.remote(1.0)], timeout=3.0)
+        ray.kill(actor, no_restart=True)
+
+
+class DeathWatch:
+    """Tells when the process of a worker has ended for certain: its life line or its actor's reference broke, and its
+    machine refuses a connection in its place. What is not certain is left to the lease.
+    """
+
+    def __init__(self, died: Callable[[str], None]) -> None:
+        self._died = died
+        self._watched: set[str] = set()
+        self._lock = threading.Lock()
+
+    def watch(self, beat: Beat) -> None:
+        with self._lock:
+            if beat.owner in self._watched:
+                return
+            self._watched.add(beat.owner)
+        for wait in (self._hold_line, self._hold_reference):
+            threading.Thread(target=wait, args=(beat,), name=f"grf-life-{beat.name}", daemon=True).start()
+
+    def _hold_line(self, beat: Beat) -> None:
+        if wait_for_end(_host(beat), beat.life_port):
+            self._died(beat.owner)
+        with self._lock:
+            self._watched.discard(beat.owner)
+
+    def _hold_reference(self, beat: Beat) -> None:
+        try:
+            ray.get(ray.get_actor(beat.name, NAMESPACE).life.remote(beat.incarnation))
+        except Exception as error:
+            log.info("%s: its reference broke: %s", beat.owner, str(error).strip().partition("\n")[0])
+            if refuses(_host(beat), beat.life_port):
+                self._died(beat.owner)
+
+
+def _host(beat: Beat) -> str:
+    return urlsplit(beat.endpoint).hostname or ""
 
 
 class WorkerActor:
@@ -99,31 +221,45 @@ class WorkerActor:
         model = load_model(settings)
         warm_up(model)
         self._controller: Handle = None
-        self._worker = Worker(name, settings, model, self._send_beat, on_death=lambda: os._exit(1))
+        self._timeout_s = beat_timeout_s(settings)
+        self._ended = threading.Event()
+        self._worker = Worker(
+            name, settings, model, self._send_beat, on_death=lambda: os._exit(1), place=_place(settings)
+        )
         quieten_interpreter()
         self._worker.start()
 
     def _send_beat(self, beat: Beat) -> Orders:
         try:
             self._controller = self._controller or ray.get_actor(CONTROLLER, NAMESPACE)
-            orders: Any = ray.get(self._controller.beat.remote(beat), timeout=BEAT_TIMEOUT_S)
+            orders: Any = ray.get(self._controller.beat.remote(beat), timeout=self._timeout_s)
         except Exception:
             self._controller = None
             raise
         assert isinstance(orders, Orders)
         return orders
 
+    def life(self, incarnation: str) -> None:
+        """Lasts as long as this process, if it is this incarnation: whoever waits for it hears when it ends."""
+        if incarnation == self._worker.incarnation:
+            self._ended.wait()
+
+    def nudge(self) -> None:
+        self._worker.nudge()
+
     def process(self) -> int:
         """The process id, for those who want to see it die."""
         return os.getpid()
 
     def stop(self, drain_s: float) -> bool:
-        return self._worker.stop(drain_s)
+        saved = self._worker.stop(drain_s)
+        self._ended.set()
+        return saved
 
 
 def start_controller(settings: Settings) -> Handle:
     """Start the controller, or find it where one is running; it starts the workers."""
     actor = ray.remote(ControllerActor).options(
-        name=CONTROLLER, namespace=NAMESPACE, max_restarts=-1, max_concurrency=16, num_cpus=0, get_if_exists=True
+        name=CONTROLLER, namespace=NAMESPACE, max_restarts=-1, max_concurrency=64, num_cpus=0, get_if_exists=True
     )
     return actor.remote(settings)

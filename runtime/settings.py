@@ -28,6 +28,8 @@ from runtime.engine.engine import EnginePolicy
 from runtime.engine.order import OrderPolicy
 from runtime.engine.quota import QuotaPolicy
 from runtime.gateway.policy import GatewayPolicy
+from runtime.placement import ClusterPolicy
+from runtime.store.redis_address import parse_redis
 
 ENV_PREFIX = "GRF_"
 
@@ -47,7 +49,9 @@ class RuntimeSettings:
     data_port: int = 5570
     """ZeroMQ port of the worker; a free one is taken if this is in use"""
     state_dir: str = ".grf"
-    """where the store is"""
+    """of this machine: the SQLite store, and the lock of the runtime that uses it"""
+    store: str = "sqlite"
+    """sqlite, or the address of a Redis that all workers reach (docs/operations.md)"""
     bundle: str = "bundles/motion"
     """the model: a folder, or `python:module:function` for one of your own"""
     device: str = "auto"
@@ -62,10 +66,10 @@ class RuntimeSettings:
     """an idle session leaves memory after this; the store keeps it"""
     tokens_file: str = ""
     """JSON {token: tenant}; without it every client may name any tenant"""
-    heartbeat_s: float = 0.5
+    heartbeat_s: float = 0.25
     """between two signs of life of a worker"""
-    lease_s: float = 5.0
-    """a worker that has not been heard of for so long is replaced"""
+    lease_s: float = 2.0
+    """a worker that has not been heard of for so long is replaced, and has stopped answering by itself"""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """of all processes"""
 
@@ -73,6 +77,11 @@ class RuntimeSettings:
         for name in ("http_port", "data_port"):
             if not 0 <= getattr(self, name) < 65536:
                 raise ValueError(f"{name} must be a port: {getattr(self, name)}")
+        if self.store != "sqlite":
+            try:
+                parse_redis(self.store)
+            except ValueError as error:
+                raise ValueError(f"store: {error}") from None
         if self.lease_s < 3 * self.heartbeat_s:
             raise ValueError(f"lease_s ({self.lease_s:g}) must be at least 3 heartbeat_s ({self.heartbeat_s:g})")
 
@@ -85,6 +94,7 @@ class Settings:
     quota: QuotaPolicy = field(default_factory=QuotaPolicy)
     dispatch: DispatchPolicy = field(default_factory=DispatchPolicy)
     gateway: GatewayPolicy = field(default_factory=GatewayPolicy)
+    cluster: ClusterPolicy = field(default_factory=ClusterPolicy)
 
     @property
     def engine_policy(self) -> EnginePolicy:
@@ -117,6 +127,7 @@ LAYERS: dict[str, type[Any]] = {
     "quota": QuotaPolicy,
     "dispatch": DispatchPolicy,
     "gateway": GatewayPolicy,
+    "cluster": ClusterPolicy,
 }
 
 

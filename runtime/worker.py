@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from prometheus_client import CollectorRegistry, start_http_server
@@ -17,13 +19,17 @@ from grf_core.step import StepModel
 from runtime.controller import Orders
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.engine.engine import Engine
+from runtime.leases import lease_clock, renew_at_store
+from runtime.life_line import hold_out
 from runtime.metrics import WorkerMetrics
 from runtime.model_source import open_model
 from runtime.placement import Beat
 from runtime.right_of_way import RightOfWay
+from runtime.routes import as_message
 from runtime.security import Tokens
 from runtime.settings import Settings
-from runtime.store.base import Store
+from runtime.store.base import Store, StoreError
+from runtime.store.redis_store import RedisStore
 from runtime.store.sqlite import SqliteStore
 from runtime.timed_model import TimedModel
 from runtime.worker_loop import WorkerLoop
@@ -38,6 +44,8 @@ SendBeat = Callable[[Beat], Orders]
 
 def open_store(settings: Settings, right_of_way: RightOfWay | None = None) -> Store:
     """The store of the settings. Raises StoreError with what is wrong."""
+    if settings.runtime.store != "sqlite":
+        return RedisStore(settings.runtime.store, history_length=settings.runtime.history_length)
     path = Path(settings.runtime.state_dir) / "grf.db"
     return SqliteStore(path, history_length=settings.runtime.history_length, right_of_way=right_of_way)
 
@@ -48,14 +56,29 @@ def load_model(settings: Settings) -> StepModel:
     return open_model(settings.runtime.bundle, settings.runtime.device)
 
 
+class Place(NamedTuple):
+    """Where a worker is."""
+
+    address: str
+    """by which others reach it"""
+    node: str = ""
+
+
 class Worker:
     """One worker in this process. `start` it, then let `beat` be called in turn with the controller's orders."""
 
     def __init__(
-        self, name: str, settings: Settings, model: StepModel, send_beat: SendBeat, on_death: Callable[[], None]
+        self,
+        name: str,
+        settings: Settings,
+        model: StepModel,
+        send_beat: SendBeat,
+        on_death: Callable[[], None],
+        place: Place | None = None,
     ) -> None:
         """`on_death` is called when the loop has failed: the process is of no use any more."""
         self.name = name
+        self._advertise, self._node = place or Place(settings.runtime.host)
         self.incarnation = uuid.uuid4().hex[:12]
         self._settings = settings
         self._send_beat = send_beat
@@ -65,7 +88,12 @@ class Worker:
         self._registry = CollectorRegistry()
         self._metrics = WorkerMetrics(self._registry)
         self._flush_at_s = 0.0
-        self._busy_s = 0.0
+        self._lag_s = 0.0
+        self._busy_s, self._busy, self._described_s = 0.0, 0.0, 0.0
+        self._told_released: dict[int, int] = {}
+        self._leaves = False
+        self._lease_store: Store | None = None
+        self._beat_now = threading.Event()
         self._stopped = threading.Event()
         engine = Engine(self._model, settings.engine_policy)
         self._dispatcher = Dispatcher(engine, name, self.incarnation, Tokens(settings.tokens()), settings.dispatch)
@@ -78,6 +106,7 @@ class Worker:
         self._port = self._loop.bind(runtime.host, runtime.data_port)
         server, _ = start_http_server(0, runtime.host, self._registry)
         self._metrics_port = server.server_port
+        self._life, self._life_port = hold_out(runtime.host)
         self._loop.start()
         self._beats.start()
         log.info("%s (%s) listens on port %d", self.name, self.incarnation, self._port)
@@ -85,7 +114,19 @@ class Worker:
     def stop(self, drain_s: float = 5.0) -> bool:
         """Save what is settled and stop; True if everything settled was saved."""
         self._stopped.set()
-        return self._loop.stop(drain_s)
+        self._beat_now.set()
+        saved = self._loop.stop(drain_s)
+        self._life.close()
+        return saved
+
+    def nudge(self) -> None:
+        """Beat at once: the controller has news."""
+        self._beat_now.set()
+
+    def leave(self) -> None:
+        """Ask the controller to give all that is owned to others; it ends this worker when nothing is left."""
+        self._leaves = True
+        self._beat_now.set()
 
     @property
     def is_alive(self) -> bool:
@@ -99,42 +140,84 @@ class Worker:
                 self._on_death()
                 return
             self._beat()
-            self._stopped.wait(self._settings.runtime.heartbeat_s)
+            self._beat_now.wait(self._settings.runtime.heartbeat_s)
+            self._beat_now.clear()
 
     def _beat(self) -> None:
+        lease_s = self._settings.runtime.lease_s
+        sent_s = lease_clock()
         try:
-            beat = self._loop.call(self._describe).result(timeout=self._settings.runtime.lease_s)
+            beat = self._loop.call(self._describe).result(timeout=lease_s)
         except FutureTimeout:
-            log.warning("the loop did not answer for %g s: no beat", self._settings.runtime.lease_s)
+            log.warning("the loop did not answer for %g s: no beat", lease_s)
             return
         try:
             orders = self._send_beat(beat)
         except Exception as error:  # the controller is being restarted: go on serving what is owned
             log.info("no controller: %s", error)
+            self._renew_at_store(beat.owner)
             return
-        self._loop.call(lambda: self._dispatcher.own(orders.epochs))
+        self._loop.call(lambda: self._obey(orders, sent_s + lease_s))
+
+    def _renew_at_store(self, owner: str) -> None:
+        sent_s = lease_clock()
+        try:
+            self._lease_store = self._lease_store or open_store(self._settings)
+            renewed = renew_at_store(self._lease_store, owner)
+        except StoreError as error:
+            log.warning("the lease cannot be renewed: %s", error)
+            return
+        if renewed:
+            until_s = sent_s + self._settings.runtime.lease_s
+            self._loop.call(lambda: self._dispatcher.lease.extend(until_s))
 
     # ---- the loop's thread ----
 
+    def _obey(self, orders: Orders, until_s: float) -> None:
+        dispatcher = self._dispatcher
+        dispatcher.lease.extend(until_s)
+        dispatcher.own(orders.epochs)
+        dispatcher.release(orders.releases)
+        self._leaves = self._leaves or orders.leaves
+        if orders.table is not None:
+            dispatcher.route(as_message(orders.table))
+
     def _describe(self) -> Beat:
-        runtime, engine = self._settings.runtime, self._dispatcher.engine
+        runtime, dispatcher = self._settings.runtime, self._dispatcher
+        engine, now_s = dispatcher.engine, time.monotonic()
+        passed_s = now_s - self._described_s
+        if passed_s > runtime.heartbeat_s / 2:
+            self._busy = min((dispatcher.busy_s - self._busy_s) / passed_s, 1.0)
+            self._busy_s, self._described_s = dispatcher.busy_s, now_s
+        self._told_released = dispatcher.owned.released
         return Beat(
             name=self.name,
             incarnation=self.incarnation,
-            endpoint=f"tcp://{runtime.host}:{self._port}",
-            metrics_url=f"http://{runtime.host}:{self._metrics_port}/metrics",
+            endpoint=f"tcp://{self._advertise}:{self._port}",
+            metrics_url=f"http://{self._advertise}:{self._metrics_port}/metrics",
+            life_port=self._life_port,
             pid=os.getpid(),
+            node=self._node,
             sessions=len(engine.sessions),
             pending_bytes=engine.quotas.pending_bytes,
-            fenced=self._dispatcher.store.health.fenced,
+            busy=self._busy,
+            lag_s=self._lag_s,
+            fenced=dispatcher.store.health.fenced,
+            loads=dispatcher.group_load.rates(now_s),
+            released=self._told_released,
+            leaves=self._leaves,
         )
 
     def _on_turn(self, now_s: float) -> None:
+        if self._dispatcher.owned.released != self._told_released:
+            self._beat_now.set()
         if now_s < self._flush_at_s:
             return
         self._flush_at_s = now_s + FLUSH_METRICS_S
         dispatcher, engine, metrics = self._dispatcher, self._dispatcher.engine, self._metrics
-        metrics.flush(engine.take_tally(), self._model.take_seconds(), dispatcher.outbox.take_refusals())
+        tally = engine.take_tally()
+        self._lag_s = max(tally.latencies_s, default=0.0)
+        metrics.flush(tally, self._model.take_seconds(), dispatcher.outbox.take_refusals())
         metrics.sessions.set(len(engine.sessions))
         metrics.ready.set(engine.ready_sessions)
         metrics.pending_bytes.set(engine.quotas.pending_bytes)

@@ -19,6 +19,7 @@ from runtime import multipart
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.dispatch.turn_clock import TurnClock
 from runtime.doorbell import Doorbell
+from runtime.leases import lease_clock
 from runtime.store.base import Store
 from runtime.store_thread import StoreThread
 from runtime.wire import MAX_MESSAGE_BYTES, encode
@@ -134,6 +135,7 @@ class WorkerLoop:
         # Rounded up: waking before the time only to wait again would spin.
         ready = dict(self._poller.poll(int(wait_s * 1000) + (wait_s > 0)))
         started_s = time.monotonic()
+        self.dispatcher.keep_to_lease(lease_clock())
         if self._socket in ready and self.dispatcher.takes_messages:
             self._receive()
         if self._bell.fileno() in ready:

@@ -5,6 +5,7 @@
 set -eu
 servers="
 prometheus prometheus
+redis-server redis-server
 "
 PATH=$PATH:/usr/sbin
 

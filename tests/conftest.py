@@ -1,11 +1,12 @@
 """What every test can count on: fixed seeds, an order, and real servers or an honest skip."""
 
 import os
-import shutil
 from collections.abc import Callable
 
 import hypothesis
 import pytest
+
+from tests.servers import find_program
 
 # The same examples on every machine and in every run. `HYPOTHESIS_PROFILE=explore make test` looks for new ones.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)
@@ -31,12 +32,4 @@ def server_program() -> Callable[[str], str]:
     Without it the test is skipped on a laptop and fails in CI, where `make test` has installed it.
     """
 
-    def find(name: str) -> str:
-        path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-        if path is None and os.environ.get("CI") == "true":
-            pytest.fail(f"{name} is not installed: scripts/install-system.sh should have done it")
-        if path is None:
-            pytest.skip(f"{name} is not installed: `make system` does it")
-        return path
-
-    return find
+    return find_program

@@ -14,8 +14,10 @@ from runtime import messages as m
 from runtime.client.async_driver import AsyncDriver
 from runtime.client.errors import ClientClosed, PublisherFull, Refused, RequestTimeout
 from runtime.client.locate import Locate, locator
-from runtime.client.publisher_core import PublisherCore, PublisherEvent, PublisherPolicy, PublisherStats
-from runtime.client.state_core import Answer, Question, StateCore
+from runtime.client.publisher_core import PublisherEvent, PublisherPolicy, PublisherStats
+from runtime.client.publisher_fleet import PublisherFleet
+from runtime.client.state_core import Answer, Question
+from runtime.client.state_fleet import StateFleet
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.sync_clients import as_frames, new_identity
 
@@ -33,7 +35,7 @@ class AsyncPublisher:
         policy: PublisherPolicy | None = None,
         on_event: Callable[[PublisherEvent], None] | None = None,
     ) -> None:
-        core = PublisherCore(new_identity(client, tenant, token, "publisher"), policy or PublisherPolicy(), on_event)
+        core = PublisherFleet(new_identity(client, tenant, token, "publisher"), policy or PublisherPolicy(), on_event)
         self._driver = AsyncDriver(core, locator(address, token))
 
     @property
@@ -104,7 +106,7 @@ class AsyncStateClient:
     """As `StateClient`; use it as `async with`, or call `open` in the event loop that it lives in."""
 
     def __init__(self, address: str | Locate, *, tenant: str = "default", token: str = "", client: str = "") -> None:
-        core = StateCore(new_identity(client, tenant, token, "reader"))
+        core = StateFleet(new_identity(client, tenant, token, "reader"))
         self._driver = AsyncDriver(core, locator(address, token))
 
     def open(self) -> None:

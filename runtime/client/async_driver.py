@@ -1,4 +1,4 @@
-"""Drives a core from an asyncio task. Everything happens in one event loop, so nothing is locked."""
+"""Drives a fleet from an asyncio task. Everything happens in one event loop, so nothing is locked."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import zmq
 import zmq.asyncio
 
 from runtime.client.errors import ClientClosed
-from runtime.client.link import Core
+from runtime.client.fleet import HOME, Fleet, Lane
 from runtime.client.locate import Locate, NotLocated
 from runtime.client.thread_driver import MAX_POLL_S, RELOCATE_AFTER_S
 from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, decode, encode
 
-CoreT = TypeVar("CoreT", bound=Core)
+FleetT = TypeVar("FleetT", bound=Fleet[Any])
 
 
-class AsyncDriver(Generic[CoreT]):
-    def __init__(self, core: CoreT, locate: Locate) -> None:
+class AsyncDriver(Generic[FleetT]):
+    def __init__(self, core: FleetT, locate: Locate) -> None:
         self.core = core
         self._locate = locate
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._context: zmq.Context[Any] | None = None
+        self._connections: dict[str, tuple[Lane, zmq.asyncio.Socket]] = {}
+        self._locating: asyncio.Task[str | None] | None = None
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -69,51 +71,84 @@ class AsyncDriver(Generic[CoreT]):
         self._changed = asyncio.Event()
 
     async def _run(self) -> None:
-        socket: zmq.asyncio.Socket | None = None
         try:
             while True:
-                if socket is None or self.core.is_lost:
-                    if socket is not None:
-                        socket.close(linger=0)
-                    socket = await self._connect()
-                if socket is not None:
-                    await self._turn(socket)
+                self._connect()
+                await self._turn()
         finally:
-            if socket is not None:
+            if self._locating is not None:
+                self._locating.cancel()
+            for _, socket in self._connections.values():
                 socket.close(linger=0)
             self._notify()  # whoever waits is told that the client has closed, or failed
 
-    async def _connect(self) -> zmq.asyncio.Socket | None:
-        assert self._context is not None
+    def _connect(self) -> None:
+        """A socket for every lane that should have one; none for those that are not wanted any more."""
+        lanes = self.core.lanes
+        for name, (lane, socket) in list(self._connections.items()):
+            if lanes.get(name) is not lane or lane.is_lost:
+                socket.close(linger=0)
+                del self._connections[name]
+        for name, lane in lanes.items():
+            if name not in self._connections:
+                endpoint = name if name != HOME else self._find_home()
+                if endpoint is not None:
+                    self._open(name, lane, endpoint)
+
+    def _find_home(self) -> str | None:
+        """Where the table says; else where whoever was asked says, once there is an answer."""
+        endpoint: str | None = self.core.next_home()
+        if endpoint is not None:
+            return endpoint
+        if self._locating is None:
+            self._locating = asyncio.create_task(self._ask_where())
+            self._locating.add_done_callback(lambda _: self._wake.set())
+        if not self._locating.done():
+            return None
+        located, self._locating = self._locating.result(), None
+        return located
+
+    async def _ask_where(self) -> str | None:
         try:
-            endpoint = await asyncio.to_thread(self._locate)
+            return await asyncio.to_thread(self._locate)
         except NotLocated:
             await asyncio.sleep(RELOCATE_AFTER_S)
             return None
+
+    def _open(self, name: str, lane: Lane, endpoint: str) -> None:
+        assert self._context is not None
         socket = zmq.asyncio.Socket(self._context, zmq.DEALER)
         socket.connect(endpoint)
-        self.core.connected(time.monotonic())
-        return socket
+        self._connections[name] = (lane, socket)
+        lane.connected(time.monotonic())
+        if name == HOME:
+            self.core.located(endpoint)
 
-    async def _turn(self, socket: zmq.asyncio.Socket) -> None:
+    async def _turn(self) -> None:
         self._wake.clear()
-        while (message := self.core.outgoing(time.monotonic())) is not None:
-            await socket.send_multipart(encode(message), copy=False)
-        poll_s = min(max(self.core.wake_at_s - time.monotonic(), 0.0), MAX_POLL_S)
-        await self._poll(socket, poll_s)
-        while await socket.poll(0):
-            with contextlib.suppress(DecodeError):  # not a worker of ours, or a newer one
-                frames = await socket.recv_multipart()
-                self.core.receive(decode(frames, MAX_MESSAGE_BYTES), time.monotonic())
+        if self._locating is not None and self._locating.done():
+            self._wake.set()
+        for lane, socket in list(self._connections.values()):
+            while (message := lane.outgoing(time.monotonic())) is not None:
+                await socket.send_multipart(encode(message), copy=False)
+        await self._poll(min(max(self.core.wake_at_s - time.monotonic(), 0.0), MAX_POLL_S))
+        for lane, socket in list(self._connections.values()):
+            while await socket.poll(0):
+                with contextlib.suppress(DecodeError):  # not a worker of ours, or a newer one
+                    frames = await socket.recv_multipart()
+                    self.core.receive(lane, decode(frames, MAX_MESSAGE_BYTES), time.monotonic())
         self.core.tick(time.monotonic())
         self._notify()
 
-    async def _poll(self, socket: zmq.asyncio.Socket, poll_s: float) -> None:
+    async def _poll(self, poll_s: float) -> None:
         """Until a message has come, someone has something to send, or the time is over."""
-        readable = asyncio.ensure_future(socket.poll(int(poll_s * 1000) + 1))
-        woken = asyncio.ensure_future(self._wake.wait())
+        sockets = [socket for _, socket in self._connections.values()]
+        waits: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(socket.poll(int(poll_s * 1000) + 1)) for socket in sockets
+        ]
+        waits.append(asyncio.ensure_future(self._wake.wait()))
         try:
-            await asyncio.wait((readable, woken), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=poll_s + 0.001, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for future in (readable, woken):
-                future.cancel()
+            for wait in waits:
+                wait.cancel()

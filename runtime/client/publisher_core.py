@@ -7,7 +7,7 @@ are opened again and sent again from the durable mark; the worker's sequence num
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, NamedTuple
@@ -82,14 +82,34 @@ def _check_readable(frames: Float32Array, event_time_s: float, sequence: int | N
         raise ValueError(f"sequence {sequence} is more than 2**62")
 
 
+@dataclass(slots=True)
+class Account:
+    """What all connections of a publisher share."""
+
+    policy: PublisherPolicy
+    on_event: Callable[[PublisherEvent], None] | None = None
+    stats: PublisherStats = field(default_factory=PublisherStats)
+    n_bytes: int = 0
+    """of segments that are not durable yet"""
+
+
 class PublisherCore:
+    """One connection's streams. A publisher of several workers has one for each (`publisher_fleet`)."""
+
     def __init__(
-        self, identity: Identity, policy: PublisherPolicy, on_event: Callable[[PublisherEvent], None] | None = None
+        self,
+        identity: Identity,
+        policy: PublisherPolicy,
+        on_event: Callable[[PublisherEvent], None] | None = None,
+        *,
+        account: Account | None = None,
     ) -> None:
-        self.stats = PublisherStats()
-        self.policy = policy
+        """With an `account` others route the streams: what another worker owns waits here until they are moved."""
+        self._account = account or Account(policy, on_event)
+        self._is_routed = account is not None
+        self.stats = self._account.stats
+        self.policy = self._account.policy
         self._link = Link(identity)
-        self._on_event = on_event
         self._streams: dict[StreamName, StreamBuffer] = {}
         self._sendable: OrderedDict[str, dict[StreamName, None]] = OrderedDict()
         """sessions that may have something to send, next turn first, and their streams that may"""
@@ -98,7 +118,6 @@ class PublisherCore:
         self._paused: dict[StreamName, float] = {}
         """streams told to slow down, and until when"""
         self._was_connected = False
-        self._n_bytes = 0
         self._in_flight_segments = 0
         self._in_flight_bytes = 0
 
@@ -106,7 +125,7 @@ class PublisherCore:
 
     def has_room(self, n_bytes: int) -> bool:
         """One segment always fits, however large."""
-        return self._n_bytes == 0 or self._n_bytes + n_bytes <= self.policy.max_buffer_bytes
+        return self._account.n_bytes == 0 or self._account.n_bytes + n_bytes <= self.policy.max_buffer_bytes
 
     def publish(
         self,
@@ -136,7 +155,7 @@ class PublisherCore:
         if buffer.modality != modality:
             raise ValueError(f"stream {stream!r} of session {session!r} was published as {buffer.modality!r}")
         entry = Entry(event_time_s, frames, now_s)
-        self._n_bytes += sum(kept.n_bytes for kept in buffer.append(entry, sequence))
+        self._account.n_bytes += sum(kept.n_bytes for kept in buffer.append(entry, sequence))
         self.stats.published += 1
         self._make_sendable(name)
         while not self.has_room(0) and self._drop_oldest(buffer):
@@ -181,10 +200,37 @@ class PublisherCore:
         dropped = buffer.drop_oldest() if len(buffer) > 1 or buffer is not preferred else None
         if dropped is None:
             return False
-        self._n_bytes -= dropped.n_bytes
+        self._account.n_bytes -= dropped.n_bytes
         self._recount_in_flight()
         self.stats.dropped += dropped.receipt.is_dropped
         return True
+
+    # ---- streams that move to another connection ----
+
+    @property
+    def sessions(self) -> set[str]:
+        return {session for session, _ in self._streams}
+
+    def release(self, sessions: Collection[str]) -> list[StreamBuffer]:
+        """Let go of the streams of these sessions."""
+        names = [name for name in self._streams if name[0] in sessions]
+        released = [self._streams.pop(name) for name in names]
+        for name in names:
+            self._paused.pop(name, None)
+            self._to_open_or_end.pop(name, None)
+        self._recount_in_flight()
+        return released
+
+    def adopt(self, buffer: StreamBuffer) -> None:
+        """Go on with a stream that another connection has let go of."""
+        name = (buffer.session, buffer.stream)
+        self._streams[name] = buffer
+        self.stats.resent += buffer.reconnect()
+        self._make_sendable(name)
+
+    def lose(self) -> None:
+        """Open another connection."""
+        self._link.lose()
 
     # ---- the driver's side (runtime.client.link.Core) ----
 
@@ -283,7 +329,7 @@ class PublisherCore:
                     self._to_open_or_end[session, stream] = None
             case m.Nack(session=session, stream=stream) if stream:
                 self._refused(message, now_s)
-            case m.Moved():
+            case m.Moved() if not self._is_routed:
                 self._link.lose()
             case _:
                 pass
@@ -307,7 +353,7 @@ class PublisherCore:
     def _free(self, done: list[Entry]) -> None:
         """These are durable, or were refused and are accounted for."""
         for entry in done:
-            self._n_bytes -= entry.n_bytes
+            self._account.n_bytes -= entry.n_bytes
             if entry.receipt.is_durable:
                 self.stats.durable += 1
                 self.stats.fused += not entry.counted
@@ -322,7 +368,7 @@ class PublisherCore:
         elif nack.code in m.RETRY_CODES:
             self.stats.resent += buffer.send_again_from(nack.sequence)
             self._paused[name] = now_s + max(nack.retry_after_ms, 1) / 1000
-            if nack.code == "not_owner":
+            if nack.code == "not_owner" and not self._is_routed:
                 self._link.lose()
         elif nack.code == "stream_taken" or (buffer.is_opening and nack.code in STREAM_CODES):
             self._stream_refused(buffer, nack)
@@ -343,11 +389,11 @@ class PublisherCore:
     def _stream_refused(self, buffer: StreamBuffer, nack: m.Nack) -> None:
         self.stats.refused += buffer.unfinished
         entries = buffer.refuse_all(nack)
-        self._n_bytes -= sum(entry.n_bytes for entry in entries)
+        self._account.n_bytes -= sum(entry.n_bytes for entry in entries)
 
     def _tell(self, nack: m.Nack) -> None:
-        if self._on_event is not None:
-            self._on_event(PublisherEvent(nack.code, nack.text, nack.session, nack.stream, nack.sequence))
+        if self._account.on_event is not None:
+            self._account.on_event(PublisherEvent(nack.code, nack.text, nack.session, nack.stream, nack.sequence))
 
     def _recount_in_flight(self) -> None:
         counts = [buffer.in_flight() for buffer in self._streams.values()]

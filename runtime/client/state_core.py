@@ -6,8 +6,9 @@ Every question may be asked twice without harm: they read, or delete what is to 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from math import inf
 
 from runtime import messages as m
@@ -51,9 +52,13 @@ class Subscription:
 
 
 class StateCore:
-    def __init__(self, identity: Identity) -> None:
+    """One connection's questions. A client of several workers has one for each (`state_fleet`)."""
+
+    def __init__(self, identity: Identity, *, is_routed: bool = False, requests: Iterator[int] | None = None) -> None:
+        """`is_routed`: others bring what another worker owns to another connection; they share the `requests`."""
+        self._is_routed = is_routed
         self._link = Link(identity)
-        self._requests = 0
+        self._requests = requests or count(1)
         self._pending: dict[int, Pending] = {}
         self._subscriptions: list[Subscription] = []
         self._to_send: deque[m.ClientMessage] = deque()
@@ -69,15 +74,24 @@ class StateCore:
 
         Raises ValueError for what no worker could read: its answer would not say which request it is about.
         """
-        self._requests += 1
-        question = ask(self._requests)
+        question = ask(next(self._requests))
         decode(encode(question))
-        pending = self._pending[self._requests] = Pending(question)
+        pending = Pending(question)
+        self.adopt(pending)
+        return pending
+
+    def adopt(self, pending: Pending) -> None:
+        """Ask here what was asked at another connection, or nowhere yet."""
+        pending.retry_at_s = inf
+        self._pending[pending.question.request] = pending
         if self._link.welcome is not None:
             self._to_send.append(pending.question)
         elif self._link.refusal is not None:
             self._fail_all()
-        return pending
+
+    @property
+    def pending(self) -> list[Pending]:
+        return list(self._pending.values())
 
     def give_up(self, pending: Pending) -> None:
         self._pending.pop(pending.question.request, None)
@@ -87,10 +101,18 @@ class StateCore:
         if session:
             check_id("session", session)
         subscription = Subscription(session)
+        self.follow(subscription)
+        return subscription
+
+    def follow(self, subscription: Subscription) -> None:
+        """Let this connection's updates go to a subscription too."""
+        session = subscription.session
         self._subscriptions.append(subscription)
         if self._link.welcome is not None:
             self._to_send.append(m.Subscribe(session, self._grant()))
-        return subscription
+
+    def follows(self, subscription: Subscription) -> bool:
+        return subscription in self._subscriptions
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._subscriptions.remove(subscription)
@@ -102,7 +124,7 @@ class StateCore:
         if not subscription.updates:
             return None
         update = subscription.updates.popleft()
-        self._grant_more()
+        self.grant_more()
         return update
 
     def _grant(self) -> int:
@@ -112,7 +134,7 @@ class StateCore:
         self._granted += grant
         return grant
 
-    def _grant_more(self) -> None:
+    def grant_more(self) -> None:
         grant = self._grant()
         if grant and self._link.welcome is not None:
             self._to_send.append(m.Credit(grant))
@@ -130,6 +152,14 @@ class StateCore:
             self._tapped.clear()
             self._to_send.append(m.Tap(len(taken)))
         return taken
+
+    @property
+    def is_tapping(self) -> bool:
+        return self._tapped is not None
+
+    def lose(self) -> None:
+        """Open another connection."""
+        self._link.lose()
 
     @property
     def has_tapped(self) -> bool:
@@ -186,7 +216,7 @@ class StateCore:
                 oldest, newest = subscription.updates.popleft(), subscription.updates.pop()
                 subscription.updates.append(replace(newest, missed=newest.missed + oldest.missed + 1))
         if not takers:  # unsubscribed meanwhile
-            self._grant_more()
+            self.grant_more()
 
     def _refused(self, nack: m.Nack, now_s: float) -> None:
         pending = self._pending.get(nack.request)
@@ -194,7 +224,7 @@ class StateCore:
             return
         if nack.code in m.RETRY_CODES:
             pending.retry_at_s = now_s + max(nack.retry_after_ms, 10) / 1000
-            if nack.code == "not_owner":
+            if nack.code == "not_owner" and not self._is_routed:
                 self._link.lose()
         else:
             del self._pending[nack.request]

@@ -15,8 +15,10 @@ from runtime import messages as m
 from runtime.client.errors import PublisherFull, Refused, RequestTimeout
 from runtime.client.link import Identity
 from runtime.client.locate import Locate, locator
-from runtime.client.publisher_core import PublisherCore, PublisherEvent, PublisherPolicy, PublisherStats
-from runtime.client.state_core import Answer, Question, StateCore
+from runtime.client.publisher_core import PublisherEvent, PublisherPolicy, PublisherStats
+from runtime.client.publisher_fleet import PublisherFleet
+from runtime.client.state_core import Answer, Question
+from runtime.client.state_fleet import StateFleet
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.thread_driver import ThreadDriver
 
@@ -33,7 +35,7 @@ def new_identity(client: str, tenant: str, token: str, kind: str) -> Identity:
     return Identity(client or f"{kind}-{uuid.uuid4().hex[:12]}", tenant, token)
 
 
-def wait_for_welcome(driver: ThreadDriver[PublisherCore] | ThreadDriver[StateCore], timeout_s: float) -> None:
+def wait_for_welcome(driver: ThreadDriver[PublisherFleet] | ThreadDriver[StateFleet], timeout_s: float) -> None:
     core = driver.core
     with driver.changed:
         if not driver.wait(lambda: core.welcome is not None or core.refusal is not None, timeout_s):
@@ -59,7 +61,7 @@ class Publisher:
         on_event: Callable[[PublisherEvent], None] | None = None,
     ) -> None:
         identity = new_identity(client, tenant, token, "publisher")
-        core = PublisherCore(identity, policy or PublisherPolicy(), on_event)
+        core = PublisherFleet(identity, policy or PublisherPolicy(), on_event)
         self._driver = ThreadDriver(core, locator(address, token), identity.client)
 
     @property
@@ -144,7 +146,7 @@ class StateClient:
 
     def __init__(self, address: str | Locate, *, tenant: str = "default", token: str = "", client: str = "") -> None:
         identity = new_identity(client, tenant, token, "reader")
-        self._driver = ThreadDriver(StateCore(identity), locator(address, token), identity.client)
+        self._driver = ThreadDriver(StateFleet(identity), locator(address, token), identity.client)
 
     def check(self, timeout_s: float) -> None:
         """Wait until a worker has welcomed this client. Raises Refused for a bad token, RequestTimeout."""

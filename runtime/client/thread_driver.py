@@ -1,16 +1,16 @@
-"""Drives a core from a thread of its own: the socket never leaves the thread, the core is shared under a lock."""
+"""Drives a fleet from a thread of its own: the sockets never leave the thread, the fleet is shared under a lock."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import zmq
 
 from runtime.client.errors import ClientClosed
-from runtime.client.link import Core
+from runtime.client.fleet import HOME, Fleet, Lane
 from runtime.client.locate import Locate, NotLocated
 from runtime.doorbell import Doorbell
 from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, decode, encode
@@ -18,16 +18,19 @@ from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, decode, encode
 RELOCATE_AFTER_S = 0.2
 MAX_POLL_S = 0.5
 
-CoreT = TypeVar("CoreT", bound=Core)
+FleetT = TypeVar("FleetT", bound=Fleet[Any])
+Socket = zmq.Socket[bytes]
 
 
-class ThreadDriver(Generic[CoreT]):
-    def __init__(self, core: CoreT, locate: Locate, name: str) -> None:
+class ThreadDriver(Generic[FleetT]):
+    def __init__(self, core: FleetT, locate: Locate, name: str) -> None:
         self.core = core
         self.changed = threading.Condition()
         """held while the core is used; notified whenever the core may have changed"""
         self._locate = locate
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context: zmq.Context[Socket] = zmq.Context()
+        self._connections: dict[str, tuple[Lane, Socket]] = {}
+        self._locate_at_s = 0.0
         self._bell = Doorbell()
         self._rung = False
         self._closing = threading.Event()
@@ -66,60 +69,82 @@ class ThreadDriver(Generic[CoreT]):
     # ---- the driver's thread ----
 
     def _run(self) -> None:
-        socket: zmq.Socket[bytes] | None = None
         while not self._closing.is_set():
-            if socket is None or self.core.is_lost:
-                socket = self._reconnect(socket)
-            if socket is not None:
-                self._turn(socket)
-        if socket is not None:
+            self._connect()
+            self._turn()
+        for _, socket in self._connections.values():
             socket.close(linger=0)
 
-    def _reconnect(self, socket: zmq.Socket[bytes] | None) -> zmq.Socket[bytes] | None:
-        if socket is not None:
-            socket.close(linger=0)
+    def _connect(self) -> None:
+        """A socket for every lane that should have one; none for those that are not wanted any more."""
+        with self.changed:
+            lanes = self.core.lanes
+        for name, (lane, socket) in list(self._connections.items()):
+            if lanes.get(name) is not lane or lane.is_lost:
+                socket.close(linger=0)
+                del self._connections[name]
+        for name, lane in lanes.items():
+            if name not in self._connections:
+                endpoint = name if name != HOME else self._find_home()
+                if endpoint is not None:
+                    self._open(name, lane, endpoint)
+
+    def _find_home(self) -> str | None:
+        with self.changed:
+            endpoint: str | None = self.core.next_home()
+        if endpoint is not None or time.monotonic() < self._locate_at_s:
+            return endpoint
         try:
-            endpoint = self._locate()
+            return self._locate()
         except NotLocated:
-            self._closing.wait(RELOCATE_AFTER_S)
+            self._locate_at_s = time.monotonic() + RELOCATE_AFTER_S
             return None
+
+    def _open(self, name: str, lane: Lane, endpoint: str) -> None:
         socket = self._context.socket(zmq.DEALER)
         socket.connect(endpoint)
+        self._connections[name] = (lane, socket)
         with self.changed:
-            self.core.connected(time.monotonic())
-        return socket
+            lane.connected(time.monotonic())
+            if name == HOME:
+                self.core.located(endpoint)
 
-    def _turn(self, socket: zmq.Socket[bytes]) -> None:
-        sent_all = self._send(socket)
-        poll_s = min(max(self.core.wake_at_s - time.monotonic(), 0.0), MAX_POLL_S)
+    def _turn(self) -> None:
         poller = zmq.Poller()
-        poller.register(socket, zmq.POLLIN if sent_all else zmq.POLLIN | zmq.POLLOUT)
+        for lane, socket in self._connections.values():
+            sent_all = self._send(lane, socket)
+            poller.register(socket, zmq.POLLIN if sent_all else zmq.POLLIN | zmq.POLLOUT)
         poller.register(self._bell, zmq.POLLIN)
+        longest_s = MAX_POLL_S if HOME in self._connections else RELOCATE_AFTER_S
+        with self.changed:
+            wake_at_s = self.core.wake_at_s
+        poll_s = min(max(wake_at_s - time.monotonic(), 0.0), longest_s)
         poller.poll(int(poll_s * 1000) + 1)
         with self.changed:
             self._rung = False
             self._bell.hear()
-            self._receive(socket)
+            for lane, socket in self._connections.values():
+                self._receive(lane, socket)
             self.core.tick(time.monotonic())
             self.changed.notify_all()
 
-    def _send(self, socket: zmq.Socket[bytes]) -> bool:
-        """Send what the core has, as far as the socket takes it; False if it takes no more now."""
+    def _send(self, lane: Lane, socket: Socket) -> bool:
+        """Send what the lane has, as far as the socket takes it; False if it takes no more now."""
         while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
             with self.changed:
-                message = self.core.outgoing(time.monotonic())
+                message = lane.outgoing(time.monotonic())
             if message is None:
                 return True
             socket.send_multipart(encode(message), zmq.DONTWAIT, copy=False)
         return False
 
-    def _receive(self, socket: zmq.Socket[bytes]) -> None:
+    def _receive(self, lane: Lane, socket: Socket) -> None:
         while True:
             try:
                 frames = socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
             try:
-                self.core.receive(decode(frames, MAX_MESSAGE_BYTES), time.monotonic())
+                self.core.receive(lane, decode(frames, MAX_MESSAGE_BYTES), time.monotonic())
             except DecodeError:
                 continue  # not a worker of ours, or a newer one: what it says means nothing to this client

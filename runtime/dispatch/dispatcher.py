@@ -6,12 +6,14 @@ Whoever drives it runs the store jobs in order, one after another, and brings ba
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf
 
 from runtime import messages as m
+from runtime.dispatch.group_load import GroupLoad
+from runtime.dispatch.handover import Handover
 from runtime.dispatch.inbox import Inbox, segments_in
 from runtime.dispatch.loading import SessionLoader
 from runtime.dispatch.outbox import Outbox
@@ -26,6 +28,7 @@ from runtime.dispatch.telling import Teller
 from runtime.engine.engine import Engine
 from runtime.engine.view import signature_map
 from runtime.keys import InvalidId, check_id, key_group
+from runtime.leases import Lease
 from runtime.security import Tokens, Unauthorised
 from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, Frame, decode
 
@@ -74,10 +77,16 @@ class Dispatcher:
         self._policy = policy
         self._wall_offset_s = 0.0
         self._segments_of_turn = 0
+        self.busy_s = 0.0
+        """how long all turns took together"""
+        self.group_load = GroupLoad()
         self._tokens = tokens
         self._loader = SessionLoader(engine, self.store, self.owned, incarnation)
-        self._publishing = Publishing(engine, self._loader, self.peers, self.outbox)
+        self._publishing = Publishing(engine, self._loader, self.peers, self.outbox, self.group_load)
         self._questions = Questions(engine, self._loader, self.owned, self.store, self.outbox, self._publishing.forget)
+        self._handover = Handover(engine, self.owned, self._publishing.forget)
+        self.lease = Lease()
+        self._routes: m.Routes | None = None
         self._teller = Teller(engine, self.peers, self._questions, self.outbox)
 
     # ---- messages ----
@@ -175,6 +184,8 @@ class Dispatcher:
         window = self._policy.window_segments, self._policy.window_bytes
         welcome = m.Welcome(self.worker, self.incarnation, tenant, signature, *window, MAX_MESSAGE_BYTES)
         self.outbox.send(identity, welcome)
+        if self._routes is not None:
+            self.outbox.send(identity, self._routes)
 
     def _subscribe(self, peer: Peer, message: m.Subscribe) -> None:
         refuse = partial(self.outbox.refuse_segment, peer, message.session, "", 0)
@@ -200,13 +211,33 @@ class Dispatcher:
         """Serve these key groups and no others. Sessions of a group that is lost are another worker's: forget them."""
         lost = self.owned.replace(epochs)
         if lost:
+            self.store.health.fenced = False
             for session in [session for key, session in self.engine.sessions.items() if key_group(key) in lost]:
                 self._publishing.forget(session, "not_owner", f"key group {key_group(session.key)} has moved")
+            self._questions.disown()
+
+    def keep_to_lease(self, now_s: float) -> None:
+        """Serve nothing once the lease is over, by the clock that never stands still (`runtime.leases`)."""
+        if self.owned.epochs and self.lease.is_over(now_s):
+            self.own({})
+
+    def route(self, routes: m.Routes) -> None:
+        """Tell all clients who serves what, if that is news."""
+        if routes != self._routes:
+            self._routes = routes
+            for peer in self.peers.all():
+                self.outbox.send(peer.identity, routes)
+
+    def release(self, groups: Collection[int]) -> None:
+        """Give these key groups up as soon as what is settled of them is saved (`owned.released` tells)."""
+        self._handover.begin(groups)
+        self._questions.disown()
 
     # ---- time ----
 
     def turn_took(self, seconds: float) -> None:
         """How long the last turn took, from the first message received to the last one sent, without waiting."""
+        self.busy_s += seconds
         self.pace.turn_took(seconds, self._segments_of_turn, shared=self.peers.tenants > 1)
 
     def work(self, now_s: float) -> None:
@@ -220,6 +251,7 @@ class Dispatcher:
         for peer in self.peers.drop_silent(now_s - PEER_TIMEOUT_S):
             self._forget_unread(peer)
         self.saver.save(now_s, self.pace.segments)
+        self._handover.go_on()
         self._publishing.tell_opened(now_s)
         self._teller.tell_progress(self._wall_offset_s)
         self.engine.tap(bool(self.peers.taps()))

@@ -20,6 +20,8 @@ from runtime.store.base import StoreError
 MAX_WAITING_BYTES = 64 << 20
 """of messages that wait for the load of their session"""
 RELOAD_AFTER_MS = 500
+NOT_OWNER_MS = 50
+"""until who does not hear of the new owner before asks again"""
 
 
 class Refuse(Protocol):
@@ -51,12 +53,14 @@ class SessionLoader:
 
     def resident(self, key: SessionKey) -> Session | None:
         """The session, if it is in memory, and so of a group of ours: a visit would run at once."""
+        if self._owned.frozen and not self._owned.owns(key):
+            return None
         return self._engine.sessions.get(key)
 
     def visit(self, key: SessionKey, visit: Visit) -> None:
         """Run the visit now if the session is in memory, else once its record is loaded."""
         if not self._owned.owns(key):
-            visit.refuse("not_owner", f"key group {key_group(key)} is not served by this worker", 100)
+            visit.refuse("not_owner", f"key group {key_group(key)} is not served by this worker", NOT_OWNER_MS)
         elif key in self._engine.sessions:
             visit.run(self._engine.sessions[key])
         elif self._waiting_bytes + visit.n_bytes > MAX_WAITING_BYTES:
@@ -101,7 +105,7 @@ class SessionLoader:
 
     def _loaded(self, key: SessionKey, record: SessionRecord | None, now_s: float) -> None:
         if not self._owned.owns(key):
-            self._refuse_all(key, "not_owner", f"key group {key_group(key)} has moved", 100)
+            self._refuse_all(key, "not_owner", f"key group {key_group(key)} has moved", NOT_OWNER_MS)
             return
         if record is None and not any(visit.creates for visit in self._waiting[key]):
             self._run_all(key, None)

@@ -1,8 +1,8 @@
-"""Which key groups this worker owns, and since which epoch."""
+"""Which key groups this worker owns, since which epoch, and which of them it is about to give up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from runtime.keys import SessionKey, key_group
 
@@ -10,15 +10,35 @@ from runtime.keys import SessionKey, key_group
 class OwnedGroups:
     def __init__(self) -> None:
         self._epochs: dict[int, int] = {}
+        self._frozen: set[int] = set()
+        """still ours to write to, not to be served any more"""
+        self._released: dict[int, int] = {}
+        """given up, with their epochs; the controller may not know it yet"""
 
     def replace(self, epochs: Mapping[int, int]) -> set[int]:
-        """Own these groups and no others; return those lost, a group that came back at another epoch included."""
-        lost = {group for group, epoch in self._epochs.items() if epochs.get(group) != epoch}
-        self._epochs = dict(epochs)
+        """Own these groups and no others; return those lost, a group that came back at another epoch included.
+
+        What was given up stays so until it comes with another epoch.
+        """
+        self._released = {group: epoch for group, epoch in self._released.items() if epochs.get(group) == epoch}
+        mine = {group: epoch for group, epoch in epochs.items() if group not in self._released}
+        lost = {group for group, epoch in self._epochs.items() if mine.get(group) != epoch}
+        self._epochs = mine
+        self._frozen -= lost
         return lost
 
+    def freeze(self, groups: Iterable[int]) -> None:
+        """Serve these no more, but let what is settled of them be saved."""
+        self._frozen |= self._epochs.keys() & set(groups)
+
+    def give_up(self, group: int) -> None:
+        """Nothing of a frozen group is left here."""
+        self._frozen.remove(group)
+        self._released[group] = self._epochs.pop(group)
+
     def owns(self, key: SessionKey) -> bool:
-        return key_group(key) in self._epochs
+        group = key_group(key)
+        return group in self._epochs and group not in self._frozen
 
     def epochs_of(self, keys: Iterable[SessionKey]) -> dict[int, int]:
         """The epoch of every group these keys belong to; the store fences a write by them."""
@@ -27,3 +47,11 @@ class OwnedGroups:
     @property
     def epochs(self) -> dict[int, int]:
         return dict(self._epochs)
+
+    @property
+    def frozen(self) -> Set[int]:
+        return self._frozen
+
+    @property
+    def released(self) -> dict[int, int]:
+        return dict(self._released)

@@ -166,6 +166,9 @@ class Peers:
         self._taps[peer.identity] = peer
         peer.tap_credit = min(peer.tap_credit + max(credit, 0), MAX_CREDIT)
 
+    def all(self) -> list[Peer]:
+        return list(self._peers.values())
+
     def taps(self) -> list[Peer]:
         return list(self._taps.values())
 

@@ -6,13 +6,14 @@ from functools import partial
 from typing import NamedTuple
 
 from runtime import messages as m
+from runtime.dispatch.group_load import GroupLoad
 from runtime.dispatch.loading import SessionLoader, Visit
 from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.peers import Peer, Peers
 from runtime.engine.engine import Engine
 from runtime.engine.outcomes import ACCEPTED, DUPLICATE
 from runtime.engine.session import Session, StreamState
-from runtime.keys import InvalidId, SessionKey, check_id
+from runtime.keys import InvalidId, SessionKey, check_id, key_group
 from runtime.wire import MAX_SEQUENCE
 
 MAX_STREAMS = 1024
@@ -34,11 +35,14 @@ class _Opening(NamedTuple):
 
 
 class Publishing:
-    def __init__(self, engine: Engine, loader: SessionLoader, peers: Peers, outbox: Outbox) -> None:
+    def __init__(
+        self, engine: Engine, loader: SessionLoader, peers: Peers, outbox: Outbox, group_load: GroupLoad
+    ) -> None:
         self._engine = engine
         self._loader = loader
         self._peers = peers
         self._outbox = outbox
+        self._group_load = group_load
         self._opening: dict[tuple[bytes, SessionKey, str], _Opening] = {}
         """opened, and not told before the store knows: only then will they be waited for after a crash"""
 
@@ -164,6 +168,7 @@ class Publishing:
     def take(self, peer: Peer, message: m.Segments, now_s: float, wall_s: float) -> None:
         for group in message.groups:
             key = SessionKey(peer.tenant, group.session)
+            self._group_load.count(key_group(key), len(group.entries))
             session = self._loader.resident(key)
             if session is not None:
                 self._take_group(peer, group, now_s, wall_s, session)

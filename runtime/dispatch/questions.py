@@ -10,7 +10,7 @@ from itertools import count
 from math import inf
 
 from runtime import messages as m
-from runtime.dispatch.loading import SessionLoader, Visit
+from runtime.dispatch.loading import NOT_OWNER_MS, SessionLoader, Visit
 from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.ownership import OwnedGroups
 from runtime.dispatch.peers import Peer
@@ -68,8 +68,7 @@ class Questions:
             return
         key = SessionKey(peer.tenant, question.session)
         if not self._owned.owns(key):
-            text = f"key group {key_group(key)} is not served by this worker"
-            self._outbox.refuse_request(peer, question.request, "not_owner", text, 100)
+            self._refuse_stranger(peer, key, question)
             return
         match question:
             case m.Query():
@@ -159,6 +158,18 @@ class Questions:
                 del self._waiting[key]
             peer, query = peer_query
             self._query(peer, key, replace(query, wait_ms=0), now_s)
+
+    def disown(self) -> None:
+        """Queries that wait for sessions of other workers are to be asked there."""
+        for key in [key for key in self._waiting if not self._owned.owns(key)]:
+            waiting = self._waiting.pop(key)
+            self._n_waiting -= len(waiting)
+            for peer, query in waiting.values():
+                self._refuse_stranger(peer, key, query)
+
+    def _refuse_stranger(self, peer: Peer, key: SessionKey, question: Question) -> None:
+        text = f"key group {key_group(key)} is not served by this worker"
+        self._outbox.refuse_request(peer, question.request, "not_owner", text, NOT_OWNER_MS)
 
     # ---- sessions, history, delete ----
 

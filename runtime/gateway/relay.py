@@ -1,4 +1,4 @@
-"""Drives a `RelayCore` in the gateway's event loop."""
+"""Drives a `RelayFleet` in the gateway's event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.client.link import Identity
 from runtime.client.locate import Locate
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES
 from runtime.gateway.posted import Posted
-from runtime.gateway.relay_core import RelayCore
+from runtime.gateway.relay_fleet import RelayFleet
 from runtime.messages import Float32Array
 
 
@@ -22,7 +22,7 @@ class Relay:
     def __init__(
         self, locate: Locate, identity: Identity, max_held_bytes: int, on_refused: Callable[[str, int], None]
     ) -> None:
-        self._core = RelayCore(identity, max_held_bytes, on_refused)
+        self._core = RelayFleet(identity, max_held_bytes, on_refused)
         self._driver = AsyncDriver(self._core, locate)
         self._driver.start()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from math import inf
 
 from runtime import messages as m
@@ -28,9 +28,21 @@ SEGMENT_CODES = frozenset({"bad_segment", "far_future", "late", "step_failed"})
 
 
 class RelayCore:
-    def __init__(self, identity: Identity, max_held_bytes: int, on_refused: Callable[[str, int], None]) -> None:
-        """`on_refused` is told the code, and how many segments it concerns."""
-        self.held = Held()
+    def __init__(
+        self,
+        identity: Identity,
+        max_held_bytes: int,
+        on_refused: Callable[[str, int], None],
+        *,
+        held: Held | None = None,
+    ) -> None:
+        """`on_refused` is told the code, and how many segments it concerns.
+
+        With `held`, which all connections share, others route the streams: what another worker owns waits here until
+        it is moved.
+        """
+        self.held = held or Held()
+        self._is_routed = held is not None
         self._link = Link(identity)
         self._max_held_bytes = max_held_bytes
         self._on_refused = on_refused
@@ -108,6 +120,33 @@ class RelayCore:
             del self._streams[unused]
         return unused is not None
 
+    # ---- streams that move to another connection ----
+
+    @property
+    def sessions(self) -> set[str]:
+        return {session for session, _ in self._streams}
+
+    def release(self, sessions: Collection[str]) -> list[RelayStream]:
+        """Let go of the streams of these sessions."""
+        names = [name for name in self._streams if name[0] in sessions]
+        for name in names:
+            self._paused.pop(name, None)
+        return [self._streams.pop(name) for name in names]
+
+    def adopt(self, relay: RelayStream) -> None:
+        """Go on with a stream that another connection has let go of."""
+        relay.close()
+        self._streams[relay.session, relay.stream] = relay
+        self._due[relay.session, relay.stream] = None
+
+    def lose(self) -> None:
+        """Open another connection."""
+        self._link.lose()
+
+    @property
+    def welcome(self) -> m.Welcome | None:
+        return self._link.welcome
+
     # ---- the driver's side (runtime.client.link.Core) ----
 
     @property
@@ -179,7 +218,7 @@ class RelayCore:
                 relay = self._streams.get((session, stream))
                 if relay is not None:
                     self._refused(relay, message, now_s)
-            case m.Moved():
+            case m.Moved() if not self._is_routed:
                 self._link.lose()
             case _:
                 pass
@@ -208,5 +247,5 @@ class RelayCore:
             relay.close()
         relay.send_again_from(nack.sequence)
         self._paused[nack.session, nack.stream] = now_s + max(nack.retry_after_ms, 1) / 1000
-        if nack.code == "not_owner":
+        if nack.code == "not_owner" and not self._is_routed:
             self._link.lose()

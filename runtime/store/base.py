@@ -66,14 +66,32 @@ class Store(Protocol):
     def claim(self, owner: str, expected: Mapping[int, int]) -> dict[int, int]:
         """Make `owner` the owner of these groups, each at epoch + 1, and return the new epochs.
 
-        All or nothing: raises StoreFenced if the epoch of any group is not the expected one (compare and set).
+        All or nothing: raises StoreFenced if the epoch of any group is not the expected one (compare and set). An
+        owner without a lease in force gets one, with a count that no lease had before.
         """
 
     def ownership(self) -> dict[int, Ownership]:
         """Who owns which group; a group that was never claimed is left out."""
 
+    def leases(self) -> dict[str, int]:
+        """The leases in force: owner -> count of its renewals, from a random start."""
+
+    def renew(self, owner: str, count: int) -> None:
+        """Add 1 to the count of an owner's lease; raises StoreFenced unless it stood at `count`: it may be over."""
+
+    def revoke(self, owner: str, count: int) -> None:
+        """End an owner's lease, unless it has moved on from `count`: then StoreFenced. No lease is as good as ended."""
+
+    def note(self, name: str, value: str) -> None:
+        """Keep a few words for the controllers to come, such as how many workers were asked for."""
+
+    def notes(self) -> dict[str, str]: ...
+
     def records(self) -> Iterator[SessionRecord]:
-        """All records with their history, ordered by tenant and session: a consistent snapshot, for export."""
+        """All records with their history, ordered by tenant and session, for export.
+
+        SQLite gives a consistent snapshot. Redis gives each session whole, as it was at some moment of the export.
+        """
 
     def restore(self, records: Sequence[SessionRecord]) -> None:
         """Write records of an export with their history, all or none, in place of what is stored of these sessions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 
 from runtime.keys import SessionKey, key_group
@@ -26,3 +27,14 @@ def check_expected(current: Mapping[int, int], expected: Mapping[int, int]) -> N
     for group, epoch in expected.items():
         if current.get(group, 0) != epoch:
             raise StoreFenced(f"key group {group}: expected at epoch {epoch}, it is at {current.get(group, 0)}")
+
+
+def check_lease(counts: Mapping[str, int], owner: str, count: int) -> None:
+    """Raise StoreFenced unless the owner's lease stands at `count`."""
+    if counts.get(owner) != count:
+        raise StoreFenced(f"{owner}: its lease is not the one that stood at {count}")
+
+
+def new_count() -> int:
+    """Where the renewals of a new lease start: nobody who knows an earlier lease of the owner can renew or end it."""
+    return secrets.randbits(52)

@@ -13,7 +13,7 @@ from threading import Lock
 from runtime.keys import SessionKey
 from runtime.records import HistoryRow, SessionRecord
 from runtime.store.base import Ownership, StoreUnavailable
-from runtime.store.fencing import check_epochs, check_expected
+from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
 from runtime.store.sealing import open_history, open_record, seal_record, sealed_history
 
 
@@ -25,6 +25,8 @@ class MemoryDisk:
     history: dict[SessionKey, dict[int, tuple[float, bytes]]] = field(default_factory=dict)
     """by version: event time and the rest"""
     groups: dict[int, Ownership] = field(default_factory=dict)
+    leases: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     away: str = ""
     """why it does not answer, for a test to say; then every call raises StoreUnavailable and changes nothing"""
     lock: Lock = field(default_factory=Lock)
@@ -69,11 +71,35 @@ class MemoryStore:
             check_expected(_current(disk), expected)
             claimed = {group: epoch + 1 for group, epoch in expected.items()}
             disk.groups.update({group: Ownership(owner, epoch) for group, epoch in claimed.items()})
+            disk.leases.setdefault(owner, new_count())
         return claimed
 
     def ownership(self) -> dict[int, Ownership]:
         with self._answering() as disk:
             return dict(disk.groups)
+
+    def leases(self) -> dict[str, int]:
+        with self._answering() as disk:
+            return dict(disk.leases)
+
+    def renew(self, owner: str, count: int) -> None:
+        with self._answering() as disk:
+            check_lease(disk.leases, owner, count)
+            disk.leases[owner] = count + 1
+
+    def revoke(self, owner: str, count: int) -> None:
+        with self._answering() as disk:
+            if owner in disk.leases:
+                check_lease(disk.leases, owner, count)
+                del disk.leases[owner]
+
+    def note(self, name: str, value: str) -> None:
+        with self._answering() as disk:
+            disk.notes[name] = value
+
+    def notes(self) -> dict[str, str]:
+        with self._answering() as disk:
+            return dict(disk.notes)
 
     def records(self) -> Iterator[SessionRecord]:
         with self._answering() as disk:

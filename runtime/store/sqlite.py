@@ -18,7 +18,7 @@ from runtime.keys import SessionKey
 from runtime.records import HistoryRow, SessionRecord
 from runtime.right_of_way import RightOfWay
 from runtime.store.base import Ownership, StoreUnavailable
-from runtime.store.fencing import check_epochs, check_expected
+from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
 from runtime.store.sealing import open_history, open_record, seal_record, sealed_history
 from runtime.store.sqlite_file import CONNECTION_SURVIVES, open_file, open_snapshot, primary_code, translated
 
@@ -113,12 +113,37 @@ class SqliteStore:
             check_expected(_current(connection, expected), expected)
             rows = [(group, owner, epoch) for group, epoch in claimed.items()]
             connection.executemany("INSERT OR REPLACE INTO groups (key_group, owner, epoch) VALUES (?, ?, ?)", rows)
+            connection.execute("INSERT OR IGNORE INTO leases (owner, count) VALUES (?, ?)", (owner, new_count()))
         return claimed
 
     def ownership(self) -> dict[int, Ownership]:
         with self._transaction("BEGIN") as connection:
             rows = connection.execute("SELECT key_group, owner, epoch FROM groups ORDER BY key_group")
             return {group: Ownership(owner, epoch) for group, owner, epoch in rows}
+
+    def leases(self) -> dict[str, int]:
+        with self._transaction("BEGIN") as connection:
+            return _leases(connection)
+
+    def renew(self, owner: str, count: int) -> None:
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            check_lease(_leases(connection), owner, count)
+            connection.execute("UPDATE leases SET count = count + 1 WHERE owner = ?", (owner,))
+
+    def revoke(self, owner: str, count: int) -> None:
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            leases = _leases(connection)
+            if owner in leases:
+                check_lease(leases, owner, count)
+                connection.execute("DELETE FROM leases WHERE owner = ?", (owner,))
+
+    def note(self, name: str, value: str) -> None:
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            connection.execute("INSERT OR REPLACE INTO notes (name, value) VALUES (?, ?)", (name, value))
+
+    def notes(self) -> dict[str, str]:
+        with self._transaction("BEGIN") as connection:
+            return dict(connection.execute("SELECT name, value FROM notes"))
 
     def records(self) -> Iterator[SessionRecord]:
         """As the contract says; the snapshot is taken at the first `next`.
@@ -222,6 +247,10 @@ def _current(connection: sqlite3.Connection, groups: Iterable[int]) -> dict[int,
     """Epochs of these groups, and perhaps of some between them."""
     span = (min(groups, default=0), max(groups, default=0))
     return dict(connection.execute("SELECT key_group, epoch FROM groups WHERE key_group BETWEEN ? AND ?", span))
+
+
+def _leases(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(connection.execute("SELECT owner, count FROM leases"))
 
 
 def _standing(path: Path) -> list[tuple[int, int] | None]:

@@ -16,7 +16,9 @@ from pathlib import Path
 from runtime.store.base import StoreError, StoreUnavailable, StoreUnusable
 
 APPLICATION_ID = int.from_bytes(b"GRFS", "big")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+FIRST_VERSION = 1
+"""had no leases and notes; it is brought to this one as it is opened"""
 
 # Text is compared byte by byte (BINARY, the default), never folded or normalised. `sessions` keeps its rows beside
 # the index: rows of 1.5 KB inside one (WITHOUT ROWID) took twice the time and the space (docs/decisions).
@@ -28,6 +30,10 @@ SCHEMA = {
         data BLOB NOT NULL, PRIMARY KEY (tenant, session, version)) WITHOUT ROWID""",
     "groups": """CREATE TABLE groups (
         key_group INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL)""",
+    "leases": """CREATE TABLE leases (
+        owner TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID""",
+    "notes": """CREATE TABLE notes (
+        name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID""",
 }
 
 # docs/decisions/sqlite-durability.md argues them.
@@ -163,6 +169,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, create: bool) -> None:
             raise StoreUnavailable(f"store {path}: emptied while in use: put it back")
         _make_tables(connection)
     _check_mark(connection, path)
+    if _number(connection, "user_version") == FIRST_VERSION:
+        _upgrade(connection)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StoreUnusable(f"store {path}: no WAL mode on this file system: choose a local disk")
@@ -184,11 +192,20 @@ def _make_tables(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
+def _upgrade(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN EXCLUSIVE")
+    if _number(connection, "user_version") == FIRST_VERSION and "leases" not in _names(connection):
+        connection.execute(SCHEMA["leases"])
+        connection.execute(SCHEMA["notes"])
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
 def _check_mark(connection: sqlite3.Connection, path: Path) -> None:
     if _number(connection, "application_id") != APPLICATION_ID:
         raise StoreUnusable(f"store {path}: an SQLite database of another program: left as it is, give another path")
     version = _number(connection, "user_version")
-    if version != SCHEMA_VERSION:
+    if version not in (FIRST_VERSION, SCHEMA_VERSION):
         age, do = ("newer", "upgrade") if version > SCHEMA_VERSION else ("older", "export it with its own version")
         raise StoreUnusable(f"store {path}: schema {version} of a {age} version, this one knows {SCHEMA_VERSION}: {do}")
 

@@ -175,6 +175,60 @@ def test_of_two_claims_that_race_exactly_one_wins(open_store: OpenStore) -> None
     assert open_store().ownership() == dict.fromkeys((3, 5), Ownership(last, len(rounds)))
 
 
+# ---- leases ----
+
+
+def test_a_claim_gives_its_owner_a_lease_and_another_claim_leaves_it_as_it_is(store: Store) -> None:
+    store.claim("worker-1", {0: 0})
+    leases = store.leases()
+    assert leases.keys() == {"worker-1"}
+    store.claim("worker-1", {1: 0})
+    assert store.leases() == leases
+
+
+def test_a_renewal_is_counted_once_and_only_by_who_knows_the_count(open_store: OpenStore) -> None:
+    store = open_store()
+    store.claim("worker-1", {0: 0})
+    (count,) = store.leases().values()
+    store.renew("worker-1", count)
+    assert open_store().leases() == {"worker-1": count + 1}
+    with pytest.raises(StoreFenced):
+        store.renew("worker-1", count)
+    with pytest.raises(StoreFenced):
+        store.renew("worker-2", 0)
+
+
+def test_a_lease_that_was_renewed_meanwhile_is_not_revoked(open_store: OpenStore) -> None:
+    worker, controller = open_store(), open_store()
+    controller.claim("worker-1", {0: 0})
+    (count,) = controller.leases().values()
+    worker.renew("worker-1", count)
+    with pytest.raises(StoreFenced):
+        controller.revoke("worker-1", count)
+    controller.revoke("worker-1", count + 1)
+    assert controller.leases() == {}
+    controller.revoke("worker-1", count + 1)
+    with pytest.raises(StoreFenced):
+        worker.renew("worker-1", count + 1)
+
+
+def test_a_lease_given_again_cannot_be_renewed_by_the_count_of_the_last_one(store: Store) -> None:
+    store.claim("worker-1", {0: 0})
+    (count,) = store.leases().values()
+    store.revoke("worker-1", count)
+    store.claim("worker-1", {1: 0})
+    with pytest.raises(StoreFenced):
+        store.renew("worker-1", count)
+
+
+def test_notes_are_kept_and_replaced(open_store: OpenStore) -> None:
+    store = open_store()
+    assert store.notes() == {}
+    store.note("workers", "3")
+    store.note("workers", "é4")
+    assert open_store().notes() == {"workers": "é4"}
+
+
 # ---- one object per thread, and the end ----
 
 
@@ -215,6 +269,11 @@ def test_a_closed_store_is_unavailable_and_may_be_closed_again(store: Store) -> 
         lambda: store.history(key("a"), -inf, inf, 1),
         lambda: store.claim("worker-1", {}),
         store.ownership,
+        store.leases,
+        store.notes,
+        lambda: store.note("a", "b"),
+        lambda: store.renew("worker-1", 0),
+        lambda: store.revoke("worker-1", 0),
         lambda: list(store.records()),
         lambda: store.restore([]),
     ):

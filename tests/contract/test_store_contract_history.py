@@ -8,7 +8,7 @@ from math import inf
 import pytest
 
 from runtime.store.base import Store
-from tests.contract.conftest import STORES, OpenStore
+from tests.contract.conftest import SNAPSHOTS, STORES, OpenStore
 from tests.runtime.store.samples import LOOK_ALIKES, assert_same, history_row, key, record, save, versions
 
 # ---- history ----
@@ -113,6 +113,7 @@ def test_an_export_restored_elsewhere_is_the_same_store(
         target.close()
 
 
+@pytest.mark.parametrize("open_store", SNAPSHOTS, indirect=True)
 def test_records_is_a_snapshot_while_others_save_and_delete(open_store: OpenStore) -> None:
     store, other = open_store(), open_store()
     keys = [key(f"session-{number:03}") for number in range(100)]
@@ -124,6 +125,19 @@ def test_records_is_a_snapshot_while_others_save_and_delete(open_store: OpenStor
     found = [first, *snapshot]
     assert [each.key for each in found] == keys
     assert all(each.version == 1 and [row.version for row in each.history] == [1] for each in found)
+
+
+def test_every_exported_session_is_whole_while_others_save_and_delete(open_store: OpenStore) -> None:
+    store, other = open_store(), open_store()
+    keys = [key(f"session-{number:03}") for number in range(600)]
+    epochs = save(other, *(record(each, version=1) for each in keys))
+    exported = store.records()
+    found = [next(exported)]
+    store.save(epochs, [record(each, version=2) for each in keys])
+    other.delete(epochs, keys[500])
+    found += exported
+    assert [each.key for each in found if each.key != keys[500]] == [each for each in keys if each != keys[500]]
+    assert all([row.version for row in each.history] == list(range(1, each.version + 1)) for each in found)
 
 
 def test_an_export_given_up_half_way_does_no_harm(store: Store) -> None:

@@ -3,86 +3,207 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from runtime.controller import Controller
+from runtime.controller import Controller, Orders
 from runtime.keys import KEY_GROUPS
-from runtime.placement import Beat
+from runtime.placement import Beat, ClusterPolicy
 from runtime.store.base import StoreFenced
 from runtime.store.memory import MemoryDisk, MemoryStore
 
-LEASE_S = 5.0
+LEASE_S = 2.0
+
+
+class Hands:
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.stopped: list[str] = []
+        self.nudged: list[str] = []
+
+    def start(self, name: str) -> None:
+        self.started.append(name)
+
+    def stop(self, name: str) -> None:
+        self.stopped.append(name)
+
+    def nudge(self, name: str) -> None:
+        self.nudged.append(name)
 
 
 class Cluster:
-    """A controller on a disk, and the names of the workers that it has asked for."""
+    """A controller on a disk, and what it has asked for."""
 
-    def __init__(self, disk: MemoryDisk, now_s: float = 0.0) -> None:
-        self.disk = disk
-        self.started: list[str] = []
+    def __init__(
+        self, disk: MemoryDisk | None = None, now_s: float = 0.0, expected: tuple[str, ...] = (), **policy: int
+    ) -> None:
+        self.disk = disk or MemoryDisk()
+        self.hands = Hands()
         self.registry = CollectorRegistry()
-        self.controller = Controller(MemoryStore(disk), self.started.append, LEASE_S, 60.0, self.registry, now_s)
+        store = MemoryStore(self.disk)
+        settings = ClusterPolicy(**policy)  # type: ignore[arg-type]
+        self.controller = Controller(store, self.hands, settings, LEASE_S, self.registry, now_s, expected)
+
+    def orders(
+        self, name: str, incarnation: str, now_s: float, released: dict[int, int] | None = None, **more: object
+    ) -> Orders:
+        beat = Beat(name, incarnation, f"tcp://{name}", "http://m", released=released or {}, **more)  # type: ignore[arg-type]
+        return self.controller.beat(beat, now_s)
 
     def beat(self, name: str, incarnation: str, now_s: float) -> dict[int, int]:
-        return self.controller.beat(Beat(name, incarnation, f"tcp://{name}", "http://m"), now_s).epochs
+        return self.orders(name, incarnation, now_s).epochs
+
+    def events(self, kind: str) -> list[str]:
+        return [event["text"] for event in self.controller.cluster(0.0)["events"] if event["kind"] == kind]
 
 
-def test_a_controller_without_workers_starts_one_and_only_one() -> None:
-    cluster = Cluster(MemoryDisk())
+def move_all(cluster: Cluster, source: str, others: list[str], now_s: float) -> None:
+    """Let a worker give up what it is asked for, until it is asked for nothing."""
+    released: dict[int, int] = {}
+    for _ in range(40):
+        orders = cluster.orders(source, "1", now_s, released)
+        released = {group: epoch for group, epoch in released.items() if orders.epochs.get(group) == epoch}
+        released |= {group: orders.epochs[group] for group in orders.releases}
+        for other in others:
+            cluster.beat(other, "1", now_s)
+        if not orders.releases:
+            return
+    raise AssertionError("it never comes to rest")
+
+
+# ---- beginnings ----
+
+
+def test_a_controller_without_workers_starts_those_wanted_and_no_more() -> None:
+    cluster = Cluster(workers=2, standbys=1)
     for now_s in (0.0, 0.5, 1.0):
         cluster.controller.tick(now_s)
-    assert cluster.started == ["worker-0"]
+    assert cluster.hands.started == ["worker-0", "worker-1", "worker-2"]
 
 
 def test_a_worker_that_does_not_come_up_is_replaced() -> None:
-    cluster = Cluster(MemoryDisk())
+    cluster = Cluster()
     cluster.controller.tick(0.0)
     cluster.controller.tick(61.0)
-    assert len(cluster.started) == 2
+    assert len(cluster.hands.started) == 2
 
 
-def test_the_first_beat_brings_all_groups_and_the_route() -> None:
-    cluster = Cluster(MemoryDisk())
-    epochs = cluster.beat("worker-0", "a", 1.0)
-    assert epochs == dict.fromkeys(range(KEY_GROUPS), 1)
+def test_the_first_beat_brings_all_groups_the_route_and_the_table() -> None:
+    cluster = Cluster()
+    orders = cluster.orders("worker-0", "a", 1.0)
+    assert orders.epochs == dict.fromkeys(range(KEY_GROUPS), 1)
     assert [worker["endpoint"] for worker in cluster.controller.routes()["workers"]] == ["tcp://worker-0"]
+    assert orders.table is not None
+    assert (orders.table.version, list(orders.table.groups_of)) == (KEY_GROUPS, ["tcp://worker-0"])
 
 
-def test_a_restarted_worker_owns_at_a_higher_epoch_and_its_last_life_is_fenced() -> None:
-    disk = MemoryDisk()
-    cluster = Cluster(disk)
+# ---- deaths ----
+
+
+def test_a_worker_restarted_on_its_port_owns_at_a_higher_epoch_and_its_last_life_is_fenced() -> None:
+    cluster = Cluster()
     first = cluster.beat("worker-0", "a", 1.0)
     second = cluster.beat("worker-0", "b", 2.0)
     assert second == {group: epoch + 1 for group, epoch in first.items()}
     with pytest.raises(StoreFenced):
-        MemoryStore(disk).claim("worker-0/a", first | {0: 0})
-    assert cluster.beat("worker-0", "a", 2.5) != first
+        MemoryStore(cluster.disk).claim("worker-0/a", first | {0: 0})
+
+
+def test_one_restarted_elsewhere_waits_for_the_lease_of_its_last_life() -> None:
+    """Ray may have given up a node that is only cut off."""
+    cluster = Cluster()
+    cluster.beat("worker-0", "a", 1.0)
+    elsewhere = Beat("worker-0", "b", "tcp://elsewhere", "http://m")
+    assert cluster.controller.beat(elsewhere, 1.5).epochs == {}
+    assert len(cluster.controller.beat(elsewhere, 3.1).epochs) == KEY_GROUPS
 
 
 def test_a_silent_worker_is_replaced_and_owns_nothing_when_it_wakes() -> None:
-    cluster = Cluster(MemoryDisk())
+    cluster = Cluster()
     cluster.beat("worker-0", "a", 1.0)
     cluster.controller.tick(7.0)
-    assert cluster.started == ["worker-1"]
+    assert cluster.hands.started == ["worker-1"]
     assert cluster.beat("worker-1", "b", 8.0) == dict.fromkeys(range(KEY_GROUPS), 2)
     assert cluster.beat("worker-0", "a", 9.0) == {}
     roles = {worker["name"]: worker["role"] for worker in cluster.controller.cluster(9.0)["workers"]}
     assert roles == {"worker-0": "standby", "worker-1": "serving"}
 
 
+def test_a_standby_takes_over_the_moment_a_process_is_known_to_be_dead() -> None:
+    cluster = Cluster(standbys=1)
+    cluster.beat("worker-0", "a", 1.0)
+    assert cluster.beat("worker-1", "b", 1.1) == {}
+    cluster.controller.died("worker-0/a", 1.2)
+    assert cluster.hands.nudged[-1] == "worker-1"
+    assert len(cluster.beat("worker-1", "b", 1.21)) == KEY_GROUPS
+    assert cluster.hands.started == ["worker-1"], "Ray restarts the dead one"
+    assert len(cluster.beat("worker-1", "b", 5.0)) == KEY_GROUPS
+    assert cluster.beat("worker-0", "c", 5.0) == {}, "and it becomes the next standby"
+
+
+def test_a_worker_that_renews_at_the_store_is_not_replaced_though_it_is_silent_here() -> None:
+    cluster = Cluster(standbys=1)
+    worker = MemoryStore(cluster.disk)
+    cluster.beat("worker-0", "a", 1.0)
+    cluster.beat("worker-1", "b", 1.0)
+    for now_s in (2.0, 3.2, 4.0, 5.0):
+        worker.renew("worker-0/a", worker.leases()["worker-0/a"])
+        cluster.controller.tick(now_s + 0.1)
+        assert cluster.beat("worker-1", "b", now_s + 0.1) == {}
+    assert cluster.beat("worker-1", "b", 7.0) == {}
+    assert cluster.beat("worker-1", "b", 7.2) != {}
+    with pytest.raises(StoreFenced):
+        worker.renew("worker-0/a", 0)
+
+
+def test_a_silent_worker_cannot_renew_once_its_groups_are_given_away() -> None:
+    cluster = Cluster(standbys=1)
+    worker = MemoryStore(cluster.disk)
+    cluster.beat("worker-0", "a", 1.0)
+    cluster.beat("worker-1", "b", 3.0)
+    assert cluster.beat("worker-1", "b", 3.1) != {}
+    assert "worker-0/a" not in worker.leases()
+
+
+# ---- restarts of the controller ----
+
+
 def test_a_restarted_controller_leaves_a_living_worker_alone() -> None:
-    disk = MemoryDisk()
-    first = Cluster(disk).beat("worker-0", "a", 1.0)
-    after = Cluster(disk, now_s=2.0)
+    first = Cluster()
+    epochs = first.beat("worker-0", "a", 1.0)
+    after = Cluster(first.disk, now_s=2.0, expected=("worker-0",))
     after.controller.tick(2.0)
-    assert after.started == []
-    assert after.beat("worker-0", "a", 2.1) == first
+    assert after.hands.started == []
+    assert after.beat("worker-0", "a", 2.1) == epochs
+
+
+def test_a_restarted_controller_waits_one_lease_for_an_owner_it_has_not_heard_of() -> None:
+    first = Cluster()
+    first.beat("worker-0", "a", 1.0)
+    after = Cluster(first.disk, now_s=10.0)
+    assert after.beat("worker-1", "b", 11.0) == {}
+    assert len(after.beat("worker-1", "b", 12.1)) == KEY_GROUPS
+
+
+def test_how_many_workers_were_asked_for_survives_the_controller() -> None:
+    first = Cluster()
+    first.controller.scale(3, 1.0)
+    after = Cluster(first.disk)
+    after.controller.tick(0.0)
+    assert len(after.hands.started) == 3
+
+
+def test_what_a_worker_had_given_up_when_the_controller_died_finds_an_owner() -> None:
+    first = Cluster(workers=2)
+    epochs = first.beat("worker-0", "1", 1.0)
+    after = Cluster(first.disk, now_s=2.0, workers=2)
+    after.beat("worker-1", "1", 2.1)
+    after.orders("worker-0", "1", 2.2, released={5: epochs[5]})
+    assert 5 in after.beat("worker-1", "1", 2.3)
 
 
 def test_while_the_store_is_away_nothing_is_claimed_and_afterwards_it_is() -> None:
-    disk = MemoryDisk()
-    cluster = Cluster(disk)
-    disk.away = "disk on fire"
+    cluster = Cluster()
+    cluster.disk.away = "disk on fire"
     assert cluster.beat("worker-0", "a", 1.0) == {}
-    disk.away = ""
+    cluster.disk.away = ""
     assert len(cluster.beat("worker-0", "a", 2.0)) == KEY_GROUPS
 
 
@@ -93,9 +214,63 @@ def test_two_controllers_cannot_both_claim() -> None:
     assert other.beat("worker-9", "z", 1.0) == {}
 
 
-def test_roles_and_takeovers_are_counted() -> None:
-    cluster = Cluster(MemoryDisk())
-    cluster.beat("worker-0", "a", 1.0)
-    cluster.beat("worker-0", "b", 2.0)
+# ---- moves ----
+
+
+def test_scaling_up_moves_half_of_the_groups_and_every_one_has_an_owner_all_the_time() -> None:
+    cluster = Cluster()
+    cluster.beat("worker-0", "1", 1.0)
+    cluster.controller.scale(2, 1.0)
+    assert cluster.hands.started == ["worker-1"]
+    cluster.beat("worker-1", "1", 1.1)
+    move_all(cluster, "worker-0", ["worker-1"], 1.2)
+    counts = {worker["name"]: worker["groups"] for worker in cluster.controller.cluster(1.2)["workers"]}
+    assert sum(counts.values()) == KEY_GROUPS
+    assert abs(counts["worker-0"] - counts["worker-1"]) <= KEY_GROUPS // 4
+
+
+def test_a_drained_worker_is_emptied_and_ended_and_another_takes_its_place() -> None:
+    cluster = Cluster()
+    cluster.beat("worker-0", "1", 1.0)
+    assert cluster.controller.drain("worker-0", 1.0) == ["worker-0"]
+    assert cluster.hands.started == ["worker-1"]
+    cluster.beat("worker-1", "1", 1.1)
+    move_all(cluster, "worker-0", ["worker-1"], 1.2)
+    assert cluster.hands.stopped == ["worker-0"]
+    assert len(cluster.beat("worker-1", "1", 1.3)) == KEY_GROUPS
+
+
+def test_a_worker_that_says_it_leaves_is_drained() -> None:
+    cluster = Cluster(standbys=1)
+    cluster.beat("worker-0", "1", 1.0)
+    cluster.beat("worker-1", "1", 1.0)
+    assert cluster.orders("worker-0", "1", 1.1, leaves=True).leaves
+    assert cluster.orders("worker-0", "1", 1.2, leaves=True).releases
+
+
+def test_scaling_down_empties_the_one_that_joined_last_and_ends_it() -> None:
+    cluster = Cluster(workers=2)
+    cluster.beat("worker-0", "1", 1.0)
+    cluster.beat("worker-1", "1", 1.1)
+    move_all(cluster, "worker-0", ["worker-1"], 1.2)
+    cluster.controller.scale(1, 1.3)
+    move_all(cluster, "worker-1", ["worker-0"], 1.4)
+    assert cluster.hands.stopped == ["worker-1"]
+    assert len(cluster.beat("worker-0", "1", 1.5)) == KEY_GROUPS
+
+
+def test_a_drain_of_what_is_not_there_says_so() -> None:
+    assert Cluster().controller.drain("worker-7", 1.0) == []
+
+
+def test_roles_takeovers_and_moves_are_counted() -> None:
+    cluster = Cluster(workers=2)
+    cluster.beat("worker-0", "1", 1.0)
+    cluster.beat("worker-0", "1", 2.0)
+    cluster.beat("worker-1", "1", 2.0)
+    move_all(cluster, "worker-0", ["worker-1"], 2.1)
+    assert cluster.registry.get_sample_value("grf_workers", {"role": "serving"}) == 2
+    assert (cluster.registry.get_sample_value("grf_groups_moved_total") or 0) > 300
+    cluster.controller.died("worker-1/1", 2.2)
     assert cluster.registry.get_sample_value("grf_takeovers_total", {"reason": "owner_gone"}) == 1
-    assert cluster.registry.get_sample_value("grf_workers", {"role": "serving"}) == 1
+    assert cluster.events("failed over")

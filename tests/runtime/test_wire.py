@@ -474,6 +474,7 @@ SAMPLES: tuple[m.Message, ...] = (
     m.Tapped("run/1", "mic", "audio", 3, 1732363200.75, 1732363201.0, 0, np.array([[1.5, 2.5]], np.float32)),
     m.Pong(5, "c0ffee"),
     m.Moved(801, "tcp://10.0.0.2:5555", 4, "run/1"),
+    m.Routes(2049, [{"endpoint": "tcp://10.0.0.7:5570", "groups": [0, 7]}, {"endpoint": "tcp://b:1", "groups": []}]),
 )
 
 

@@ -99,7 +99,7 @@ class Played:
 
     def check(self) -> None:
         core = self.core
-        assert core._n_bytes == sum(buffer.n_bytes for buffer in core._streams.values()) >= 0
+        assert core._account.n_bytes == sum(buffer.n_bytes for buffer in core._streams.values()) >= 0
         flights = [buffer.in_flight() for buffer in core._streams.values()]
         assert core._in_flight_segments == sum(segments for segments, _ in flights) >= 0
         assert core._in_flight_bytes == sum(n_bytes for _, n_bytes in flights) >= 0
@@ -120,7 +120,7 @@ class Played:
                 self.core.receive(answer, self.now_s)
         self.check()
         assert self.core.unfinished == 0
-        assert self.core._n_bytes == 0
+        assert self.core._account.n_bytes == 0
 
     def honestly(self, message: m.Message) -> Iterator[m.Message]:
         match message:

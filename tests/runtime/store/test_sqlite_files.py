@@ -81,7 +81,9 @@ def test_a_database_of_another_program_with_our_mark_is_refused(path: Path) -> N
         f"PRAGMA user_version = {SCHEMA_VERSION}",
         "CREATE TABLE photos (name)",
     )
-    with pytest.raises(StoreUnusable, match=r"holds \['photos'\] instead of \['groups', 'history', 'sessions'\]"):
+    with pytest.raises(
+        StoreUnusable, match=r"holds \['photos'\] instead of \['groups', 'history', 'leases', 'sessions'\]"
+    ):
         SqliteStore(path)
 
 
@@ -116,7 +118,7 @@ def test_a_symbolic_link_leads_to_the_store(path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "because"),
     [
-        (SCHEMA_VERSION + 1, "schema 2 of a newer version, this one knows 1: upgrade"),
+        (SCHEMA_VERSION + 1, "schema 3 of a newer version, this one knows 2: upgrade"),
         (0, "schema 0 of a older version"),
     ],
 )
@@ -133,6 +135,17 @@ def test_a_store_upgraded_while_in_use_is_refused_to_the_next_that_opens_it(path
     with pytest.raises(StoreUnusable, match="newer version"):
         SqliteStore(path)
     store.close()
+
+
+def test_a_store_of_the_first_schema_is_brought_to_this_one_with_all_it_holds(path: Path) -> None:
+    make_store(path)
+    change(path, "DROP TABLE leases", "DROP TABLE notes", "PRAGMA user_version = 1")
+    store = SqliteStore(path)
+    assert len(store.scan("default", "", 100)) == len(KEYS)
+    store.claim("worker-2/b", {1000: 0})
+    assert store.leases().keys() == {"worker-2/b"}
+    store.close()
+    SqliteStore(path).close()
 
 
 # ---- damage ----

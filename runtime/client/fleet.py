@@ -1,0 +1,154 @@
+"""One client, several workers: a connection (a *lane*) for each, and the table that says which session goes where.
+
+The home lane is the connection that the user's address leads to. Others are opened when the table names workers that
+this client has something to do with, and one more to hear news while home alone is used. No socket, thread or clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Generic, Protocol, TypeVar
+
+from runtime import messages as m
+from runtime.client.link import Core
+from runtime.keys import SessionKey, key_group
+
+STALE_AFTER_S = 1.0
+"""of being told `not_owner` although the table was followed: the table is asked for again"""
+HOME = ""
+"""the name of the home lane; the others are named by their endpoints"""
+
+
+class Lane(Core, Protocol):
+    @property
+    def welcome(self) -> m.Welcome | None: ...
+
+    @property
+    def refusal(self) -> m.Nack | None:
+        """Why the worker does not welcome this client, for good."""
+
+    def lose(self) -> None:
+        """Open another connection."""
+
+
+LaneT = TypeVar("LaneT", bound=Lane)
+
+
+class Fleet(Generic[LaneT]):
+    def __init__(self, make_lane: Callable[[], LaneT]) -> None:
+        self.home = make_lane()
+        self._make_lane = make_lane
+        self._home_endpoint = ""
+        self._lanes: dict[str, LaneT] = {}
+        self._version = -1
+        self._endpoint_of: dict[int, str] = {}
+        self._endpoints: list[str] = []
+        """of all workers, those that stand by included"""
+        self._tenant = ""
+        self._strange_since_s = inf
+        """when `not_owner` was first met since the table last changed"""
+        self._untried: list[str] = []
+
+    # ---- who goes where ----
+
+    def lane_of(self, session: str) -> LaneT:
+        """The lane of a session's worker, opened if need be."""
+        endpoint = self._endpoint_of.get(key_group(SessionKey(self._tenant, session)))
+        if endpoint is None or endpoint == self._home_endpoint:
+            return self.home
+        return self._open(endpoint)
+
+    def serving_lanes(self) -> list[LaneT]:
+        """A lane for every worker that serves, opened if need be; home alone while no table is known."""
+        serving = dict.fromkeys(self._endpoint_of.values())
+        lanes = [self.home if endpoint == self._home_endpoint else self._open(endpoint) for endpoint in serving]
+        return lanes or [self.home]
+
+    def reroute(self) -> None:
+        """The table, or home, has changed: bring everything to where it belongs. For the kinds of clients."""
+
+    def is_used(self, lane: LaneT) -> bool:
+        """Has this lane anything to do? For the kinds of clients."""
+        raise NotImplementedError
+
+    def _open(self, endpoint: str) -> LaneT:
+        if endpoint not in self._lanes:
+            self._lanes[endpoint] = self._make_lane()
+        return self._lanes[endpoint]
+
+    # ---- the driver's side ----
+
+    @property
+    def lanes(self) -> dict[str, LaneT]:
+        """All connections that should be, by name: HOME, or the endpoint."""
+        return {HOME: self.home, **self._lanes}
+
+    @property
+    def welcome(self) -> m.Welcome | None:
+        return self.home.welcome
+
+    @property
+    def refusal(self) -> m.Nack | None:
+        return self.home.refusal
+
+    def next_home(self) -> str | None:
+        """Where to connect home to, if the table knows a worker that was not tried since it was lost; else ask."""
+        while self._untried:
+            endpoint = self._untried.pop()
+            if endpoint != self._home_endpoint:
+                return endpoint
+        return None
+
+    def located(self, endpoint: str) -> None:
+        """Home leads to this worker from now on."""
+        self._home_endpoint = endpoint
+        self._settle()
+
+    def receive(self, lane: LaneT, message: m.Message, now_s: float) -> None:
+        lane.receive(message, now_s)
+        match message:
+            case m.Welcome():
+                self._tenant = message.tenant
+                if lane is self.home:
+                    self._untried = [endpoint for endpoint in self._endpoints if endpoint != self._home_endpoint]
+            case m.Routes():
+                self._follow(message)
+            case m.Nack("not_owner"):
+                self._strange_since_s = min(self._strange_since_s, now_s)
+
+    def tick(self, now_s: float) -> None:
+        for lane in self.lanes.values():
+            lane.tick(now_s)
+        if now_s - self._strange_since_s > STALE_AFTER_S:
+            self._strange_since_s = inf
+            self.home.lose()
+
+    @property
+    def wake_at_s(self) -> float:
+        return min(lane.wake_at_s for lane in self.lanes.values())
+
+    def _follow(self, routes: m.Routes) -> None:
+        if routes.version < self._version:
+            return
+        if routes.version > self._version:
+            self._strange_since_s = inf
+        self._version = routes.version
+        self._endpoints = [str(worker.get("endpoint")) for worker in routes.workers]
+        for worker in routes.workers:
+            for group in worker.get("groups", ()):
+                self._endpoint_of[group] = str(worker.get("endpoint"))
+        self._untried = [endpoint for endpoint in self._endpoints if endpoint != self._home_endpoint]
+        if self._endpoints and self._home_endpoint not in self._endpoints:
+            self.home.lose()  # it has left
+        self._settle()
+
+    def _settle(self) -> None:
+        self.reroute()
+        kept = {endpoint for endpoint, lane in self._lanes.items() if self.is_used(lane)} - {self._home_endpoint}
+        elsewhere = [endpoint for endpoint in self._endpoints if endpoint != self._home_endpoint]
+        if elsewhere and not kept:
+            idle = [endpoint for endpoint in elsewhere if endpoint not in self._endpoint_of.values()]
+            kept = {next(endpoint for endpoint in (*self._lanes.keys() & {*elsewhere}, *idle, *elsewhere))}
+            self._open(*kept)
+        self._lanes = {endpoint: lane for endpoint, lane in self._lanes.items() if endpoint in kept}

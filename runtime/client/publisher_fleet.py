@@ -1,0 +1,71 @@
+"""A publisher of several workers: each stream goes over the lane of its session, and moves when the session does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from runtime.client.fleet import Fleet
+from runtime.client.link import Identity
+from runtime.client.publisher_core import Account, PublisherCore, PublisherEvent, PublisherPolicy, PublisherStats
+from runtime.client.stream_buffer import Receipt
+from runtime.messages import Float32Array
+
+
+class PublisherFleet(Fleet[PublisherCore]):
+    def __init__(
+        self, identity: Identity, policy: PublisherPolicy, on_event: Callable[[PublisherEvent], None] | None = None
+    ) -> None:
+        self._account = Account(policy, on_event)
+        super().__init__(lambda: PublisherCore(identity, policy, account=self._account))
+
+    @property
+    def policy(self) -> PublisherPolicy:
+        return self._account.policy
+
+    @property
+    def stats(self) -> PublisherStats:
+        return self._account.stats
+
+    def has_room(self, n_bytes: int) -> bool:
+        """One segment always fits, however large."""
+        return self.home.has_room(n_bytes)
+
+    def publish(
+        self,
+        session: str,
+        stream: str,
+        modality: str,
+        frames: Float32Array,
+        event_time_s: float,
+        now_s: float,
+        sequence: int | None = None,
+    ) -> Receipt:
+        """As `PublisherCore.publish`."""
+        lane = self.lane_of(session)
+        return lane.publish(session, stream, modality, frames, event_time_s, now_s, sequence)
+
+    def end(self, session: str, stream: str) -> None:
+        self.lane_of(session).end(session, stream)
+
+    def forget(self, session: str, stream: str) -> None:
+        self.lane_of(session).forget(session, stream)
+
+    def has_reached(self, receipt: Receipt, until: Literal["fused", "durable"]) -> bool:
+        return self.home.has_reached(receipt, until)
+
+    def check(self, receipt: Receipt) -> Receipt:
+        return self.home.check(receipt)
+
+    @property
+    def unfinished(self) -> int:
+        return sum(lane.unfinished for lane in self.lanes.values())
+
+    def is_used(self, lane: PublisherCore) -> bool:
+        return bool(lane.sessions)
+
+    def reroute(self) -> None:
+        for lane in list(self.lanes.values()):
+            strangers = {session for session in lane.sessions if self.lane_of(session) is not lane}
+            for buffer in lane.release(strangers) if strangers else ():
+                self.lane_of(buffer.session).adopt(buffer)

@@ -1,0 +1,360 @@
+"""The store of a cluster: a Redis, alone, behind Sentinels, or a Redis Cluster. Needs the extra `redis`.
+
+All keys of a key group bear its number as hash tag, so a group lives on one node of a cluster:
+
+    grf:{17}            hash    owner, epoch
+    grf:{17}:records    hash    tenant NUL session -> record
+    grf:{17}:names      zset    tenant NUL session, in the order of their bytes
+    grf:{17}:history:tenant NUL session    zset by version
+    grf:{leases}        hash    owner -> count of renewals
+    grf:{notes}         hash    of controllers
+
+A write is one script that checks the epochs first: on one server for all groups at once, on a cluster group by group.
+It is as durable as the server makes it before it answers: docs/decisions/redis.md.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from runtime.keys import KEY_GROUPS, SessionKey, key_group
+from runtime.records import HistoryRow, SessionRecord
+from runtime.store import redis_scripts as scripts
+from runtime.store.base import Ownership, StoreError, StoreFenced, StoreUnavailable, StoreUnusable
+from runtime.store.fencing import check_epochs, check_expected, new_count
+from runtime.store.redis_address import ANSWER_WITHIN_S, RedisAddress, connect, parse_redis
+from runtime.store.sealing import open_history, open_record, seal_record, sealed_history
+
+log = logging.getLogger(__name__)
+
+SCHEMA = b"1"
+LOAD_CHUNK = 256
+"""sessions in one answer of the server"""
+PAGE = 16
+"""names of one group that are asked for first: a listing is spread over all groups"""
+_ROW = struct.Struct("<qd")
+Command = tuple[Any, ...]
+Part = tuple[int, list[str], list[Any]]
+"""of a write: key group, keys, arguments"""
+
+
+class RedisStore:
+    """`runtime.store.base.Store` at a `redis://` address (redis_address.py). Raises StoreError, ValueError."""
+
+    def __init__(self, address: str | RedisAddress, *, history_length: int = 256) -> None:
+        self.address = parse_redis(address) if isinstance(address, str) else address
+        self.history_length = history_length
+        self._prefix = self.address.options.prefix
+        self._is_cluster = self.address.kind == "cluster"
+        self._closed = False
+        with translating(self.address):
+            self._client: Any = connect(self.address)
+            self._check_server()
+
+    def load(self, keys: Sequence[SessionKey]) -> dict[SessionKey, SessionRecord]:
+        self._refuse_closed()
+        found: dict[SessionKey, SessionRecord] = {}
+        for start in range(0, len(keys), LOAD_CHUNK):
+            chunk = keys[start : start + LOAD_CHUNK]
+            answers = self._ask([("HGET", self._key(key_group(key), "records"), _field(key)) for key in chunk])
+            found |= {key: open_record(key, data) for key, data in zip(chunk, answers, strict=True) if data is not None}
+        return found
+
+    def save(self, epochs: Mapping[int, int], records: Sequence[SessionRecord]) -> None:
+        self._write(epochs, [(record, *self._row_limits(record)) for record in records])
+
+    def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
+        group = key_group(key)
+        keys = [self._key(group, "records"), self._key(group, "names"), self._history_key(key)]
+        (answer,) = self._run_fenced(
+            scripts.DELETE_SCRIPT, {**epochs, group: epochs.get(group, 0)}, [(group, keys, [_field(key)])]
+        )
+        return bool(answer[1])
+
+    def scan(self, tenant: str, after: str, limit: int) -> list[str]:
+        start = b"(" + _field(SessionKey(tenant, after)) if after else b"[" + tenant.encode() + b"\0"
+        fields = self._names(start, b"(" + tenant.encode() + b"\1", max(0, limit))
+        return [_session_key(field).session for field in fields]
+
+    def history(self, key: SessionKey, from_s: float, to_s: float, limit: int) -> list[HistoryRow]:
+        (members,) = self._ask([("ZRANGE", self._history_key(key), 0, -1)])
+        rows = [row for row in _history_rows(key, members) if from_s <= row.event_time_s <= to_s]
+        return rows[len(rows) - min(len(rows), max(0, limit)) :]
+
+    # ---- owners and leases ----
+
+    def claim(self, owner: str, expected: Mapping[int, int]) -> dict[int, int]:
+        self._ask([("HSETNX", self._key("leases"), owner, new_count())])
+        try:
+            self._run_fenced(scripts.CLAIM_SCRIPT, expected, [(group, [], [owner]) for group in expected], claims=True)
+        except StoreFenced:
+            check_expected(self._epochs(expected), expected)  # says so in the words of every store
+            raise
+        return {group: epoch + 1 for group, epoch in expected.items()}
+
+    def ownership(self) -> dict[int, Ownership]:
+        answers = self._ask([("HMGET", self._key(group), "owner", "epoch") for group in range(KEY_GROUPS)])
+        return {
+            group: Ownership(owner.decode(), int(epoch))
+            for group, (owner, epoch) in enumerate(answers)
+            if owner is not None
+        }
+
+    def leases(self) -> dict[str, int]:
+        (answer,) = self._ask([("HGETALL", self._key("leases"))])
+        return {owner.decode(): int(count) for owner, count in answer.items()}
+
+    def renew(self, owner: str, count: int) -> None:
+        self._change_lease(scripts.RENEW, owner, count)
+
+    def revoke(self, owner: str, count: int) -> None:
+        self._change_lease(scripts.REVOKE, owner, count)
+
+    def _change_lease(self, script: str, owner: str, count: int) -> None:
+        (answer,) = self._ask([("EVAL", script, 1, self._key("leases"), owner, count)], writes=True)
+        if answer[0] != b"done":
+            raise StoreFenced(f"{owner}: its lease is not the one that stood at {count}")
+
+    def note(self, name: str, value: str) -> None:
+        self._ask([("HSET", self._key("notes"), name, value)], writes=True)
+
+    def notes(self) -> dict[str, str]:
+        (answer,) = self._ask([("HGETALL", self._key("notes"))])
+        return {name.decode(): value.decode() for name, value in answer.items()}
+
+    # ---- everything ----
+
+    def records(self) -> Iterator[SessionRecord]:
+        """As the contract says: each session whole, as it was at some moment of the export."""
+        self._refuse_closed()
+        return self._records()
+
+    def _records(self) -> Iterator[SessionRecord]:
+        start = b"-"
+        while fields := self._names(start, b"+", LOAD_CHUNK):
+            keys = [_session_key(field) for field in fields]
+            places = [(self._key(key_group(key), "records"), self._history_key(key)) for key in keys]
+            commands = [
+                ("EVAL", scripts.READ_WHOLE, 2, *place, field) for place, field in zip(places, fields, strict=True)
+            ]
+            for key, (sealed, members) in zip(keys, self._ask(commands), strict=True):
+                if sealed is not None:  # else it was deleted meanwhile
+                    yield replace(open_record(key, sealed), history=tuple(_history_rows(key, members)))
+            start = b"(" + fields[-1]
+
+    def restore(self, records: Sequence[SessionRecord]) -> None:
+        # Unfenced by taking the epochs as they are: the runtime is down, nobody claims meanwhile.
+        everything = [(record, "-inf", record.version - self.history_length) for record in records]
+        self._write({}, everything, fenced=False)
+
+    def close(self) -> None:
+        self._closed = True
+        self._client.close()
+
+    # ---- writing ----
+
+    def _row_limits(self, record: SessionRecord) -> tuple[int, int]:
+        """Rows from the first on make way for those of this life of the session; up to the second they are too old."""
+        not_before = min((row.version for row in record.history), default=record.version + 1)
+        return not_before, record.version - self.history_length
+
+    def _write(
+        self, epochs: Mapping[int, int], records: list[tuple[SessionRecord, Any, int]], fenced: bool = True
+    ) -> None:
+        parts = []
+        for record, not_before, too_old in records:
+            group = key_group(record.key)
+            rows = [(row, sealed) for row, sealed in sealed_history(record) if row.version > too_old]
+            members = [part for row, sealed in rows for part in (row.version, _member(row, sealed))]
+            keys = [self._key(group, "records"), self._key(group, "names"), self._history_key(record.key)]
+            parts.append(
+                (group, keys, [_field(record.key), seal_record(record), not_before, too_old, len(rows), *members])
+            )
+        if fenced:
+            groups = {group for group, _, _ in parts}
+            self._run_fenced(scripts.SAVE_SCRIPT, {**dict.fromkeys(groups, 0), **epochs}, parts)
+        else:
+            self._run(scripts.SAVE_SCRIPT, {}, parts)
+
+    def _run_fenced(
+        self,
+        script: str,
+        epochs: Mapping[int, int],
+        parts: list[Part],
+        claims: bool = False,
+    ) -> list[Any]:
+        """The script for these parts (group, keys, arguments), provided that all epochs are the current ones."""
+        self._refuse_closed()
+        if not claims and not all(epochs.values()):  # nobody owns a group at epoch 0
+            self._refuse(epochs)
+        if self._is_cluster:  # the groups are written one after another: first a look at all of them
+            check = check_expected if claims else _check_owned
+            check(self._epochs(epochs), epochs)
+        answers = self._run(script, epochs, parts)
+        if any(answer[0] != b"done" for answer in answers):
+            if not claims:
+                self._refuse(epochs)
+            raise StoreFenced("another claim was quicker")
+        return answers
+
+    def _refuse(self, epochs: Mapping[int, int]) -> None:
+        """Raise StoreFenced with the reason."""
+        _check_owned(self._epochs(epochs), epochs)
+        raise StoreFenced("a key group has changed hands this moment")
+
+    def _run(self, script: str, epochs: Mapping[int, int], parts: list[Part]) -> list[Any]:
+        self._refuse_closed()
+        if not self._is_cluster:
+            return self._ask([self._command(script, epochs, parts)], writes=True) if epochs or parts else []
+        by_group: dict[int, list[Part]] = {}
+        for part in parts:
+            by_group.setdefault(part[0], []).append(part)
+        commands = [
+            self._command(script, {group: epochs[group]} if group in epochs else {}, mine)
+            for group, mine in by_group.items()
+        ]
+        return self._ask(commands, writes=True)
+
+    def _command(self, script: str, epochs: Mapping[int, int], parts: list[Part]) -> Command:
+        keys = [*(self._key(group) for group in epochs), *(key for _, keys, _ in parts for key in keys)]
+        arguments = [argument for _, _, arguments in parts for argument in arguments]
+        return ("EVAL", script, len(keys), *keys, len(epochs), *epochs.values(), *arguments)
+
+    # ---- reading ----
+
+    def _epochs(self, groups: Iterable[int]) -> dict[int, int]:
+        wanted = list(groups)
+        answers = self._ask([("HGET", self._key(group), "epoch") for group in wanted])
+        return {group: int(epoch or 0) for group, epoch in zip(wanted, answers, strict=True)}
+
+    def _names(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
+        """The first `limit` names of all groups between two bounds of ZRANGEBYLEX, in order."""
+        found: list[bytes] = []
+        page = min(PAGE, limit)
+        starts = dict.fromkeys(range(KEY_GROUPS), start) if limit else {}
+        while starts:
+            commands = [
+                ("ZRANGEBYLEX", self._key(group, "names"), begin, end, "LIMIT", 0, page)
+                for group, begin in starts.items()
+            ]
+            pages = dict(zip(starts, self._ask(commands), strict=True))
+            found = heapq.nsmallest(limit, [*found, *(name for names in pages.values() for name in names)])
+            # A group may have more before the last one found only if its page was full and ended before that.
+            starts = {
+                group: b"(" + names[-1]
+                for group, names in pages.items()
+                if len(names) == page and (len(found) < limit or names[-1] < found[-1])
+            }
+        self._refuse_closed()
+        return found
+
+    def _ask(self, commands: list[Command], writes: bool = False) -> list[Any]:
+        """Send commands in one go and return their answers; with `writes`, once enough replicas have them."""
+        self._refuse_closed()
+        replicas = self.address.options.replicas if writes else 0
+        with translating(self.address):
+            pipeline = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            if replicas:  # on the same connection: it counts what was written there
+                pipeline.execute_command("WAIT", replicas, int(ANSWER_WITHIN_S * 500))
+            answers: list[Any] = pipeline.execute()
+        if replicas and (reached := answers.pop()) < replicas:
+            raise StoreUnavailable(f"store {self.address}: {reached} of {replicas} replicas have the write")
+        return answers
+
+    # ---- the server ----
+
+    def _check_server(self) -> None:
+        self._client.set(self._key("schema"), SCHEMA, nx=True)
+        schema = self._client.get(self._key("schema"))
+        if schema != SCHEMA:
+            raise StoreUnusable(f"store {self.address}: schema {schema!r}, this version knows {SCHEMA!r}")
+        try:
+            config = self._client.config_get("maxmemory-policy", "appendonly", "appendfsync")
+        except Exception as error:  # a managed Redis may hide its settings
+            log.warning("store %s: cannot see how durable it is: %s", self.address, error)
+            return
+        settings = {_text(name): _text(value) for name, value in config.items()}
+        if settings.get("maxmemory-policy", "noeviction") != "noeviction":
+            policy = settings["maxmemory-policy"]
+            raise StoreUnusable(f"store {self.address}: it may drop what is stored: maxmemory-policy is {policy}")
+        synced = settings.get("appendonly") == "yes" and settings.get("appendfsync") == "always"
+        if not synced and not self.address.options.replicas:
+            log.warning(
+                "store %s: a crash of its machine may lose the last second: see decisions/redis.md", self.address
+            )
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise StoreUnavailable(f"store {self.address}: it was closed")
+
+    def _key(self, tag: int | str, rest: str = "") -> str:
+        return f"{self._prefix}:{{{tag}}}" + (f":{rest}" if rest else "")
+
+    def _history_key(self, key: SessionKey) -> str:
+        return self._key(key_group(key), f"history:{key.tenant}\0{key.session}")
+
+
+@contextmanager
+def translating(address: RedisAddress) -> Iterator[None]:
+    """Errors of the client in our words; see `meaning`."""
+    try:
+        yield
+    except (StoreError, ValueError):
+        raise
+    except OSError as error:
+        raise StoreUnavailable(f"store {address}: {error}") from error
+    except Exception as error:
+        kind = meaning(error)
+        if kind is None:
+            raise
+        raise kind(f"store {address}: {error}") from error
+
+
+def meaning(error: Exception) -> type[StoreError] | None:
+    """What an error of the client means; None for one that is not the client's."""
+    from redis import exceptions as e
+
+    if isinstance(error, e.AuthenticationError | e.AuthorizationError | e.NoPermissionError):
+        return StoreUnusable
+    away = (e.ConnectionError, e.TimeoutError, e.ReadOnlyError, e.OutOfMemoryError, e.ClusterError, e.TryAgainError)
+    if isinstance(error, away):
+        return StoreUnavailable
+    if isinstance(error, e.ResponseError):  # those that have no class of their own
+        words = str(error).split(" ", 1)[0]
+        passing = {"MISCONF", "NOREPLICAS", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "UNBLOCKED", "OOM"}
+        return StoreUnavailable if words in passing else StoreUnusable
+    return StoreUnusable if isinstance(error, e.RedisError) else None
+
+
+def _check_owned(current: Mapping[int, int], epochs: Mapping[int, int]) -> None:
+    check_epochs(current, epochs, ())
+
+
+def _field(key: SessionKey) -> bytes:
+    return f"{key.tenant}\0{key.session}".encode()
+
+
+def _session_key(field: bytes) -> SessionKey:
+    tenant, _, session = field.decode().partition("\0")
+    return SessionKey(tenant, session)
+
+
+def _member(row: HistoryRow, sealed: bytes) -> bytes:
+    return _ROW.pack(row.version, row.event_time_s) + sealed
+
+
+def _history_rows(key: SessionKey, members: Iterable[bytes]) -> list[HistoryRow]:
+    rows = ((_ROW.unpack_from(member), member[_ROW.size :]) for member in members)
+    return [open_history(key, version, event_time_s, data) for (version, event_time_s), data in rows]
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
