@@ -32,7 +32,7 @@ decoded is for the pipeline to count.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -91,8 +91,11 @@ class Source(ABC):
         """Begin after `position`, or where the options say if it is None. Raises SourceUnavailable, SourceBroken."""
 
     @abstractmethod
-    def __aiter__(self) -> AsyncIterator[Sequence[Sample]]:
-        """Batches of samples, until nothing more will ever come. Raises SourceUnavailable, SourceBroken."""
+    def __aiter__(self) -> AsyncGenerator[Sequence[Sample], None]:
+        """Batches of samples, until nothing more will ever come. Raises SourceUnavailable, SourceBroken.
+
+        Written as an async generator: `async def __aiter__(self): ... yield samples`.
+        """
 
     async def commit(self, *, position: Position) -> None:
         """Everything up to this position is durable and need not be delivered again.

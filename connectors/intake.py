@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Literal
 
 from connectors.base import MAX_BATCH, Sample
@@ -60,7 +60,7 @@ class Intake:
         self._error = error
         self._changed.set()
 
-    async def batches(self) -> AsyncIterator[list[Sample]]:
+    async def batches(self) -> AsyncGenerator[list[Sample], None]:
         while True:
             if self._samples:
                 batch = [self._samples.popleft() for _ in range(min(MAX_BATCH, len(self._samples)))]

@@ -16,7 +16,9 @@ model, a pool of processes) belongs to their `EncoderFactory`, of which there is
 - `snapshot` is JSON, small, and complete: an encoder restored from it makes of the next samples the very frames that
   this one would. After a crash the samples since the snapshot come again, so frames must not depend on the wall clock,
   nor on how samples were batched.
-- A sample that cannot be encoded raises BadSample (codec broken, wrong sample rate): it is counted and left out.
+- Samples are as their source gave them, bytes or pictures; with a `decode` in the route their value is numbers [T, F].
+- Samples that cannot be encoded raise BadSample (codec broken, wrong sample rate) before the encoder has changed
+  anything: they are then given again one by one, and the bad ones counted and left out.
 """
 
 from __future__ import annotations
