@@ -14,7 +14,8 @@ Four questions, answered for every source; `connectors.contract` tests the answe
 - **Resuming.** A `replayable` source gives each sample a position; positions are JSON, grow in the order of delivery
   and mean nothing outside the source. Opened with the position of a sample, a source that `seeks` continues with the
   sample after it, whatever was committed. One that does not seek (a broker's session) hands over again what was not
-  committed, and marks each sample with an `identity` by which what is known is left out. A `live` source has no
+  committed, and perhaps the newest of what was (a commit may be lost on its way): at most `redelivers_at_most` samples,
+  each with an `identity`, in the source or in the payload, by which it is known. A `live` source has no
   positions, and what passes while nobody reads is lost to us.
 - **Closing.** `opened` closes, whatever happened. `close` returns within seconds, commits nothing, may be called
   twice, and may never be called: a killed process does not. The end of the iteration means that nothing more will

@@ -14,8 +14,8 @@ Two kinds of clock:
 A source without stamps has its arrivals as event times, which never go back.
 
 What a clock has learnt is part of the snapshot: a replay after a crash gives every sample the event time it had, if
-the transport keeps arrival times (MCAP, JetStream). Where arrival is when *we* got it, a sample that comes again
-teaches nothing, so its event time is the same up to what `max_slew_ppm` bends between two snapshots: 5 ms in a second.
+the transport keeps arrival times (MCAP, JetStream). Where arrival is when *we* got it (MQTT), one that comes again
+comes later, so it is not the quickest of its while: its event time is the same up to what `max_slew_ppm` bends.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Clock:
         self._suspect_s = 0.0
         self._line: _Line | None = None
 
-    def event_time(self, stamp_s: float | None, arrival_s: float | None, *, again: bool = False) -> float | None:
-        """Event time of a sample; None if it is to be left out. `again`: it was handed over before.
+    def event_time(self, stamp_s: float | None, arrival_s: float | None) -> float | None:
+        """Event time of a sample; None if it is to be left out.
 
         Raises ValueError for a sample that has neither time.
         """
@@ -74,7 +74,7 @@ class Clock:
                 raise ValueError("neither the source nor the payload tells a time")
             return self._take(arrival_s, max(arrival_s, self._last_event_s or arrival_s))
         if self._options.kind == "device" and arrival_s is not None:
-            return self._device(stamp_s, arrival_s, again)
+            return self._device(stamp_s, arrival_s)
         return self._wall(stamp_s, arrival_s)
 
     def snapshot(self) -> list[Any]:
@@ -126,7 +126,7 @@ class Clock:
             case "keep":
                 return event_s
 
-    def _device(self, stamp_s: float, arrival_s: float, again: bool) -> float | None:
+    def _device(self, stamp_s: float, arrival_s: float) -> float | None:
         line = self._line
         if line is None:
             line = self._line = _Line(self._options, stamp_s, arrival_s)
@@ -141,8 +141,7 @@ class Clock:
             return self._take(stamp_s, begins_s)
         if last_s is not None and stamp_s <= last_s:
             return self._not_after(stamp_s, event_s)
-        if not again:
-            line.observe(stamp_s, arrival_s)
+        line.observe(stamp_s, arrival_s)
         return self._take(stamp_s, max(event_s, self._last_event_s or event_s))
 
 

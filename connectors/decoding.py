@@ -48,7 +48,9 @@ class DecodeOptions(Options):
         "reject", description="A field that is absent or null. nan: left to the encoder, for one that knows gaps."
     )
     time: str | int | None = Field(None, description="Path or column of the source's time stamp, of the last frame.")
-    time_unit: Literal["s", "ms", "us", "ns", "iso8601"] = Field("s", description="Of the time stamp.")
+    time_unit: Literal["s", "ms", "us", "ns", "iso8601", "ros"] = Field(
+        "s", description="Of the time stamp. ros: an object with sec and nanosec."
+    )
     identity: str | int | None = Field(None, description="Path or column of what tells a message from every other.")
     rate_hz: float | None = Field(None, gt=0, description="With [T, F]: frames per second; without, all have one time.")
     scale: float = Field(1.0, description="Every feature is multiplied by this.")
@@ -117,9 +119,9 @@ def _parsed(options: DecodeOptions, sample: Sample) -> Decoded:
 
 def _given(options: DecodeOptions, sample: Sample) -> Decoded:
     value = sample.value
-    if isinstance(value, Mapping):
+    if not isinstance(value, np.ndarray | list | tuple | int | float | bytes | str):
         if not (options.fields or options.values):
-            raise BadSample("format", f"the source gives named values: say which in decode.fields: {list(value)[:8]}")
+            raise BadSample("format", "the source gives named values: say which in decode.fields")
         return _parsed(options.model_copy(update={"format": "json"}), sample)
     if isinstance(value, bytes):
         raise BadSample("format", "the source gives bytes: say in decode how to read them")
@@ -166,10 +168,22 @@ def _at(content: Any, path: str | int) -> Any:
     here = content
     for step in [path] if isinstance(path, int) else path.split("."):
         try:
-            here = here[int(step)] if isinstance(here, list | tuple) else here[step]
-        except (KeyError, IndexError, ValueError, TypeError):
+            here = _part(here, step)
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError):
             raise BadSample("field", f"there is no {path!r}") from None
     return here
+
+
+def _part(content: Any, step: str | int) -> Any:
+    """Of a list, an array, a map, or an object as ROS messages are."""
+    if isinstance(content, list | tuple | np.ndarray):
+        return content[int(step)]
+    if isinstance(content, Mapping):
+        return content[step]
+    name = str(step)
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return getattr(content, name)
 
 
 def _number(content: Any, field: str | int, options: DecodeOptions) -> float:
@@ -194,9 +208,11 @@ def _stamp(content: Any, options: DecodeOptions) -> float:
         if options.time_unit == "iso8601":
             when = datetime.fromisoformat(value)
             stamp_s = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        elif options.time_unit == "ros":
+            stamp_s = float(_part(value, "sec")) + float(_part(value, "nanosec")) * 1e-9
         else:
             stamp_s = float(value) * SECONDS[options.time_unit]
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, KeyError, AttributeError):
         raise BadSample("time", f"{options.time!r} is not a time in {options.time_unit}: {value!r:.40}") from None
     if not math.isfinite(stamp_s):
         raise BadSample("time", f"{options.time!r} is not finite")
@@ -204,8 +220,8 @@ def _stamp(content: Any, options: DecodeOptions) -> float:
 
 
 def _json(options: DecodeOptions, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return value
+    if not isinstance(value, bytes | str):
+        return value  # the source has read it already
     try:
         return json.loads(value)
     except (ValueError, TypeError, RecursionError) as error:

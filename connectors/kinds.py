@@ -8,6 +8,22 @@ from pydantic import Field
 
 from connectors.custom import PythonEncoderOptions, PythonOptions
 from connectors.files import FilesOptions
+from connectors.http_push import HttpOptions
+from connectors.jetstream import NatsOptions
+from connectors.mcap_files import McapOptions
+from connectors.mqtt import MqttOptions
+from connectors.ros_bags import RosOptions
+from connectors.websocket import WebSocketOptions
 
-AnySource = Annotated[FilesOptions | PythonOptions, Field(discriminator="kind")]
+AnySource = Annotated[
+    FilesOptions
+    | HttpOptions
+    | McapOptions
+    | MqttOptions
+    | NatsOptions
+    | PythonOptions
+    | RosOptions
+    | WebSocketOptions,
+    Field(discriminator="kind"),
+]
 AnyEncoder = PythonEncoderOptions

@@ -153,8 +153,7 @@ class Pipeline:
         if clock is None:
             clock = self._clocks[key] = Clock(self._clock_options, self._clock_counts)
         try:
-            again = "redelivered" in sample.attributes
-            event_s = clock.event_time(decoded.stamp_s, sample.arrival_s, again=again)
+            event_s = clock.event_time(decoded.stamp_s, sample.arrival_s)
         except ValueError as error:
             raise BadSample("time", str(error)) from None
         if event_s is None:

@@ -94,9 +94,11 @@ class ScriptedSource(Source):
                     last = self._last_before(number)
                 batch.append(last if isinstance(step, Sample) else self._again(last, number))
                 if len(batch) == self._batch:
+                    self._next = number + 1
                     yield batch
                     batch = []
                 continue
+            self._next = number
             if batch:
                 yield batch
                 batch = []
@@ -111,6 +113,7 @@ class ScriptedSource(Source):
                 late_s = step.by_s
             elif isinstance(step, CLOCK_JUMP):
                 moved_s += step.by_s
+        self._next = len(self._script)
         if batch:
             yield batch
 

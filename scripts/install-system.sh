@@ -5,6 +5,9 @@
 set -eu
 servers="
 prometheus prometheus
+mosquitto mosquitto
+nats-server nats-server
+chromium chromium
 "
 PATH=$PATH:/usr/sbin
 
