@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -21,7 +23,7 @@ from connectors.config import ConnectOptions, SourceEntry
 from connectors.listening import listening
 from connectors.metrics import ConnectMetrics
 from connectors.pipeline import Pipeline
-from connectors.runner import Runner
+from connectors.runner import TELL_EVERY_S, Runner
 from connectors.snapshots import StateFolder, digest
 from runtime.client import AsyncPublisher, PublisherEvent, PublisherPolicy
 
@@ -46,6 +48,8 @@ class Supervisor:
         self._sources = {name: entry.from_.build() for name, entry in options.sources.items()}
         self.runners: dict[str, Runner] = {}
         self.http_port = 0
+        self._told_at_s: dict[tuple[str, str], float] = {}
+        """when the log last told of a refusal, by source and code; the metrics count each"""
 
     async def run(self, stop: asyncio.Event) -> dict[str, str]:
         """Until every source has ended or is broken, or `stop` is set. Returns the health of each source."""
@@ -108,6 +112,10 @@ class Supervisor:
 
     def _told(self, name: str, event: PublisherEvent) -> None:
         self._metrics.refused(name, event.code)
+        now_s = time.monotonic()
+        if now_s < self._told_at_s.get((name, event.code), -math.inf) + TELL_EVERY_S:
+            return
+        self._told_at_s[name, event.code] = now_s
         where = f"{event.session}/{event.stream}"
         log.warning("%s: %s, segment %d: %s: %s", name, where, event.sequence, event.code, event.text)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,25 +34,12 @@ def connect(file: Path, dry_run: bool, seconds: float) -> None:
     options = load_config(file)
     if dry_run:
         sys.exit(asyncio.run(_dry_run(options, seconds)))
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    for noisy in ("httpx", "nats", "mqtt"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    sys.exit(asyncio.run(_run(options)))
+    from connectors.process import run_until_stopped
 
-
-async def _run(options: ConnectOptions) -> int:
-    from connectors.snapshots import StateFolder
-    from connectors.supervisor import Supervisor
-
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    with StateFolder(Path(options.state_dir)) as folder:
-        health = await Supervisor(options, folder).run(stop)
+    health = run_until_stopped(options)
     for name, how in health.items():
         click.echo(f"{name}: {how}")
-    return NOT_AS_IT_SHOULD_BE if "broken" in health.values() else 0
+    sys.exit(NOT_AS_IT_SHOULD_BE if "broken" in health.values() else 0)
 
 
 async def _dry_run(options: ConnectOptions, seconds: float) -> int:
