@@ -72,6 +72,8 @@ class Window:
 
     def add(self, values: Values, times_s: Times) -> list[Windowed]:
         """Segments that these frames, [T, F] at times [T], complete. Raises ValueError if F is not as before."""
+        if not len(times_s):
+            return []
         if self._options.gap_s == math.inf:
             done = self._add(values, times_s)
         else:
@@ -81,8 +83,7 @@ class Window:
                     done += self.end()
                 done += self._add(values[part], times_s[part])
                 self._last_s = float(times_s[part.stop - 1])
-        if len(times_s):
-            self._last_s = float(times_s[-1])
+        self._last_s = float(times_s[-1])
         return done
 
     def end(self) -> list[Windowed]:
@@ -207,15 +208,11 @@ class _ByCount:
         while start + self._frames <= len(values):
             end = start + self._frames
             done.append(Windowed(values[start:end], float(times_s[end - 1])))
-            self._fresh = len(values) - end
             start += self._hop
-        if start > len(values):
-            self._skip = start - len(values)
-            self.left_out += self._fresh
-            self._fresh = 0
-        elif start > len(values) - self._fresh:
-            self.left_out += start - (len(values) - self._fresh)
-            self._fresh = len(values) - start
+            begin = min(max(end, start), len(values))
+            self.left_out += begin - end
+            self._fresh = len(values) - begin
+        self._skip = max(start - len(values), 0)
         self._carry.keep_from(start)
         return done
 
