@@ -136,12 +136,12 @@ def _variable(path: Path, node: yaml.Node, variable: re.Match[str], environment:
 def _told(path: Path, root: yaml.Node, error: Any) -> str:
     """`file:line: sources.ward.from.port: what is wrong`. The line is that of the deepest part that is in the file."""
     node, names = root, []
-    for step in error["loc"]:
+    for number, step in enumerate(error["loc"], start=1):
         child = _child(node, step)
         if child is not None:
             node = child
             names.append(str(step))
-        elif step == error["loc"][-1]:
+        elif number == len(error["loc"]) and error["type"] in ("missing", "extra_forbidden"):
             names.append(str(step))
         # else the name of a branch of a union, which is not in the file
     what = error["msg"].removeprefix("Value error, ")

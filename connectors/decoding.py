@@ -87,11 +87,13 @@ Decode = Callable[[Sample], Decoded]
 
 def decoder(options: DecodeOptions) -> Decode:
     """The function that does what the options say."""
-    if options.format == "floats":
-        return lambda sample: _floats(options, sample)
-    if options.format == "values":
-        return lambda sample: _given(options, sample)
-    return lambda sample: _parsed(options, sample)
+    read = {"floats": _floats, "values": _given}.get(options.format, _parsed)
+
+    def decode(sample: Sample) -> Decoded:
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is told as not finite
+            return read(options, sample)
+
+    return decode
 
 
 def undecoded(sample: Sample) -> Decoded:

@@ -58,8 +58,10 @@ class SnapshotError(ConnectorError):
 Translation = Mapping[type[BaseException], type[ConnectorError]]
 """by class of the foreign exception; the nearest class in its method resolution order counts"""
 
-OPERATING_SYSTEM: Translation = {OSError: SourceUnavailable, TimeoutError: SourceUnavailable}
-"""part of the table of every transport: refused and lost connections, names that do not resolve, disks"""
+NETWORK: Translation = {OSError: SourceUnavailable}
+"""part of the table of every transport over a network: refused and lost connections, names that do not resolve"""
+DISK: Translation = {OSError: SourceBroken, MemoryError: SourceBroken}
+"""part of the table of every transport that reads files: not there, not allowed, places in it that cannot be"""
 
 
 def translate(error: BaseException, table: Translation) -> ConnectorError | None:

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from connectors.base import MAX_BATCH, Position, Sample, Source, SourceOptions
 from connectors.decoding import SECONDS
-from connectors.errors import OPERATING_SYSTEM, SourceBroken, SourceUnavailable, Translation, need, translated
+from connectors.errors import NETWORK, SourceBroken, SourceUnavailable, Translation, need, translated
 
 FETCH_S = 5.0
 """how long one request for messages waits at the server"""
@@ -31,7 +31,7 @@ FETCH_S = 5.0
 def errors_table() -> Translation:
     errors, jetstream = need("nats.errors", "nats"), need("nats.js.errors", "nats")
     return {
-        **OPERATING_SYSTEM,
+        **NETWORK,
         errors.Error: SourceUnavailable,
         jetstream.NotFoundError: SourceBroken,
         jetstream.BadRequestError: SourceBroken,

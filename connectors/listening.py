@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from connectors.errors import OPERATING_SYSTEM, translated
+from connectors.errors import NETWORK, translated
 
 STOP_WITHIN_S = 2.0
 
@@ -24,7 +24,7 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def listening(app: Any, host: str, port: int, **options: Any) -> AsyncIterator[int]:
     """Serve an ASGI app; gives the port, which is any free one for 0. Raises SourceUnavailable if it is taken."""
-    with translated(OPERATING_SYSTEM, f"{host}:{port}"):
+    with translated(NETWORK, f"{host}:{port}"):
         bound = _bound(host, port)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off",

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from connectors.base import Position, Sample
-from connectors.errors import OPERATING_SYSTEM, SourceBroken, Translation, need, translated
+from connectors.errors import DISK, SourceBroken, Translation, need, translated
 from connectors.recorded import RecordedOptions, RecordedSource
 
 log = logging.getLogger("grf.connect")
@@ -33,10 +33,7 @@ Decode = Callable[[bytes], Any]
 def errors_table() -> Translation:
     """What the mcap package raises for bytes that are no MCAP file, its decompressors included."""
     return {
-        **OPERATING_SYSTEM,
-        FileNotFoundError: SourceBroken,
-        IsADirectoryError: SourceBroken,
-        PermissionError: SourceBroken,
+        **DISK,
         need("mcap.exceptions", "mcap").McapError: SourceBroken,
         need("zstandard", "mcap").ZstdError: SourceBroken,
         RuntimeError: SourceBroken,  # lz4
@@ -45,7 +42,6 @@ def errors_table() -> Translation:
         LookupError: SourceBroken,
         AssertionError: SourceBroken,
         TypeError: SourceBroken,
-        MemoryError: SourceBroken,
     }
 
 

@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 
 from connectors.base import MAX_BATCH, Position, Sample, Source, SourceOptions
 from connectors.decoding import SECONDS
-from connectors.errors import OPERATING_SYSTEM, SourceBroken, SourceUnavailable, Translation, need, translated
+from connectors.errors import NETWORK, SourceBroken, SourceUnavailable, Translation, need, translated
 
 CLOSE_WITHIN_S = 2.0
 QUEUE = 65_536
@@ -40,7 +40,7 @@ QUEUE = 65_536
 
 def errors_table() -> Translation:
     aiomqtt = need("aiomqtt", "mqtt")
-    return {**OPERATING_SYSTEM, aiomqtt.MqttError: SourceUnavailable, ssl.SSLError: SourceUnavailable}
+    return {**NETWORK, aiomqtt.MqttError: SourceUnavailable, ssl.SSLError: SourceUnavailable}
 
 
 class MqttOptions(SourceOptions):

@@ -22,15 +22,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from connectors.base import Position, Sample
-from connectors.errors import OPERATING_SYSTEM, SourceBroken, Translation, need, translated
+from connectors.errors import DISK, SourceBroken, Translation, need, translated
 from connectors.recorded import RecordedOptions, RecordedSource
 
 
 def errors_table() -> Translation:
     return {
-        **OPERATING_SYSTEM,
-        FileNotFoundError: SourceBroken,
-        PermissionError: SourceBroken,
+        **DISK,
         need("rosbags.highlevel", "ros").AnyReaderError: SourceBroken,
         need("rosbags.rosbag2", "ros").ReaderError: SourceBroken,
         need("rosbags.rosbag1", "ros").ReaderError: SourceBroken,
@@ -39,7 +37,6 @@ def errors_table() -> Translation:
         ValueError: SourceBroken,
         LookupError: SourceBroken,
         AssertionError: SourceBroken,
-        MemoryError: SourceBroken,
     }
 
 

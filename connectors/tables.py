@@ -11,17 +11,14 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from connectors.errors import OPERATING_SYSTEM, SourceBroken, Translation, need, translated
+from connectors.errors import DISK, SourceBroken, Translation, need, translated
 
 LARGEST_ARRAY_BYTES = 4 << 30
 MAX_LINE_BYTES = 1 << 20
 ROWS_AT_ONCE = 4096
 
 BROKEN: Translation = {
-    **OPERATING_SYSTEM,
-    FileNotFoundError: SourceBroken,
-    IsADirectoryError: SourceBroken,
-    PermissionError: SourceBroken,
+    **DISK,
     ValueError: SourceBroken,  # numpy: a header that cannot be
     EOFError: SourceBroken,
     zipfile.BadZipFile: SourceBroken,
@@ -29,7 +26,6 @@ BROKEN: Translation = {
     csv.Error: SourceBroken,
     KeyError: SourceBroken,  # zipfile: no such member
     NotImplementedError: SourceBroken,  # zipfile: a compression of another age
-    MemoryError: SourceBroken,
 }
 """numpy, zipfile and csv; pyarrow adds its own, once it is imported"""
 
