@@ -69,7 +69,8 @@ def translate(error: BaseException, table: Translation) -> ConnectorError | None
     for kind in type(error).__mro__:
         ours = table.get(kind)
         if ours is not None:
-            text = str(error) or type(error).__name__
+            strerror = error.strerror if isinstance(error, OSError) else None  # without number and name of the file
+            text = strerror or str(error) or type(error).__name__
             return ours("foreign", text) if ours is BadSample else ours(text)
     return None
 

@@ -1,7 +1,7 @@
 """Runs one source: opens it, takes samples through the pipeline, publishes, and moves its position on.
 
-What decides is in `pipeline`, `clock`, `delivery` and `backoff`; here is what waits. Two tasks: one reads and
-publishes, the other sees barriers through: all durable, snapshot written, position committed.
+What decides is in `pipeline`, `clock`, `delivery` and `backoff`; here is what waits. Three tasks: one reads and
+publishes, one sees barriers through (all durable, snapshot written, position committed), one hears of a refusal.
 """
 
 from __future__ import annotations
@@ -112,9 +112,10 @@ class Runner:
         try:
             await self._start()
             async with asyncio.TaskGroup() as tasks:
-                companion = tasks.create_task(self._see_barriers_through() if self._is_replayable else self._watch())
+                beside = [tasks.create_task(self._watch()), tasks.create_task(self._see_barriers_through())]
                 await self._read_until_end()
-                companion.cancel()
+                for task in beside:
+                    task.cancel()
         except* (ConnectorError, Refused) as errors:
             self._say("broken", str(errors.exceptions[0]))
         finally:

@@ -30,6 +30,10 @@ BROKEN: Translation = {
 """numpy, zipfile and csv; pyarrow adds its own, once it is imported"""
 
 
+def parquet_errors() -> Translation:
+    return {**BROKEN, need("pyarrow", "parquet").ArrowException: SourceBroken}
+
+
 class TableShape(Protocol):
     """What of `TableOptions` a table needs to know."""
 
@@ -154,8 +158,7 @@ class ParquetTable:
     def __init__(self, path: Path, options: TableShape) -> None:
         self._path = path
         self._parquet = need("pyarrow.parquet", "parquet")
-        errors = need("pyarrow", "parquet")
-        self._table: Translation = {**BROKEN, errors.ArrowException: SourceBroken}
+        self._table = parquet_errors()
         with translated(self._table, str(path)):
             file = self._parquet.ParquetFile(path)
             names = file.schema_arrow.names

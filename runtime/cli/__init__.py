@@ -12,6 +12,7 @@ import click
 
 from runtime.cli.common import FAILED, NO_RUNTIME, failure_text
 from runtime.cli.connecting import connect
+from runtime.cli.converting import convert
 from runtime.cli.demo import demo
 from runtime.cli.experiment import experiment
 from runtime.cli.lifecycle import down, status, up
@@ -37,6 +38,7 @@ for command in (
     evaluate,
     experiment,
     connect,
+    convert,
     replay,
     query,
     watch,
