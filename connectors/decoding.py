@@ -18,6 +18,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Self
 
 import msgpack
@@ -29,6 +30,7 @@ from connectors.base import Options, Sample
 from connectors.errors import BadSample
 
 MAX_FRAMES = 65_536
+LARGEST = float(np.finfo(np.float32).max)
 SECONDS: Mapping[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -88,12 +90,7 @@ Decode = Callable[[Sample], Decoded]
 def decoder(options: DecodeOptions) -> Decode:
     """The function that does what the options say."""
     read = {"floats": _floats, "values": _given}.get(options.format, _parsed)
-
-    def decode(sample: Sample) -> Decoded:
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is told as not finite
-            return read(options, sample)
-
-    return decode
+    return lambda sample: read(options, sample)
 
 
 def undecoded(sample: Sample) -> Decoded:
@@ -106,12 +103,7 @@ def _parsed(options: DecodeOptions, sample: Sample) -> Decoded:
     if options.values:
         values = _numbers(_at(content, options.values), options)
     else:
-        row = [_number(content, field, options) for field in options.fields]
-        values = np.array([row], dtype=np.float32)
-        if options.scale != 1.0:
-            values *= np.float32(options.scale)
-    if options.missing == "reject" and not np.isfinite(values).all():
-        raise BadSample("not_finite", "a value is not a finite number")
+        values = _numbers([_number(content, field, options) for field in options.fields], options)
     stamp_s = sample.event_time_s if options.time is None else _stamp(content, options)
     identity = sample.identity
     if options.identity is not None:
@@ -128,8 +120,6 @@ def _given(options: DecodeOptions, sample: Sample) -> Decoded:
     if isinstance(value, bytes):
         raise BadSample("format", "the source gives bytes: say in decode how to read them")
     values = _numbers(value, options)
-    if options.missing == "reject" and not np.isfinite(values).all():
-        raise BadSample("not_finite", "a value is not a finite number")
     return Decoded(values, sample.event_time_s, _before(values, options), sample.identity)
 
 
@@ -140,28 +130,38 @@ def _floats(options: DecodeOptions, sample: Sample) -> Decoded:
         raise BadSample("length", f"payload is not a whole number of frames of {frame_bytes} bytes")
     flat = np.frombuffer(sample.value, dtype=dtype)
     values = _numbers(flat.reshape(-1, options.width), options)
-    if not np.isfinite(values).all():
-        raise BadSample("not_finite", "a value is not a finite number")
     return Decoded(values, sample.event_time_s, _before(values, options), sample.identity)
 
 
 def _before(values: npt.NDArray[np.float32], options: DecodeOptions) -> npt.NDArray[np.float64] | None:
     if options.rate_hz is None or len(values) < 2:
         return None
-    return np.arange(len(values) - 1, -1, -1, dtype=np.float64) / options.rate_hz
+    return _steps_back(len(values), options.rate_hz)
+
+
+@lru_cache(maxsize=64)
+def _steps_back(frames: int, rate_hz: float) -> npt.NDArray[np.float64]:
+    steps = np.arange(frames - 1, -1, -1, dtype=np.float64) / rate_hz
+    steps.flags.writeable = False
+    return steps
 
 
 def _numbers(value: Any, options: DecodeOptions) -> npt.NDArray[np.float32]:
-    """[F] or [T, F] of anything numpy reads as numbers, as [T, F]."""
+    """[F] or [T, F] of anything numpy reads as numbers, as [T, F], finite in float32 unless NaN is asked for."""
     try:
-        array = np.asarray(value, dtype=np.float32)
+        array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise BadSample("shape", "values are not numbers of one shape") from None
     if array.ndim < 2:
         array = array.reshape(1, -1)
     if array.ndim != 2 or not array.size or len(array) > MAX_FRAMES:
         raise BadSample("shape", f"values have shape {np.shape(value)}, expected [F] or [T, F]")
-    return array if options.scale == 1.0 else array * np.float32(options.scale)
+    if options.scale != 1.0:
+        array = array * options.scale
+    largest = np.abs(array).max() if options.missing == "reject" else np.nanmax(np.abs(array), initial=0.0)
+    if not largest <= LARGEST:
+        raise BadSample("not_finite", "a value is not a finite number")
+    return array.astype(np.float32)
 
 
 def _at(content: Any, path: str | int) -> Any:

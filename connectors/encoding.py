@@ -38,7 +38,7 @@ class Encoding:
 
     async def _encode(self, target: Target, accepted: Sequence[Accepted]) -> list[Segment]:
         encoder = self._encoder(target)
-        samples = [one.sample for one in accepted]
+        samples = [one.sample for one in accepted if one.sample is not None]
         try:
             return self._pipeline.window_frames(target, await encoder.encode(samples=samples))
         except BadSample as bad:

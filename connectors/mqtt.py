@@ -34,6 +34,8 @@ from connectors.decoding import SECONDS
 from connectors.errors import NETWORK, SourceBroken, SourceUnavailable, Translation, need, translated
 
 CLOSE_WITHIN_S = 2.0
+CALL_WITHIN_S = 30.0
+"""an answer to connecting or subscribing may come behind all the messages that wait in the session"""
 QUEUE = 65_536
 """messages of QoS 0 that wait to be taken"""
 
@@ -128,6 +130,7 @@ class MqttSource(Source):
             clean_start=not options.qos,
             properties=properties,
             keepalive=options.keepalive_s,
+            timeout=CALL_WITHIN_S,
             tls_context=self._tls_context(),
             queue_type=self._new_queue,
             max_queued_incoming_messages=0 if options.qos else QUEUE,

@@ -28,6 +28,8 @@ from connectors.routes import RouteOptions, Routing, Target
 from connectors.windowing import Times, Values, Window
 
 SNAPSHOT_VERSION = 1
+NO_VALUES: Values = np.empty((0, 0), dtype=np.float32)
+NO_TIMES: Times = np.empty(0, dtype=np.float64)
 
 
 class Segment(NamedTuple):
@@ -46,10 +48,12 @@ class Accepted(NamedTuple):
     """One sample for one stream, with its event time on the wall clock."""
 
     target: Target
-    sample: Sample
-    """as it came, except that its event time is mapped; its value is [T, F] where the route has no encoder"""
-    times_s: Times | None
-    """[T] of the frames; None where an encoder makes them"""
+    sample: Sample | None
+    """for the route's encoder, with its event time mapped and its value decoded if the route says how; else None"""
+    values: Values
+    """[T, F], empty where an encoder makes them"""
+    times_s: Times
+    """[T]"""
 
 
 @dataclass(slots=True)
@@ -97,6 +101,7 @@ class Pipeline:
         self._decoders: list[Decode] = [
             decoder(route.decode) if route.encoder is None or route.is_decoded else undecoded for route in routes
         ]
+        self._is_encoded = [route.encoder is not None for route in routes]
         self._clock_options = clock
         self._clock_counts = Counter[str]()
         self._clocks: dict[tuple[int, str], Clock] = {}
@@ -165,10 +170,10 @@ class Pipeline:
             if self._shift_s is None:
                 self._shift_s = wall_s - event_s
             event_s += self._shift_s
-        times_s = None
-        if isinstance(decoded.values, np.ndarray) and self._routes[target.route].encoder is None:
-            times_s = _times(event_s, decoded.before_s, len(decoded.values))
-        return Accepted(target, sample._replace(event_time_s=event_s, value=decoded.values), times_s)
+        if self._is_encoded[target.route]:
+            given = sample._replace(event_time_s=event_s, value=decoded.values)
+            return Accepted(target, given, NO_VALUES, NO_TIMES)
+        return Accepted(target, None, decoded.values, _times(event_s, decoded.before_s, len(decoded.values)))
 
     def _is_known(self, target: Target, sample: Sample, decoded: Decoded) -> bool:
         """Of a source that may hand over a sample again: was this one taken before?"""
@@ -193,9 +198,8 @@ class Pipeline:
     def window(self, accepted: Iterable[Accepted]) -> list[Segment]:
         """Segments of what needed no encoder."""
         segments: list[Segment] = []
-        for target, sample, times_s in accepted:
-            assert times_s is not None
-            segments += self._add(target, sample.value, times_s)
+        for target, _, values, times_s in accepted:
+            segments += self._add(target, values, times_s)
         return segments
 
     def window_frames(self, target: Target, frames: Iterable[Frames]) -> list[Segment]:

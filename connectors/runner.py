@@ -94,7 +94,7 @@ class Runner:
         self._metrics = metrics
         self._backoff = backoff
         self._clocks = clocks or Clocks()
-        self._delivery = Delivery(options)
+        self._delivery = Delivery(_often_enough(options, source))
         self._is_replayable = source.delivery == "replayable"
         self._has_barrier = asyncio.Event()
         self._no_barrier = asyncio.Event()
@@ -176,8 +176,9 @@ class Runner:
                         samples = pull.result()
                         if samples is None:
                             return True
-                        pull = asyncio.create_task(_next(batches))
                         await self._take(samples)
+                        # Not before: a thread that reads ahead would only take turns with this one at the interpreter.
+                        pull = asyncio.create_task(_next(batches))
                     self._look_after()
             finally:
                 for task in (pull, stopping):
@@ -289,6 +290,14 @@ class Runner:
         if tally.last_bad and self._clocks.now_s() >= self._bad_told_at_s + TELL_EVERY_S:
             log.warning("%s: %d samples left out, the last: %s", self.name, self._bad_untold, tally.last_bad)
             self._bad_told_at_s, self._bad_untold = self._clocks.now_s(), 0
+
+
+def _often_enough(options: SnapshotOptions, source: Source) -> SnapshotOptions:
+    """A broker sends only so many messages before the first is acknowledged: it should never have to wait for that."""
+    if source.seeks or source.delivery == "live":
+        return options
+    most = max(1, source.redelivers_at_most // 4)
+    return options.model_copy(update={"every_samples": min(options.every_samples, most)})
 
 
 async def _next(batches: AsyncGenerator[Sequence[Sample], None]) -> Sequence[Sample] | None:

@@ -71,18 +71,21 @@ class Server:
 
 
 class Mosquitto(Server):
-    def __init__(self, program: str, folder: Path, port: int = 0) -> None:
+    def __init__(self, program: str, folder: Path, port: int = 0, *, persistent: bool = True) -> None:
         super().__init__(folder, port)
         self._program = program
+        self._persistent = persistent
 
     def command(self) -> Sequence[str]:
         config = self.folder / "mosquitto.conf"
         config.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_inflight_messages 0\n"
-            f"max_queued_messages 0\npersistence true\npersistence_location {self.folder}/\nautosave_interval 1\n"
-            # Sessions are saved at every change, so that one that is killed knows them.
-            "autosave_on_changes true\nuser root\n"
+            "max_queued_messages 0\nuser root\n"
         )
+        if self._persistent:  # saved at every change, so that one that is killed knows its sessions
+            with config.open("a") as file:
+                file.write(f"persistence true\npersistence_location {self.folder}/\n")
+                file.write("autosave_interval 1\nautosave_on_changes true\n")
         return [self._program, "-c", str(config)]
 
 
