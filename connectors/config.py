@@ -25,6 +25,7 @@ from connectors.routes import RouteOptions
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 MAX_FILE_BYTES = 4 << 20
+MAX_NODES = 100_000
 
 
 class RuntimeOptions(Options):
@@ -80,12 +81,15 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Conn
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError(f"{_place(path, mark)}: {getattr(error, 'problem', None) or error}") from None
     if root is None:
         raise ConfigError(f"{path}: is empty")
-    content = _content(path, root, environment)
+    try:
+        content = _content(path, root, environment, [MAX_NODES])
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
     try:
         return ConnectOptions.model_validate(content)
     except ValidationError as error:
@@ -103,19 +107,20 @@ def _place(path: Path, mark: Any) -> str:
     return str(path) if mark is None else f"{path}:{mark.line + 1}"
 
 
-def _content(path: Path, node: yaml.Node, environment: Mapping[str, str], depth: int = 0) -> Any:
+def _content(path: Path, node: yaml.Node, environment: Mapping[str, str], budget: list[int]) -> Any:
     """What a node says, with the environment filled in. Keys are texts and are there once."""
-    if depth > 32:
-        raise ConfigError(f"{_place(path, node.start_mark)}: nested too deeply")
+    budget[0] -= 1
+    if budget[0] < 0:  # aliases of aliases, or of themselves
+        raise ConfigError(f"{_place(path, node.start_mark)}: says more than {MAX_NODES} things")
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.value in found:
                 raise ConfigError(f"{_place(path, key.start_mark)}: {key.value!r} is no key, or is here twice")
-            found[key.value] = _content(path, value, environment, depth + 1)
+            found[key.value] = _content(path, value, environment, budget)
         return found
     if isinstance(node, yaml.SequenceNode):
-        return [_content(path, item, environment, depth + 1) for item in node.value]
+        return [_content(path, item, environment, budget) for item in node.value]
     if isinstance(node, yaml.ScalarNode) and VARIABLE.search(node.value):
         filled = VARIABLE.sub(lambda variable: _variable(path, node, variable, environment), node.value)
         # Without quotes it may be a number: ${PORT:-1883}.

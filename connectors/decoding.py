@@ -43,11 +43,13 @@ class DecodeOptions(Options):
     fields: tuple[str | int, ...] = Field(
         (),
         description="The features, in order: dotted paths into the map (`acc.x`, `joints.0`), columns of a line. "
-        "With format values: names of the source's fields.",
+        "With format values: parts of what the source gives, by name or number.",
     )
     values: str = Field("", description="Instead of fields: path of a list [F] or [T, F] in the map.")
-    missing: Literal["reject", "nan"] = Field(
-        "reject", description="A field that is absent or null. nan: left to the encoder, for one that knows gaps."
+    missing: Literal["reject", "zero", "nan"] = Field(
+        "reject",
+        description="A field that is absent, null or NaN. zero: for features whose 0 says nothing. "
+        "nan: left to the encoder, for one that knows gaps.",
     )
     time: str | int | None = Field(None, description="Path or column of the source's time stamp, of the last frame.")
     time_unit: Literal["s", "ms", "us", "ns", "iso8601", "ros"] = Field(
@@ -113,12 +115,12 @@ def _parsed(options: DecodeOptions, sample: Sample) -> Decoded:
 
 def _given(options: DecodeOptions, sample: Sample) -> Decoded:
     value = sample.value
-    if not isinstance(value, np.ndarray | list | tuple | int | float | bytes | str):
-        if not (options.fields or options.values):
-            raise BadSample("format", "the source gives named values: say which in decode.fields")
-        return _parsed(options.model_copy(update={"format": "json"}), sample)
     if isinstance(value, bytes):
         raise BadSample("format", "the source gives bytes: say in decode how to read them")
+    if options.fields or not isinstance(value, np.ndarray | list | tuple | int | float | str):
+        if not (options.fields or options.values):
+            raise BadSample("format", "the source gives named values: say which in decode.fields")
+        return _parsed(options, sample)
     values = _numbers(value, options)
     return Decoded(values, sample.event_time_s, _before(values, options), sample.identity)
 
@@ -158,7 +160,9 @@ def _numbers(value: Any, options: DecodeOptions) -> npt.NDArray[np.float32]:
         raise BadSample("shape", f"values have shape {np.shape(value)}, expected [F] or [T, F]")
     if options.scale != 1.0:
         array = array * options.scale
-    largest = np.abs(array).max() if options.missing == "reject" else np.nanmax(np.abs(array), initial=0.0)
+    if options.missing == "zero":
+        array = np.nan_to_num(array, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    largest = np.nanmax(np.abs(array), initial=0.0) if options.missing == "nan" else np.abs(array).max()
     if not largest <= LARGEST:
         raise BadSample("not_finite", "a value is not a finite number")
     return array.astype(np.float32)
@@ -221,6 +225,10 @@ def _stamp(content: Any, options: DecodeOptions) -> float:
     return stamp_s
 
 
+def _as_given(options: DecodeOptions, value: Any) -> Any:
+    return value
+
+
 def _json(options: DecodeOptions, value: Any) -> Any:
     if not isinstance(value, bytes | str):
         return value  # the source has read it already
@@ -248,4 +256,9 @@ def _csv(options: DecodeOptions, value: Any) -> Any:
     return rows[0]
 
 
-_PARSERS: Mapping[str, Callable[[DecodeOptions, Any], Any]] = {"json": _json, "msgpack": _msgpack, "csv": _csv}
+_PARSERS: Mapping[str, Callable[[DecodeOptions, Any], Any]] = {
+    "json": _json,
+    "msgpack": _msgpack,
+    "csv": _csv,
+    "values": _as_given,
+}

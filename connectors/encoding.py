@@ -37,10 +37,9 @@ class Encoding:
         return segments
 
     async def _encode(self, target: Target, accepted: Sequence[Accepted]) -> list[Segment]:
-        encoder = self._encoder(target)
         samples = [one.sample for one in accepted if one.sample is not None]
         try:
-            return self._pipeline.window_frames(target, await encoder.encode(samples=samples))
+            return self._pipeline.window_frames(target, await self._encoder(target).encode(samples=samples))
         except BadSample as bad:
             if len(samples) == 1:
                 self._count(target, bad)

@@ -4,7 +4,7 @@
       kind: files
       tables:
         - {path: "car/can/*.csv", key: "can/{stem}", time: t, columns: [speed]}
-        - {path: car/imu/value.npy, key: imu, time: car/imu/t.npy}
+        - {path: "car/*/value.npy", key: "{folder}", time: t.npy}
       speed: 1
 
 The rows of all tables come merged by time, so streams that belong to one session do not outrun each other. Event time
@@ -35,9 +35,11 @@ RESYNC_ROWS = 1024
 
 class TableOptions(Options):
     path: str = Field(min_length=1, description="A file, or a pattern with * for many.")
-    key: str = Field("{stem}", description="Stream key of its rows; {stem} is the file's name without suffix.")
+    key: str = Field(
+        "{stem}", description="Stream key of its rows; {stem}: the file's name without suffix. {folder}: its folder's."
+    )
     format: Literal["auto", "csv", "npz", "npy", "parquet"] = Field("auto", description="auto: by the file's suffix.")
-    time: str = Field("t", description="Column of times; for npz the array, for npy the file with them.")
+    time: str = Field("t", description="Column of times; npz: the array. npy: the file beside it that has them.")
     time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="Of the times.")
     columns: tuple[str, ...] = Field((), description="csv, parquet: the features, in order.  [default: all others]")
     values: str = Field("values", description="npz: the array [rows, features].")
@@ -104,7 +106,7 @@ def _paths(options: TableOptions) -> list[Path]:
 
 
 def _key(path: Path, options: TableOptions) -> str:
-    return options.key.replace("{stem}", path.stem)
+    return options.key.replace("{stem}", path.stem).replace("{folder}", path.resolve().parent.name)
 
 
 def _timed(index: int, table: Table, unit_s: float, first_row: int) -> Iterator[_Row]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from pathlib import Path
 
 from connectors.config import ConnectOptions
 from connectors.snapshots import StateFolder
 from connectors.supervisor import Supervisor
+
+
+def find_beside(file: Path) -> None:
+    """Sources and encoders of a user's own are found beside the file that names them."""
+    sys.path.insert(0, str(file.resolve().parent))
 
 
 def run_until_stopped(options: ConnectOptions) -> dict[str, str]:

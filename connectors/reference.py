@@ -43,7 +43,8 @@ def with_reference(page: str) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError("the page has no marks for its options")
-    return f"{before}{BEGIN}\n\n{reference()}\n{END}{after}"
+    made = re.sub(r"\n{3,}", "\n\n", reference())
+    return f"{before}{BEGIN}\n\n{made}\n{END}{after}"
 
 
 def _nested(model: type[BaseModel], path: str) -> Iterator[tuple[type[BaseModel], str]]:
@@ -142,4 +143,4 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m connectors.reference PAGE")
     page = Path(sys.argv[1])
-    page.write_text(re.sub(r"\n{3,}", "\n\n", with_reference(page.read_text())))
+    page.write_text(with_reference(page.read_text()))

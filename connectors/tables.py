@@ -61,7 +61,7 @@ def open_table(path: Path, options: Any) -> Table:
             case "npz":
                 return _npz(path, options)
             case "npy":
-                return ArrayTable(path, _npy(Path(options.time)), _npy(path))
+                return ArrayTable(path, _npy(path.parent / options.time), _npy(path))
     return ParquetTable(path, options)
 
 

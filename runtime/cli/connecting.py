@@ -30,12 +30,12 @@ def connect(file: Path, dry_run: bool, seconds: float) -> None:
     Ends when all of them have ended. At Ctrl-C what was published becomes durable first. Exits with 4 if one broke.
     """
     from connectors.config import load_config
+    from connectors.process import find_beside, run_until_stopped
 
+    find_beside(file)
     options = load_config(file)
     if dry_run:
         sys.exit(asyncio.run(_dry_run(options, seconds)))
-    from connectors.process import run_until_stopped
-
     health = run_until_stopped(options)
     for name, how in health.items():
         click.echo(f"{name}: {how}")

@@ -63,6 +63,15 @@ def test_a_missing_field_is_refused_or_left_to_the_encoder() -> None:
     assert math.isnan(decoded(b"{}", format="json", fields=["a"], missing="nan").values[0, 0])
 
 
+def test_zeros_stand_for_what_is_missing_where_that_is_asked_for() -> None:
+    assert decoded(b'{"a": null, "b": 2}', format="json", fields=["a", "b"], missing="zero").values.tolist() == [[0, 2]]
+    assert decoded([1.0, math.nan], missing="zero").values.tolist() == [[1, 0]]
+
+
+def test_columns_of_what_the_source_gives_as_numbers() -> None:
+    assert decoded(np.array([5, 6, 7]), fields=[2, 0]).values.tolist() == [[7, 5]]
+
+
 @pytest.mark.parametrize(
     ("value", "options", "reason"),
     [
