@@ -6,6 +6,9 @@ set -eu
 servers="
 prometheus prometheus
 redis-server redis-server
+mosquitto mosquitto
+nats-server nats-server
+chromium chromium
 "
 PATH=$PATH:/usr/sbin
 

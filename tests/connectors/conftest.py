@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.connectors.servers import Mosquitto, Nats
+
+
+@pytest.fixture(scope="session")
+def mosquitto(server_program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    with Mosquitto(server_program("mosquitto"), tmp_path_factory.mktemp("mosquitto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nats(server_program: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
+    with Nats(server_program("nats-server"), tmp_path_factory.mktemp("nats")) as server:
+        yield server
