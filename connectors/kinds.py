@@ -7,10 +7,15 @@ from typing import Annotated
 from pydantic import Field
 
 from connectors.custom import PythonEncoderOptions, PythonOptions
+from connectors.encoders.lips import LipsOptions
+from connectors.encoders.log_mel import LogMelOptions
+from connectors.encoders.voice_activity import VoiceActivityOptions
+from connectors.encoders.words import WordsOptions
 from connectors.files import FilesOptions
 from connectors.http_push import HttpOptions
 from connectors.jetstream import NatsOptions
 from connectors.mcap_files import McapOptions
+from connectors.media_file import MediaFileOptions
 from connectors.mqtt import MqttOptions
 from connectors.ros_bags import RosOptions
 from connectors.websocket import WebSocketOptions
@@ -19,6 +24,7 @@ AnySource = Annotated[
     FilesOptions
     | HttpOptions
     | McapOptions
+    | MediaFileOptions
     | MqttOptions
     | NatsOptions
     | PythonOptions
@@ -26,4 +32,7 @@ AnySource = Annotated[
     | WebSocketOptions,
     Field(discriminator="kind"),
 ]
-AnyEncoder = PythonEncoderOptions
+AnyEncoder = Annotated[
+    LipsOptions | LogMelOptions | PythonEncoderOptions | VoiceActivityOptions | WordsOptions,
+    Field(discriminator="kind"),
+]
