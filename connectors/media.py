@@ -30,7 +30,7 @@ def sound_of(sample: Sample) -> Sound:
     """[N]. Raises BadSample."""
     sound = _decoded(sample)
     if not isinstance(sound, np.ndarray) or sound.dtype != np.int16 or sound.ndim != 1:
-        raise BadSample("not_sound", f"{_kind_of(sound)} is no block of sound: [N] int16 of one channel at 16 kHz")
+        raise BadSample("shape", f"{_kind_of(sound)} is no block of sound: [N] int16 of one channel at 16 kHz")
     return sound
 
 
@@ -38,22 +38,22 @@ def picture_of(sample: Sample) -> Picture:
     """[H, W, 3]. Raises BadSample."""
     picture = _decoded(sample)
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise BadSample("not_a_picture", f"{_kind_of(picture)} is no picture: [H, W, 3] uint8")
+        raise BadSample("shape", f"{_kind_of(picture)} is no picture: [H, W, 3] uint8")
     if 0 in picture.shape:
-        raise BadSample("not_a_picture", f"a picture of {picture.shape[1]} x {picture.shape[0]}")
+        raise BadSample("shape", f"a picture of {picture.shape[1]} x {picture.shape[0]}")
     return picture
 
 
 def time_of(sample: Sample) -> float:
     """Raises BadSample: encoders are given times by the pipeline's clock."""
     if sample.event_time_s is None:
-        raise BadSample("no_time", "the sample has no event time")
+        raise BadSample("time", "the sample has no event time")
     return sample.event_time_s
 
 
 def _decoded(sample: Sample) -> object:
     if isinstance(sample.value, Undecodable):
-        raise BadSample("undecodable", sample.value.reason)
+        raise BadSample("codec", sample.value.reason)
     return sample.value
 
 

@@ -88,6 +88,17 @@ class MediaFileSource(RecordedSource):
             return 0.0
 
 
+def tracks_in(path: str) -> frozenset[str]:
+    """pictures, sound: what a file has, at least one. Raises SourceBroken, MissingExtra."""
+    av = need("av", "media")
+    with translated(foreign(av), path), av.open(path) as container:
+        kinds = {stream.type for stream in container.streams}
+    tracks = frozenset(name for name, kind in (("pictures", "video"), ("sound", "audio")) if kind in kinds)
+    if not tracks:
+        raise SourceBroken(f"{path} has neither pictures nor sound")
+    return tracks
+
+
 def foreign(av: Any) -> Translation:
     """PyAV's exceptions: a file that does not decode will not decode later either."""
     missing = {av.error.FileNotFoundError: SourceBroken, av.error.PermissionError: SourceBroken}

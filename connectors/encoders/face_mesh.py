@@ -70,7 +70,7 @@ class FaceMesh:
             return points_of(faces[0]) if faces else None
         except (RuntimeError, ValueError) as error:
             self._graph = None
-            raise BadSample("face_mesh", f"the face mesh refuses the picture: {error}") from error
+            raise BadSample("format", f"the face mesh refuses the picture: {error}") from error
 
     def forget(self) -> None:
         """The next picture is the first."""

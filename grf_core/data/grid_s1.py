@@ -173,8 +173,8 @@ def with_white_noise(frames_TM: Float32Array, snr_db: float, rng: np.random.Gene
     """The log-mel frames that the same sound would have given with white noise added to it.
 
     The triangles of neighbouring bands add up to about 1, so the bands of a frame add up to its power: the noise gets
-    the mean of that over the frames given, lowered by the ratio. White noise is flat over the spectrum, so a band's part
-    of it goes with the sum of its filter's weights, 10 dB more in the widest than in the narrowest. The
+    the mean of that over the frames given, lowered by the ratio. White noise is flat over the spectrum, so a band's
+    part of it goes with the sum of its filter's weights, 10 dB more in the widest than in the narrowest. The
     ratio is that within the bands: 8 % of white noise lies outside them, and about as much of these recordings.
 
     What one window sees of the noise fluctuates, and its phase is against the sound's or with it. A band is a sum over
