@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from connectors.custom import PythonEncoderOptions, PythonOptions
+from connectors.encoders.image_sketch import ImageSketchOptions
 from connectors.encoders.lips import LipsOptions
 from connectors.encoders.log_mel import LogMelOptions
 from connectors.encoders.voice_activity import VoiceActivityOptions
@@ -16,15 +17,20 @@ from connectors.http_push import HttpOptions
 from connectors.jetstream import NatsOptions
 from connectors.mcap_files import McapOptions
 from connectors.media_file import MediaFileOptions
+from connectors.media_stream import CameraOptions, MediaStreamOptions
+from connectors.microphone import MicrophoneOptions
 from connectors.mqtt import MqttOptions
 from connectors.ros_bags import RosOptions
 from connectors.websocket import WebSocketOptions
 
 AnySource = Annotated[
-    FilesOptions
+    CameraOptions
+    | FilesOptions
     | HttpOptions
     | McapOptions
     | MediaFileOptions
+    | MediaStreamOptions
+    | MicrophoneOptions
     | MqttOptions
     | NatsOptions
     | PythonOptions
@@ -33,6 +39,6 @@ AnySource = Annotated[
     Field(discriminator="kind"),
 ]
 AnyEncoder = Annotated[
-    LipsOptions | LogMelOptions | PythonEncoderOptions | VoiceActivityOptions | WordsOptions,
+    ImageSketchOptions | LipsOptions | LogMelOptions | PythonEncoderOptions | VoiceActivityOptions | WordsOptions,
     Field(discriminator="kind"),
 ]

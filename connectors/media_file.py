@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from connectors.base import Position, Sample
-from connectors.errors import OPERATING_SYSTEM, SourceBroken, Translation, need, translated
+from connectors.errors import DISK, SourceBroken, Translation, need, translated
 from connectors.media import Undecodable
 from connectors.media_decoding import TrackOptions, decoded, merged, tracks_of
 from connectors.recorded import RecordedOptions, RecordedSource
@@ -101,8 +101,7 @@ def tracks_in(path: str) -> frozenset[str]:
 
 def foreign(av: Any) -> Translation:
     """PyAV's exceptions: a file that does not decode will not decode later either."""
-    missing = {av.error.FileNotFoundError: SourceBroken, av.error.PermissionError: SourceBroken}
-    return {**OPERATING_SYSTEM, **missing, av.error.FFmpegError: SourceBroken}
+    return {**DISK, av.error.FFmpegError: SourceBroken}
 
 
 def _count_of(position: Position) -> int:

@@ -8,6 +8,7 @@ prometheus prometheus
 mosquitto mosquitto
 nats-server nats-server
 chromium chromium
+espeak-ng espeak-ng
 "
 PATH=$PATH:/usr/sbin
 
