@@ -1,22 +1,24 @@
 """Sound and pictures out of anything that FFmpeg reads, through PyAV: one container into samples, in time order.
 
-What is promised of each sample is in `connectors.media`. Pictures come at the rate asked for: time is cut into periods,
-and of each the first picture is taken, so a source of 30 a second gives 25 by leaving out every sixth, and a slower
-one gives what it has. Sound is brought to 16 kHz, one channel (the channels' mean) and blocks of one length.
+What is promised of each sample is in `connectors.media`. Pictures come at the rate asked for, at most: a source of 30 a
+second gives 25 by leaving out every sixth, and a slower one gives what it has. Sound is brought to 16 kHz, one channel
+(the channels' mean) and blocks of one length.
 
-A packet that cannot be decoded becomes an `Undecodable`; a container that cannot be read any further is an error.
-Whatever a header says, no more is allocated than a picture of `MAX_PIXELS` and sound of `MAX_CHANNELS`.
+A packet that cannot be decoded becomes an `Undecodable`, unless FFmpeg conceals the damage, as it does of some codecs;
+a container that cannot be read any further is an error. Whatever a header says, no more is allocated than a picture of
+`MAX_PIXELS` and sound of `MAX_CHANNELS`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from connectors.base import Options
@@ -27,6 +29,8 @@ MAX_PIXELS = 8192 * 4320
 MAX_CHANNELS, MAX_RATE_HZ = 64, 768_000
 HELD_PICTURES, HELD_BLOCKS = 64, 256
 """held for the other track to come up in time, at most"""
+EARLY = 0.25
+"""of a period: a picture is taken so much before it is due, for times are rounded, and cameras are not exact"""
 SOUND_JUMP_S = 0.05
 """between where a packet of sound should begin and where it does; more is a gap, and the resampler begins anew"""
 
@@ -57,6 +61,16 @@ class Decoded(NamedTuple):
     make: Callable[[], Picture | Sound | Undecodable]
 
 
+@dataclass(slots=True)
+class Reading:
+    """How far a container has been read."""
+
+    pictures: int = 0
+    """packets of pictures, whatever became of them"""
+    is_cut_off: bool = False
+    """the last packet had less in it than the container says"""
+
+
 def tracks_of(container: Any, options: TrackOptions, name: str) -> dict[str, Any]:
     """The streams asked for, by track. Raises SourceBroken for one that is not there or is out of bounds."""
     tracks: dict[str, Any] = {}
@@ -83,12 +97,17 @@ def _check_bounds(codec: Any, name: str) -> None:
         raise SourceBroken(f"{name}: sound of {codec.channels} channels at {codec.sample_rate} Hz")
 
 
-def decoded(av: Any, container: Any, tracks: dict[str, Any], options: TrackOptions) -> Iterator[Decoded]:
+def decoded(
+    av: Any, container: Any, tracks: dict[str, Any], options: TrackOptions, reading: Reading
+) -> Iterator[Decoded]:
     """Everything, each track in its own order. Raises what PyAV raises where the container cannot be read."""
     pictures = _Pictures(options)
     sound = _SoundBlocks(av, options.block_s)
     for packet in container.demux(*tracks.values()):
         of_video = packet.stream.type == "video"
+        if packet.size:
+            reading.pictures += of_video
+            reading.is_cut_off = packet.is_corrupt
         try:
             frames = packet.decode()
         except av.error.FFmpegError as error:
@@ -104,20 +123,18 @@ def decoded(av: Any, container: Any, tracks: dict[str, Any], options: TrackOptio
 
 class _Pictures:
     def __init__(self, options: TrackOptions) -> None:
-        self._rate_hz = options.pictures_hz
+        self._period_s = 1 / options.pictures_hz if options.pictures_hz is not None else 0.0
         self._width = options.width
-        self._period = -1
+        self._due_s = -math.inf
 
     def add(self, frame: Any) -> Iterator[Decoded]:
         if frame.pts is None:
             return
         pts_s = float(frame.pts * frame.time_base)
-        if self._rate_hz is not None:
-            # Half a period early: pictures whose times are rounded to milliseconds stay in their own.
-            period = int(np.floor(pts_s * self._rate_hz + 0.5))
-            if period == self._period:
-                return
-            self._period = period
+        if pts_s < self._due_s - EARLY * self._period_s:
+            return
+        next_s = self._due_s + self._period_s
+        self._due_s = next_s if next_s > pts_s else pts_s + self._period_s
         yield Decoded("pictures", pts_s, partial(self._made, frame))
 
     def _made(self, frame: Any) -> Picture:

@@ -22,7 +22,7 @@ from pydantic import Field
 from connectors.base import Position, Sample
 from connectors.errors import DISK, SourceBroken, Translation, need, translated
 from connectors.media import Undecodable
-from connectors.media_decoding import TrackOptions, decoded, merged, tracks_of
+from connectors.media_decoding import Reading, TrackOptions, decoded, merged, tracks_of
 from connectors.recorded import RecordedOptions, RecordedSource
 
 SAMPLES_AT_ONCE = 16
@@ -61,7 +61,8 @@ class MediaFileSource(RecordedSource):
             first_pts_s = (container.start_time or 0) / av.time_base
             key = self._options.key.replace("{stem}", Path(name).stem)
             good, end_s, why = 0, 0.0, ""
-            items = merged(decoded(av, container, tracks, self._options), len(tracks))
+            reading = Reading()
+            items = merged(decoded(av, container, tracks, self._options, reading), len(tracks))
             for number, item in enumerate(items, start=1):
                 end_s = max(end_s, item.pts_s - first_pts_s)
                 if number <= done:
@@ -74,7 +75,8 @@ class MediaFileSource(RecordedSource):
                 yield Sample(f"{key}/{item.track}", value, time_s, None, number)
             if not good:
                 raise SourceBroken(f"{name}: nothing in it could be decoded{why and f': {why}'}")
-            _check_length(name, (container.duration or 0) / av.time_base, end_s)
+            _check_end(name, (container.duration or 0) / av.time_base, end_s)
+            _check_pictures(name, tracks, reading)
 
     def _start_s(self, container: Any) -> float:
         start = self._options.start
@@ -112,6 +114,15 @@ def _count_of(position: Position) -> int:
     return position
 
 
-def _check_length(name: str, says_s: float, end_s: float) -> None:
+def _check_end(name: str, says_s: float, end_s: float) -> None:
     if says_s - end_s > max(SHORT_S, SHORT_SHARE * says_s):
         raise SourceBroken(f"{name} ends after {end_s:.1f} s, and its header says {says_s:.1f} s: it is cut short")
+
+
+def _check_pictures(name: str, tracks: dict[str, Any], reading: Reading) -> None:
+    """Of some formats FFmpeg believes the file's size more than its header, and only the count of pictures tells."""
+    says = tracks["pictures"].frames if "pictures" in tracks else 0
+    if says > reading.pictures * (1 + SHORT_SHARE) + 1:
+        raise SourceBroken(f"{name} ends after {reading.pictures} of {says} pictures: it is cut short")
+    if reading.is_cut_off:
+        raise SourceBroken(f"{name} ends in the middle of a packet: it is cut short, or its header lies")

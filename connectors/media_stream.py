@@ -27,7 +27,7 @@ from connectors.base import Position, Sample, Source, SourceOptions
 from connectors.errors import NETWORK, ConnectorError, SourceBroken, SourceUnavailable, Translation, need, translated
 from connectors.intake import Intake
 from connectors.media import SAMPLE_RATE_HZ
-from connectors.media_decoding import TrackOptions, decoded, tracks_of
+from connectors.media_decoding import Reading, TrackOptions, decoded, tracks_of
 
 MAX_WAITING = 64
 """samples that wait for the pipeline: about 2 s of a camera and a microphone, and 180 MB of 1280 x 720"""
@@ -108,7 +108,7 @@ class LiveMediaSource(Source):
         try:
             with translated(foreign_live(av), self._url), container:
                 tracks = tracks_of(container, self._options, self._url)
-                for item in decoded(av, container, tracks, self._options):
+                for item in decoded(av, container, tracks, self._options, Reading()):
                     if stop.is_set():
                         return
                     value = item.make()

@@ -10,7 +10,7 @@ picture: for that, bring a network of your own by `kind: python`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,7 @@ def image_sketch(picture: Picture) -> npt.NDArray[np.float32]:
 def _small(picture: Picture) -> npt.NDArray[np.float64]:
     """[SIDE, SIDE, 3] in [0, 1]: means of what falls on each pixel; a smaller picture is repeated."""
     rows, columns = (np.linspace(0, size, SIDE, endpoint=False).astype(int) for size in picture.shape[:2])
-    sums = picture
+    sums: npt.NDArray[Any] = picture
     for axis, starts in ((0, rows), (1, columns)):
         if picture.shape[axis] < SIDE:
             sums = np.take(sums, starts, axis=axis)
