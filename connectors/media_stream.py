@@ -14,6 +14,7 @@ own. A side that ends the stream, or says nothing for `silent_s`, is unavailable
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import threading
 import time
@@ -51,7 +52,7 @@ class MediaStreamOptions(LiveMediaOptions):
     def build(self) -> LiveMediaSource:
         options = {"rtsp_transport": self.transport, "fflags": "nobuffer"}
         if self.listen:
-            options["rtsp_flags"] = "listen"
+            options |= {"rtsp_flags": "listen", "listen_timeout": str(math.ceil(self.open_within_s))}
         if self.url.endswith(".sdp"):
             options = {"protocol_whitelist": "file,udp,rtp", "fflags": "nobuffer"}
         return LiveMediaSource(self, self.url, None, options)

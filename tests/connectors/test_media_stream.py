@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
@@ -105,44 +104,12 @@ def test_arrival_alone_is_the_time_where_that_is_asked_for(tmp_path: Path) -> No
     sender.close()
 
 
-class RtspPublisher:
-    """Publishes a file to an address in a thread, again and again until somebody listens there."""
-
-    def __init__(self, file: Path, address: str) -> None:
-        self._file, self._address = file, address
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            with suppress(av.error.FFmpegError):
-                self._publish()
-                return
-            self._stop.wait(0.05)
-
-    def _publish(self) -> None:
-        with (
-            av.open(str(self._file)) as source,
-            av.open(self._address, "w", format="rtsp", options={"rtsp_transport": "tcp"}) as target,
-        ):
-            streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
-            for packet in source.demux():
-                if packet.dts is not None and not self._stop.is_set():
-                    packet.stream = streams[packet.stream.index]
-                    target.mux(packet)
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join(WITHIN_S)
-
-
 def test_an_rtsp_publisher_is_listened_to_and_its_end_is_told(tmp_path: Path) -> None:
     path = write_media(
         tmp_path / "call.mkv", [grey(n % 30) for n in range(50)], tone(440, 2.0), video="mpeg4", audio="aac"
     )
     address = f"rtsp://127.0.0.1:{free_port()}/in"
-    publisher = RtspPublisher(path, address)
+    publisher = subprocess.Popen([sys.executable, "-m", "tests.connectors.rtsp_publisher", str(path), address])
     samples: list[Sample] = []
 
     async def main() -> None:
@@ -153,7 +120,7 @@ def test_an_rtsp_publisher_is_listened_to_and_its_end_is_told(tmp_path: Path) ->
 
     with pytest.raises(SourceUnavailable):
         run(main())
-    publisher.close()
+    assert publisher.wait(WITHIN_S) == 0
     pictures = [sample for sample in samples if sample.stream_key == "call/pictures"]
     sound = [sample for sample in samples if sample.stream_key == "call/sound"]
     assert len(pictures) >= 45
