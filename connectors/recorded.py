@@ -44,6 +44,7 @@ class RecordedSource(Source):
 
     delivery = "replayable"
     seeks = True
+    samples_at_once: int = MAX_BATCH
 
     def __init__(self, options: RecordedOptions) -> None:
         self._speed = options.speed
@@ -65,7 +66,7 @@ class RecordedSource(Source):
             raise self._error
         batch: list[Sample] = []
         try:
-            batch.extend(islice(self._samples, MAX_BATCH))
+            batch.extend(islice(self._samples, self.samples_at_once))
         except ConnectorError as error:
             if not batch:
                 raise

@@ -9,6 +9,7 @@ redis-server redis-server
 mosquitto mosquitto
 nats-server nats-server
 chromium chromium
+espeak-ng espeak-ng
 "
 PATH=$PATH:/usr/sbin
 

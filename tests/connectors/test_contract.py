@@ -8,10 +8,12 @@ import pytest
 
 from connectors.contract import Harness, SourceContract
 from tests.connectors.materials import Files, Http, JetStream, Mcap, Mqtt, Ros, Scripted, WebSockets
+from tests.connectors.media_materials import MediaFiles
 
 KINDS = [
     "scripted", "scripted-redelivers", "scripted-live", "csv", "npz", "npy", "parquet", "mcap", "mcap-no-index", "ros",
     "mqtt-qos1", "mqtt-qos0", "nats", "http", "websocket",
+    "media-file", "rtp",
 ]  # fmt: skip
 
 
@@ -41,4 +43,8 @@ class TestEveryConnector(SourceContract):
                 return Http()
             case "websocket":
                 return WebSockets()
+            case "media-file":
+                return MediaFiles(tmp_path)
+            case "rtp":
+                return request.getfixturevalue("rtp")
         raise AssertionError(request.param)
