@@ -6,11 +6,13 @@ Its state is the store's: it may be killed and restarted at any moment, and work
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections import deque
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
@@ -25,6 +27,10 @@ log = logging.getLogger(__name__)
 
 START_WITHIN_S = 60.0
 """a worker that was asked for has so long to beat, and Ray so long to restart one that has died"""
+MEASURED_AFTER_S = 5.0
+"""a worker has to own a group for so long before its measure of the group's load is believed"""
+ACT_EVERY_S = 0.1
+"""at least so long between two looks at everything, unless there is news: beats come by the thousand"""
 KEPT_EVENTS = 50
 
 
@@ -37,6 +43,9 @@ class Orders:
     releases: tuple[int, ...] = ()
     """of these, the ones it is to give up: flush, forget, and say so in the next beat"""
     table: Table | None = None
+    """unless the worker has it: its beat said so"""
+    table_stamp: str = ""
+    """to be repeated in the beats to come"""
     leaves: bool = False
     """it is to say in its beats from now on that it leaves"""
 
@@ -94,6 +103,10 @@ class Controller:
         """owners known to be dead, as long as they own something"""
         self._filling_until_s = now_s
         """a new worker gets its share without waiting for the loads to be measured"""
+        self._loads: dict[int, float] = {}
+        """segments per second of each group, as its owners have measured it"""
+        self._since_s: dict[int, float] = {}
+        """when each group came to its owner"""
         self._moved_s = now_s
         """when a group last changed hands"""
         self._asked: dict[int, tuple[str, int, float]] = {}
@@ -106,6 +119,9 @@ class Controller:
         self._read_store(now_s)
         self._serving = int(store.notes().get("workers", policy.workers))
         self._autoscaler = Autoscaler(policy)
+        self._acted_s = now_s
+        self._table, self._stamp = Table(-1, {}), ""
+        self._look(now_s)
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._lock = threading.Lock()
         self.metrics = ControllerMetrics(registry)
@@ -124,10 +140,13 @@ class Controller:
                 known = None
             self._members[beat.name] = Member(beat, known.joined_s if known else now_s, now_s)
             self._signs[beat.owner] = max(self._signs.get(beat.owner, now_s), now_s)
+            self._weigh(beat, now_s)
             self._starting.pop(beat.name, None)
             if beat.leaves:
                 self._leaving.add(beat.owner)
-            self._act(now_s)
+            is_news = known is None or (known.beat.released, known.beat.leaves) != (beat.released, beat.leaves)
+            if is_news or now_s >= self._acted_s + ACT_EVERY_S:
+                self._act(now_s)
             return self._orders(beat)
 
     def died(self, owner: str, now_s: float) -> None:
@@ -154,9 +173,9 @@ class Controller:
             self._act(now_s)
 
     def drain(self, name: str, now_s: float) -> list[str]:
-        """Empty and end a worker, or all workers of a node; return their names, none if there is no such."""
+        """Empty and end a worker, or all workers of a node (its id, or its address); return their names."""
         with self._lock:
-            beats = [member.beat for member in self._members.values() if name in (member.beat.name, member.beat.node)]
+            beats = [member.beat for member in self._members.values() if name in _names(member.beat)]
             for beat in beats:
                 self._leaving.add(beat.owner)
                 self._note(now_s, "drains", f"{beat.owner} on {beat.node or 'this machine'}")
@@ -164,10 +183,6 @@ class Controller:
             return [beat.name for beat in beats]
 
     # ---- what others may know ----
-
-    def table(self, now_s: float) -> Table:
-        with self._lock:
-            return self._table(now_s)
 
     def routes(self) -> dict[str, Any]:
         """The workers that serve, with their endpoints; those that stand by are left out."""
@@ -182,6 +197,7 @@ class Controller:
                 "lease_s": self._lease_s,
                 "workers_wanted": self._serving,
                 "standbys_wanted": self._policy.standbys,
+                "table_version": self._table.version,
                 "moving_groups": len(self._asked),
                 "events": [asdict(event) | {"ago_s": now_s - event.at_s} for event in self._events],
                 "workers": [
@@ -203,7 +219,14 @@ class Controller:
 
     # ---- with the lock held ----
 
+    def _weigh(self, beat: Beat, now_s: float) -> None:
+        """Believe what an owner measures of a group once it has had it for a while: at first it has seen little."""
+        for group in self._epochs_of.get(beat.owner, ()):
+            if now_s - self._since_s.get(group, self._began_s) > MEASURED_AFTER_S or group not in self._loads:
+                self._loads[group] = beat.loads.get(group, 0.0)
+
     def _act(self, now_s: float) -> None:
+        self._acted_s = now_s
         facts = self._facts(now_s)
         todo = plan(facts, self._policy)
         for owner, groups in todo.claims.items():
@@ -218,6 +241,24 @@ class Controller:
                 self._ask_for(owner, groups, now_s)
         self._staff(self._facts(now_s), now_s)
         self._count_roles(now_s)
+        self._look(now_s)
+
+    def _look(self, now_s: float) -> None:
+        """What beats are answered with until something changes."""
+        self._epochs_of: dict[str, dict[int, int]] = {}
+        for group, item in self._ownership.items():
+            self._epochs_of.setdefault(item.owner, {})[group] = item.epoch
+        self._releases_of: dict[str, list[int]] = {}
+        for group, (owner, _, _) in self._asked.items():
+            self._releases_of.setdefault(owner, []).append(group)
+        living = [
+            member
+            for member in self._members.values()
+            if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._stopping
+        ]
+        table = make_table(self._ownership, {member.beat.owner: member.beat.endpoint for member in living})
+        if table != self._table:
+            self._table, self._stamp = table, f"{table.version}.{secrets.token_hex(4)}"
 
     def _facts(self, now_s: float) -> Facts:
         over = {
@@ -231,7 +272,8 @@ class Controller:
             if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._dead | self._stopping
         }
         is_settled = now_s - self._moved_s >= self._policy.settle_s or now_s < self._filling_until_s
-        return Facts(self._members, self._ownership, over, self._serving, alive, self._leaving, is_settled)
+        asked = self._members, self._ownership, over, self._serving, alive, self._leaving
+        return Facts(*asked, self._loads, is_settled)
 
     def _claim(self, owner: str, groups: tuple[int, ...], facts: Facts, now_s: float) -> None:
         former = {self._ownership.get(group, NOBODY).owner for group in groups} - {""}
@@ -255,6 +297,7 @@ class Controller:
             self._break_lock(error, ended, now_s)
             return
         self._moved_s = now_s
+        self._since_s |= dict.fromkeys(epochs, now_s)
         self._ownership |= {group: Ownership(owner, epoch) for group, epoch in epochs.items()}
         self._signs.setdefault(owner, now_s)
         self._tell_of_claim(owner, expected, former & set(facts.over), now_s)
@@ -392,18 +435,10 @@ class Controller:
         )
 
     def _orders(self, beat: Beat) -> Orders:
-        now_s = self._members[beat.name].heard_s
-        epochs = {group: item.epoch for group, item in self._ownership.items() if item.owner == beat.owner}
-        releases = tuple(group for group, (owner, _, _) in self._asked.items() if owner == beat.owner)
-        return Orders(epochs, releases, self._table(now_s), beat.owner in self._leaving)
-
-    def _table(self, now_s: float) -> Table:
-        living = [
-            member
-            for member in self._members.values()
-            if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._stopping
-        ]
-        return make_table(self._ownership, {member.beat.owner: member.beat.endpoint for member in living})
+        table = self._table if beat.table_stamp != self._stamp else None
+        releases = tuple(self._releases_of.get(beat.owner, ()))
+        epochs = self._epochs_of.get(beat.owner, {})
+        return Orders(epochs, releases, table, self._stamp, beat.owner in self._leaving)
 
     def _serving_members(self) -> list[Member]:
         owners = {item.owner for item in self._ownership.values()}
@@ -414,7 +449,7 @@ class Controller:
 
     def _describe(self, member: Member) -> dict[str, Any]:
         beat = member.beat
-        epochs = [item.epoch for item in self._ownership.values() if item.owner == beat.owner]
+        epochs = list(self._epochs_of.get(beat.owner, {}).values())
         return {
             "name": beat.name,
             "incarnation": beat.incarnation,
@@ -437,3 +472,7 @@ class Controller:
         self.metrics.workers.labels("standby").set(sum(member.beat.name not in serving for member in alive))
         self.metrics.wanted.set(self._serving)
         self.metrics.workers.labels("silent").set(len(self._members) - len(alive))
+
+
+def _names(beat: Beat) -> tuple[str, str, str]:
+    return beat.name, beat.node, urlsplit(beat.endpoint).hostname or ""

@@ -37,6 +37,7 @@ class LocalRuntime:
         self._show_logs = show_logs
         self._controller: Any = None
         self._lock: IO[str] | None = None
+        self._ray_address = ""
 
     @property
     def address(self) -> str:
@@ -88,7 +89,7 @@ class LocalRuntime:
 
     def _write_pid_file(self) -> None:
         path = Path(self.settings.runtime.state_dir) / PID_FILE
-        path.write_text(json.dumps({"pid": os.getpid(), "address": self.address}))
+        path.write_text(json.dumps({"pid": os.getpid(), "address": self.address, "ray": self._ray_address}))
 
     # ---- Ray ----
 
@@ -111,6 +112,7 @@ class LocalRuntime:
             log_to_driver=self._show_logs,
             logging_level=logging.ERROR,
         )
+        self._ray_address = ray.get_runtime_context().gcs_address
         logging.getLogger("ray.serve").setLevel(logging.INFO if self._show_logs else logging.ERROR)
         on_progress("starting the worker")
         self._controller = start_controller(self.settings)
@@ -163,9 +165,9 @@ def _take_lock(settings: Settings) -> IO[str]:
 
 
 def read_pid_file(settings: Settings) -> dict[str, Any] | None:
-    """`pid` and `address` of the runtime on this state directory; None if none has written them."""
+    """`pid`, `address` and `ray`, its Ray's, of the runtime on this state directory; None if none has written them."""
     try:
         content = json.loads((Path(settings.runtime.state_dir) / PID_FILE).read_text())
-        return {"pid": int(content["pid"]), "address": str(content["address"])}
+        return {"pid": int(content["pid"]), "address": str(content["address"]), "ray": str(content.get("ray", ""))}
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -88,6 +88,8 @@ class Beat:
     """segments per second of the groups that are used, and a little for each session in memory"""
     released: Mapping[int, int] = field(default_factory=dict)
     """groups that it has given up since they were its own, with their epochs: flushed and forgotten"""
+    table_stamp: str = ""
+    """of the table that it has (`Orders.table_stamp`)"""
     leaves: bool = False
     """it is to end: it wants to give up all it has"""
 
@@ -118,6 +120,8 @@ class Facts:
     """owners that were heard of within the lease"""
     leaving: Collection[str] = ()
     """owners that are to give up all they have"""
+    loads: Mapping[int, float] = field(default_factory=dict)
+    """segments per second of each group; of one that has just moved, what its last owner measured"""
     is_settled: bool = True
     """the loads have been measured since a group last moved"""
 
@@ -140,7 +144,7 @@ def plan(facts: Facts, policy: ClusterPolicy) -> Plan:
     stay = targets(facts)
     if not stay:
         return Plan({}, {})
-    load_of = _loads(facts)
+    load_of = {group: IDLE_GROUP_LOAD + facts.loads.get(group, 0.0) for group in range(KEY_GROUPS)}
     of_owner: dict[str, list[int]] = {owner: [] for owner in stay}
     homeless, leaving = [], dict[str, list[int]]()
     for group in range(KEY_GROUPS):
@@ -187,15 +191,6 @@ def _is_free(facts: Facts, group: int, now: Ownership) -> bool:
         return True
     member = facts.members.get(now.owner.rpartition("/")[0])
     return member is not None and member.beat.owner == now.owner and member.beat.released.get(group) == now.epoch
-
-
-def _loads(facts: Facts) -> dict[int, float]:
-    loads = dict.fromkeys(range(KEY_GROUPS), IDLE_GROUP_LOAD)
-    for member in facts.members.values():
-        for group, load in member.beat.loads.items():
-            if facts.ownership.get(group, NOBODY).owner == member.beat.owner:
-                loads[group] += load
-    return loads
 
 
 def _even_out(

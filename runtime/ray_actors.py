@@ -33,6 +33,8 @@ CONTROLLER = "grf-controller"
 WORKERS = "worker-"
 STORE_RETRY_S = 0.5
 EVERYWHERE = "0.0.0.0"
+NODE_ID_CHARS = 12
+LOOK_AT_NODES_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ def _place(settings: Settings) -> Place:
     """How others reach this process: by the node's address, if it listens on all of them."""
     context = ray.get_runtime_context()
     host = settings.runtime.host
-    return Place(ray.util.get_node_ip_address() if host == EVERYWHERE else host, context.get_node_id()[:12])
+    return Place(ray.util.get_node_ip_address() if host == EVERYWHERE else host, context.get_node_id()[:NODE_ID_CHARS])
 
 
 def beat_timeout_s(settings: Settings) -> float:
@@ -76,6 +78,18 @@ class ControllerActor:
         )
         self._witness = DeathWatch(self._died)
         threading.Thread(target=self._watch, name="grf-watch", daemon=True).start()
+        threading.Thread(target=self._watch_nodes, name="grf-nodes", daemon=True).start()
+
+    def _watch_nodes(self) -> None:
+        drained: set[str] = set()
+        while not self._stopping.wait(LOOK_AT_NODES_S):
+            try:
+                for node in set(draining_nodes()) - drained:
+                    log.info("Ray drains node %s", node)
+                    self._controller.drain(node, time.monotonic())
+                    drained.add(node)
+            except Exception as error:
+                log.warning("cannot see which nodes are drained: %s", error)
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._settings.runtime.heartbeat_s):
@@ -141,6 +155,7 @@ class RayHands:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "grf-hands")
+        self._handles: dict[str, Handle] = {}
 
     def start(self, name: str) -> None:
         self._thread.submit(self._logged, self._start, name)
@@ -149,7 +164,12 @@ class RayHands:
         self._thread.submit(self._logged, self._stop, name)
 
     def nudge(self, name: str) -> None:
-        self._thread.submit(self._logged, lambda name: ray.get_actor(name, NAMESPACE).nudge.remote(), name)
+        self._thread.submit(self._logged, self._nudge, name)
+
+    def _nudge(self, name: str) -> None:
+        if name not in self._handles:  # finding an actor by name is a call of its own; a handle outlives restarts
+            self._handles[name] = ray.get_actor(name, NAMESPACE)
+        self._handles[name].nudge.remote()
 
     def kill(self, beat: Beat) -> None:
         """A stopped process does not hear Ray, so its pid is used: of an actor's process, in case the number was
@@ -164,6 +184,7 @@ class RayHands:
         try:
             do(name)
         except Exception as error:
+            self._handles.pop(name, None)
             log.warning("%s: %s", name, error)
 
     def _start(self, name: str) -> None:
@@ -186,6 +207,7 @@ class RayHands:
         actor = ray.get_actor(name, NAMESPACE)
         ray.wait([actor.stop.remote(1.0)], timeout=3.0)
         ray.kill(actor, no_restart=True)
+        self._handles.pop(name, None)  # the next one of this name is another actor
 
 
 class DeathWatch:
@@ -269,9 +291,22 @@ class WorkerActor:
         return saved
 
 
-def start_controller(settings: Settings) -> Handle:
-    """Start the controller, or find it where one is running; it starts the workers."""
+def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
+    """Start the controller, or find it where one is running; it starts the workers. A detached one outlives drivers."""
     actor = ray.remote(ControllerActor).options(
-        name=CONTROLLER, namespace=NAMESPACE, max_restarts=-1, max_concurrency=64, num_cpus=0, get_if_exists=True
+        name=CONTROLLER,
+        namespace=NAMESPACE,
+        lifetime="detached" if detached else None,
+        max_restarts=-1,
+        max_concurrency=64,
+        num_cpus=0,
+        get_if_exists=True,
     )
     return actor.remote(settings)
+
+
+def draining_nodes() -> list[str]:
+    """Nodes that Ray has been told to drain (an autoscaler, a spot instance's notice); it has no public call for it."""
+    state = ray._private.state.state
+    ask = getattr(state, "get_draining_nodes", None)
+    return [node[:NODE_ID_CHARS] for node in ask()] if ask is not None else []

@@ -92,6 +92,7 @@ class Worker:
         self._busy_s, self._busy, self._described_s = 0.0, 0.0, 0.0
         self._told_released: dict[int, int] = {}
         self._leaves = False
+        self._table_stamp = ""
         self._lease_store: Store | None = None
         self._beat_now = threading.Event()
         self._stopped = threading.Event()
@@ -181,6 +182,7 @@ class Worker:
         self._leaves = self._leaves or orders.leaves
         if orders.table is not None:
             dispatcher.route(as_message(orders.table))
+        self._table_stamp = orders.table_stamp
 
     def _describe(self) -> Beat:
         runtime, dispatcher = self._settings.runtime, self._dispatcher
@@ -205,6 +207,7 @@ class Worker:
             fenced=dispatcher.store.health.fenced,
             loads=dispatcher.group_load.rates(now_s),
             released=self._told_released,
+            table_stamp=self._table_stamp,
             leaves=self._leaves,
         )
 

@@ -15,7 +15,7 @@ from runtime.cli.connecting import connect
 from runtime.cli.converting import convert
 from runtime.cli.demo import demo
 from runtime.cli.experiment import experiment
-from runtime.cli.lifecycle import down, status, up
+from runtime.cli.lifecycle import down, drain, scale, status, up
 from runtime.cli.model import evaluate, train
 from runtime.cli.reading import query, sessions, watch
 from runtime.cli.replaying import record, replay
@@ -33,6 +33,8 @@ for command in (
     up,
     down,
     status,
+    scale,
+    drain,
     demo,
     train,
     evaluate,

@@ -46,6 +46,12 @@ def settings_options(command: Command) -> Command:
     return config(flags(command))
 
 
+def ray_option(command: Command) -> Command:
+    """--address of a Ray cluster that runs already."""
+    text = "Of a Ray cluster that runs already: auto, host:port or ray://host:port."
+    return click.option("--address", "ray_address", default="", envvar="GRF_RAY_ADDRESS", help=text)(command)
+
+
 def read_settings(config: str | None, flags: tuple[str, ...]) -> Settings:
     try:
         return load_settings(flags, config)

@@ -13,10 +13,24 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from runtime.cli.common import FAILED, NO_RUNTIME, client_options, read_settings, settings_options, stop_on_signal
-from runtime.local_runtime import LocalRuntime, read_pid_file
+from runtime import cluster_runtime
+from runtime.cli.common import (
+    FAILED,
+    NO_RUNTIME,
+    client_options,
+    ray_option,
+    read_settings,
+    settings_options,
+    stop_on_signal,
+)  # fmt: skip
+from runtime.keys import KEY_GROUPS
+from runtime.local_runtime import DRAIN_S, LocalRuntime, StartError, read_pid_file
 from runtime.settings import Settings
 
+COLUMNS = (
+    "worker", "role", "node", "pid", "endpoint", "key groups", "sessions", "load", "pending bytes", "heard of"
+)  # fmt: skip
+SHOWN_EVENTS = 10
 DOWN_WITHIN_S = 40.0
 UP_WITHIN_S = 180.0
 
@@ -25,9 +39,18 @@ UP_WITHIN_S = 180.0
 @settings_options
 @click.option("--detach", is_flag=True, help="Return once the runtime is ready, and leave it running.")
 @click.option("--quiet", is_flag=True, help="Do not show the processes' logs.")
-def up(config: str | None, flags: tuple[str, ...], detach: bool, quiet: bool) -> None:
-    """Start the runtime on this machine: a local Ray, one worker, SQLite, the gateway. Ctrl-C stops it."""
+@ray_option
+def up(config: str | None, flags: tuple[str, ...], detach: bool, quiet: bool, ray_address: str) -> None:
+    """Start the runtime on this machine: a local Ray, one worker, SQLite, the gateway. Ctrl-C stops it.
+
+    With --address it is deployed on a Ray cluster that runs already, and stays when this command ends.
+    """
     settings = read_settings(config, flags)
+    if ray_address:
+        with cluster_runtime.connected(ray_address):
+            cluster_runtime.deploy(settings, lambda text: click.echo(f"grf: {text}", err=True))
+        click.echo(f"grf is ready on {ray_address}, gateway at port {settings.runtime.http_port}")
+        return
     if detach:
         _start_detached(settings, config, flags)
         return
@@ -56,9 +79,15 @@ def _start_detached(settings: Settings, config: str | None, flags: tuple[str, ..
 
 @click.command()
 @settings_options
-def down(config: str | None, flags: tuple[str, ...]) -> None:
-    """Stop the runtime that runs on this state directory; what is settled is saved first."""
+@ray_option
+def down(config: str | None, flags: tuple[str, ...], ray_address: str) -> None:
+    """Stop the runtime of this state directory, or of a Ray cluster; what is settled is saved first."""
     settings = read_settings(config, flags)
+    if ray_address:
+        with cluster_runtime.connected(ray_address):
+            saved = cluster_runtime.stop(DRAIN_S)
+        click.echo("grf is down" if saved else "grf is down; not everything settled was saved")
+        sys.exit(0 if saved else FAILED)
     running = read_pid_file(settings)
     if running is None:
         click.echo(f"grf: nothing runs on {settings.runtime.state_dir}", err=True)
@@ -80,10 +109,46 @@ def down(config: str | None, flags: tuple[str, ...]) -> None:
 
 
 @click.command()
+@click.argument("workers", type=click.IntRange(1, KEY_GROUPS))
+@settings_options
+@ray_option
+def scale(workers: int, config: str | None, flags: tuple[str, ...], ray_address: str) -> None:
+    """Let WORKERS workers serve, while streams flow. Key groups move; nothing is lost and nobody is told an error."""
+    with cluster_runtime.connected(_ray_of(config, flags, ray_address)):
+        cluster_runtime.scale(workers)
+    click.echo(f"{workers} workers are to serve: `grf status` shows them come and go")
+
+
+@click.command()
+@click.argument("name")
+@settings_options
+@ray_option
+def drain(name: str, config: str | None, flags: tuple[str, ...], ray_address: str) -> None:
+    """Empty and end the worker NAME, or all workers of the node NAME; others take over what they have."""
+    with cluster_runtime.connected(_ray_of(config, flags, ray_address)):
+        names = cluster_runtime.drain(name)
+    if not names:
+        click.echo(f"grf: there is no worker and no node {name!r}: see `grf status`", err=True)
+        sys.exit(FAILED)
+    click.echo(f"{', '.join(names)}: being drained")
+
+
+def _ray_of(config: str | None, flags: tuple[str, ...], ray_address: str) -> str:
+    """Of the runtime that is meant: the cluster that was named, or the Ray that `grf up` has started here."""
+    if ray_address:
+        return ray_address
+    settings = read_settings(config, flags)
+    running = read_pid_file(settings)
+    if running is None:
+        raise StartError(f"nothing runs on {settings.runtime.state_dir}; --address names a Ray cluster")
+    return str(running["ray"])
+
+
+@click.command()
 @client_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def status(address: str, tenant: str, token: str, as_json: bool) -> None:
-    """Show the workers: role, sessions, pending bytes, when they were last heard of."""
+    """Show the workers: role, node, key groups, load, when they were last heard of; and what has happened lately."""
     try:
         answer = httpx.get(f"{address}/v1/cluster", headers={"Authorization": f"Bearer {token}"} if token else {})
         answer.raise_for_status()
@@ -93,18 +158,26 @@ def status(address: str, tenant: str, token: str, as_json: bool) -> None:
     if as_json:
         click.echo(answer.text)
         return
+    cluster = answer.json()
     table = Table()
-    for name in ("worker", "role", "pid", "endpoint", "key groups", "sessions", "pending bytes", "heard of"):
-        table.add_column(name)
-    for worker in answer.json()["workers"]:
+    for column in COLUMNS:
+        table.add_column(column)
+    for worker in cluster["workers"]:
+        role = worker["role"] + (", leaves" if worker.get("leaves") else "")
         table.add_row(
             worker["name"],
-            worker["role"],
+            role,
+            worker.get("node", ""),
             str(worker["pid"]),
             worker["endpoint"],
-            str(worker["groups"]),
+            f"{worker['groups']} (epoch {worker.get('newest_epoch', 0)})",
             str(worker["sessions"]),
+            f"{worker.get('load', 0):.0f}/s, {worker['busy']:.0%} busy",
             str(worker["pending_bytes"]),
             f"{worker['heard_s_ago']:.1f} s ago",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print(f"wanted: {cluster['workers_wanted']} serving, {cluster['standbys_wanted']} standing by")
+    for event in cluster["events"][-SHOWN_EVENTS:]:
+        console.print(f"{event['ago_s']:8.1f} s ago  {event['kind']}: {event['text']}", markup=False)

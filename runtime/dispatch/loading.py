@@ -116,7 +116,8 @@ class SessionLoader:
             return
         if record is not None:
             try:
-                checkpoint.restore(self._engine, session, record, self._incarnation, now_s)
+                tenure = f"{self._incarnation}@{self._owned.tenure_of(key)}"
+                checkpoint.restore(self._engine, session, record, tenure, now_s)
             except RecordError as error:
                 self._engine.forget(key)
                 self._refuse_all(key, "unavailable", str(error), RELOAD_AFTER_MS)

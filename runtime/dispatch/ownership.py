@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 
 from runtime.keys import SessionKey, key_group
@@ -14,6 +15,8 @@ class OwnedGroups:
         """still ours to write to, not to be served any more"""
         self._released: dict[int, int] = {}
         """given up, with their epochs; the controller may not know it yet"""
+        self._lost: Counter[int] = Counter()
+        """how often each group was lost"""
 
     def replace(self, epochs: Mapping[int, int]) -> set[int]:
         """Own these groups and no others; return those lost, a group that came back at another epoch included.
@@ -23,6 +26,7 @@ class OwnedGroups:
         self._released = {group: epoch for group, epoch in self._released.items() if epochs.get(group) == epoch}
         mine = {group: epoch for group, epoch in epochs.items() if group not in self._released}
         lost = {group for group, epoch in self._epochs.items() if mine.get(group) != epoch}
+        self._lost.update(lost)
         self._epochs = mine
         self._frozen -= lost
         return lost
@@ -43,6 +47,11 @@ class OwnedGroups:
     def epochs_of(self, keys: Iterable[SessionKey]) -> dict[int, int]:
         """The epoch of every group these keys belong to; the store fences a write by them."""
         return {group: self._epochs[group] for group in {key_group(key) for key in keys}}
+
+    def tenure_of(self, key: SessionKey) -> str:
+        """Another one whenever a session may have been cut off since: the group was lost, or changed hands."""
+        group = key_group(key)
+        return f"{self._epochs.get(group, 0)}.{self._lost[group]}"
 
     @property
     def epochs(self) -> dict[int, int]:

@@ -53,6 +53,7 @@ class Saver:
             self._still_to_collect = min(len(self._engine.dirty), self._limit)
         taken = checkpoint.take_records(self._engine, self._incarnation, self._still_to_collect, rows)
         for record in taken:
+            record.incarnation = f"{self._incarnation}@{self._owned.tenure_of(record.key)}"
             pack_ahead(record)
             self._collected.append((self._engine.sessions[record.key], record))
         self._still_to_collect -= len(taken)

@@ -75,5 +75,6 @@ def run_gateway(settings: Settings) -> None:
         http_options={"host": settings.runtime.host, "port": settings.runtime.http_port},
         logging_config={"enable_access_log": False, "log_level": settings.runtime.log_level},
     )
-    application = gateway_application(settings.gateway, log_level=settings.runtime.log_level)
+    replicas = settings.gateway.replicas
+    application = gateway_application(settings.gateway, replicas, log_level=settings.runtime.log_level)
     serve.run(application, name=APPLICATION, route_prefix="/")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, slots=True)
 class GatewayPolicy:
+    replicas: int = 1
+    """gateway processes behind Serve's proxy; any of them may die"""
     max_body_bytes: int = 4 << 20
     """of one request"""
     max_callers: int = 64

@@ -58,7 +58,11 @@ class ClusterWorker(BaseModel):
     endpoint: str
     metrics_url: str = ""
     incarnation: str = ""
+    node: str = ""
+    """of Ray, the beginning of its id"""
     groups: int = 0
+    newest_epoch: int = 0
+    """grows whenever a key group changes hands"""
     role: str = ""
     """serving or standby"""
     heard_s_ago: float | None = None
@@ -69,10 +73,26 @@ class ClusterWorker(BaseModel):
     """share of its time that the worker has been working"""
 
 
+class ClusterEvent(BaseModel):
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    kind: str
+    """claimed, failed over, moved, scaled, died, drains, ended"""
+    text: str
+    ago_s: float
+
+
 class ClusterAnswer(BaseModel):
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     workers: list[ClusterWorker]
+    workers_wanted: int | None = None
+    """how many are to serve"""
+    standbys_wanted: int | None = None
+    moving_groups: int | None = None
+    """key groups whose worker was asked to give them up"""
+    events: list[ClusterEvent] = []
+    """what has happened lately, the newest last"""
 
 
 class ScrapeTarget(Answer):

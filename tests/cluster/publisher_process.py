@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 
 from runtime.client import Publisher
 from tests.cluster.load import make
@@ -18,7 +19,10 @@ RANKS = {"accelerometer": 0, "gyroscope": 1}
 def main() -> None:
     plan = json.loads(sys.argv[1])
     every_s = 1.0 / plan["rate"]
-    with Publisher(plan["address"], client=f"load-{plan['stream']}") as publisher:
+    codes: Counter[str] = Counter()
+    with Publisher(
+        plan["address"], client=f"load-{plan['stream']}", on_event=lambda event: codes.update([event.code])
+    ) as publisher:
         started_s, sent = time.monotonic(), 0
         for sequence in range(1, int(plan["count"]) + 1):
             for session in plan["sessions"]:
@@ -33,7 +37,7 @@ def main() -> None:
         publisher.flush(plan.get("flush_s", 90.0))
         stats = publisher.stats
         figures = {name: getattr(stats, name) for name in ("published", "durable", "refused", "late", "reconnects")}
-    print(json.dumps(figures), flush=True)
+    print(json.dumps(figures | {"codes": codes}), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,15 +15,11 @@ from typing import Any
 
 import httpx
 
+from tests.servers import free_port
+
 ROOT = Path(__file__).parents[2]
 READY_WITHIN_S = 150.0
-FAST = ("runtime.lease_s=3", "runtime.heartbeat_s=0.25")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+FAST = ("runtime.lease_s=3",)
 
 
 def wait_until(is_so: Callable[[], Any], within_s: float, what: str) -> Any:
@@ -80,7 +75,7 @@ class RunningRuntime:
     def kill(self) -> None:
         """`kill -9` of everything: the command, Ray, the worker, the gateway."""
         assert self.process is not None
-        for pid in _descendants(self.process.pid):
+        for pid in descendants(self.process.pid):
             _kill(pid)
         self.process.wait(60)
         self._close_pipe()
@@ -123,7 +118,7 @@ class RunningRuntime:
     def pids_of(self, title: str) -> list[int]:
         """Processes of this runtime whose command line has this in it (Ray names them `ray::Actor.method`)."""
         assert self.process is not None
-        return [pid for pid in _descendants(self.process.pid) if title in _command_line(pid)]
+        return [pid for pid in descendants(self.process.pid) if title in command_line(pid)]
 
 
 def grf(*arguments: str, within_s: float = 120.0) -> subprocess.CompletedProcess[str]:
@@ -146,7 +141,7 @@ def finish_publisher(process: Any, within_s: float = 120.0) -> dict[str, Any]:
     return stats
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """The process and all below it, and all of its session: Ray starts some in process groups of their own."""
     parent_of = {}
     for entry in Path("/proc").iterdir():
@@ -165,7 +160,7 @@ def _descendants(pid: int) -> list[int]:
     return sorted(found, reverse=True)
 
 
-def _command_line(pid: int) -> str:
+def command_line(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:

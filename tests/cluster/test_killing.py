@@ -20,6 +20,7 @@ from runtime.store.sqlite import SqliteStore
 from tests.cluster.load import expected
 from tests.cluster.recorded import STREAMS
 from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, grf, start_publisher, wait_until
+from tests.cluster.running_cluster import RunningCluster
 
 pytestmark = pytest.mark.cluster
 RANKED = [(stream, rank) for stream, _, rank in STREAMS]
@@ -49,7 +50,7 @@ def run_under_load(
     check_settled(runtime, sessions, count)
 
 
-def check_settled(runtime: RunningRuntime, sessions: Sequence[str], count: int) -> None:
+def check_settled(runtime: RunningRuntime | RunningCluster, sessions: Sequence[str], count: int) -> None:
     """Lost 0, double 0, and the states of an undisturbed run: what the offline model says."""
     model = load_bundle(ROOT / "bundles" / "motion").step_model("cpu")
     with StateClient(runtime.address) as client:

@@ -25,7 +25,8 @@ def facts(
     members: list[Member], ownership: dict[int, Ownership], serving: int = 1, over: tuple[str, ...] = ()
 ) -> Facts:
     by_name = {one.beat.name: one for one in members}
-    return Facts(by_name, ownership, over, serving, {one.beat.owner for one in members} - set(over))
+    loads = {group: load for one in members for group, load in one.beat.loads.items()}
+    return Facts(by_name, ownership, over, serving, {one.beat.owner for one in members} - set(over), loads=loads)
 
 
 def owned_by(owner: str, epoch: int = 1) -> dict[int, Ownership]:

@@ -1,0 +1,206 @@
+"""How long do streams stand still when a process dies, when a node dies, and when key groups move?
+
+Three raylets on this machine, two workers that serve and one that stands by, on a real Redis that syncs every write.
+One publisher streams to many sessions at a steady rate. Measured at the publisher:
+
+    process, node   from the kill to the first fused segment, published after it, of a session that moved
+    migration       the longest that a segment of a moved session waited from its publication to being fused
+    errors          segments refused, and events other than none at all
+
+    python -m benchmarks.failover            20 kills of a worker, 5 of a node, 6 changes of the number of workers
+    python -m benchmarks.failover --quick    3 kills of a worker, 1 of a node, 1 change
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import select
+import signal
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+
+from runtime.client import Publisher, PublisherEvent
+from runtime.client.stream_buffer import Receipt
+from runtime.keys import SessionKey, key_group
+from tests.cluster.running import wait_until
+from tests.cluster.running_cluster import RunningCluster
+
+SESSIONS = 60
+EVERY_S = 0.1
+"""between two segments of a session"""
+LOOK_EVERY_S = 0.002
+DEFAULTS = ("runtime.lease_s=2", "runtime.heartbeat_s=0.25", "cluster.workers=2", "cluster.standbys=1")
+
+
+def pause_for(seconds: float) -> None:
+    select.select([], [], [], seconds)
+
+
+class Streams:
+    """Publishes to all sessions in turns, and notes when each segment was fused."""
+
+    def __init__(self, address: str) -> None:
+        self.sessions = [f"s{number}" for number in range(SESSIONS)]
+        self.events: list[PublisherEvent] = []
+        self.publisher = Publisher(address, on_event=self.events.append)
+        self.fused: dict[str, list[tuple[float, float]]] = {session: [] for session in self.sessions}
+        """by session: when published, when fused"""
+        self._waiting: dict[str, deque[tuple[float, Receipt]]] = {session: deque() for session in self.sessions}
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._publish), threading.Thread(target=self._look)]
+        for thread in self._threads:
+            thread.start()
+
+    def _publish(self) -> None:
+        began_s, sent = time.monotonic(), 0
+        while not self._stopping.is_set():
+            session = self.sessions[sent % SESSIONS]
+            event_time_s = (sent // SESSIONS) * EVERY_S
+            frames = np.full((4, 3), (sent % 7) / 7, np.float32)
+            published_s = time.monotonic()
+            receipt = self.publisher.publish(session, "left", "accelerometer", frames, event_time_s)
+            self._waiting[session].append((published_s, receipt))
+            sent += 1
+            pause_for(max(0.0, began_s + sent * EVERY_S / SESSIONS - time.monotonic()))
+
+    def _look(self) -> None:
+        while not self._stopping.wait(LOOK_EVERY_S):
+            now_s = time.monotonic()
+            for session, waiting in self._waiting.items():
+                while waiting and (waiting[0][1].is_fused or waiting[0][1].is_final):
+                    self.fused[session].append((waiting.popleft()[0], now_s))
+
+    def of_worker(self, endpoint: str) -> list[str]:
+        """Sessions that this client sends to the worker."""
+        table = self.publisher._driver.core._endpoint_of
+        return [one for one in self.sessions if table.get(key_group(SessionKey("default", one))) == endpoint]
+
+    def first_fused_after(self, began_s: float, sessions: list[str]) -> float:
+        """Seconds until the first segment that was published after this moment was fused."""
+
+        def first() -> float | None:
+            times = [fused_s for one in sessions for at_s, fused_s in self.fused[one][-400:] if at_s > began_s]
+            return min(times) - began_s if times else None
+
+        found: float = wait_until(first, 60.0, "a moved session goes on")
+        return found
+
+    def longest_waits_since(self, began_s: float, sessions: list[str]) -> list[float]:
+        return [max(fused_s - at_s for at_s, fused_s in self.fused[one] if at_s > began_s - 1.0) for one in sessions]
+
+    def close(self) -> dict[str, int]:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        self.publisher.flush(60.0)
+        stats = self.publisher.stats
+        self.publisher.close()
+        lost = stats.published - stats.durable - stats.refused
+        return {"published": stats.published, "refused": stats.refused, "lost": lost, "events": len(self.events)}
+
+
+class Bench:
+    def __init__(self, cluster: RunningCluster, streams: Streams) -> None:
+        self.cluster = cluster
+        self.streams = streams
+        self.rng = random.Random(0)
+
+    def kill(self, choose: Callable[[], dict[str, Any]], kill: Callable[[dict[str, Any]], None]) -> float:
+        self.cluster.wait_for(serving=2, standby=1, within_s=120.0)
+        pause_for(self.rng.uniform(1.0, 2.0))
+        worker = choose()
+        moved = self.streams.of_worker(worker["endpoint"])
+        kill(worker)
+        began_s = time.monotonic()
+        return self.streams.first_fused_after(began_s, moved)
+
+    def a_worker(self) -> dict[str, Any]:
+        return self.rng.choice([one for one in self.cluster.workers("serving") if one["groups"]])
+
+    def kill_process(self) -> float:
+        return self.kill(self.a_worker, lambda worker: os.kill(worker["pid"], signal.SIGKILL))
+
+    def kill_node(self) -> float:
+        """One that is not the head and has a serving worker; another takes its place."""
+        nodes = {node[:12]: number for number, node in enumerate(self.cluster.nodes)}
+
+        def choose() -> dict[str, Any]:
+            def there() -> dict[str, Any] | None:
+                serving = [one for one in self.cluster.workers("serving") if one["node"] in nodes and one["groups"]]
+                return serving[0] if serving else None
+
+            chosen: dict[str, Any] = wait_until(there, 60.0, "a worker serves on a node that may die")
+            return chosen
+
+        took_s = self.kill(choose, lambda worker: self.cluster.kill_node(nodes[worker["node"]]))
+        self.cluster.nodes.append(self.cluster.order("add"))
+        return took_s
+
+    def scale(self, workers: int) -> list[float]:
+        """How long segments of sessions that moved waited at most."""
+        endpoints = [one["endpoint"] for one in self.cluster.workers()]
+        before = {session: one for one in endpoints for session in self.streams.of_worker(one)}
+        began_s = time.monotonic()
+        self.cluster.grf("scale", str(workers))
+        self.cluster.wait_for(serving=workers, standby=1, within_s=120.0)
+        pause_for(2.0)
+        endpoints = [one["endpoint"] for one in self.cluster.workers()]
+        moved = [
+            one for endpoint in endpoints for one in self.streams.of_worker(endpoint) if before.get(one) != endpoint
+        ]
+        return self.streams.longest_waits_since(began_s, moved)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = RunningCluster(Path(folder), *DEFAULTS, nodes=3)
+        try:
+            cluster.start()
+            cluster.wait_for(serving=2, standby=1, within_s=120.0)
+            streams = Streams(cluster.address)
+            bench = Bench(cluster, streams)
+            pause_for(3.0)
+            waits = [wait for workers in ([3, 2] * 3)[: 1 if quick else 6] for wait in bench.scale(workers)]
+            if quick:
+                bench.scale(2)
+            print(f"migration: {[round(1000 * wait) for wait in waits]} ms", flush=True)
+            process = []
+            for _ in range(3 if quick else 20):
+                process.append(bench.kill_process())
+                print(f"process: {process[-1]:.3f} s", flush=True)
+            node = []
+            for _ in range(1 if quick else 5):
+                node.append(bench.kill_node())
+                print(f"node: {node[-1]:.3f} s", flush=True)
+            totals = streams.close()
+        finally:
+            cluster.close()
+    answer = {
+        "process_p50_s": round(median(process), 3),
+        "process_worst_s": round(max(process), 3),
+        "node_p50_s": round(median(node), 3),
+        "migration_p50_ms": round(1000 * median(waits), 1),
+        "migration_p99_ms": round(1000 * quantiles(waits, n=100, method="inclusive")[98], 1),
+        "publisher_errors": totals["refused"] + totals["lost"] + totals["events"],
+    }
+    print(json.dumps(answer | {"kills": len(process), "moved_sessions": len(waits), **totals}))
+
+
+if __name__ == "__main__":
+    main()

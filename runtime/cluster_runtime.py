@@ -1,0 +1,98 @@
+"""The runtime on a Ray cluster that is there already: deploy it, find it again, stop it. Nothing here stays running."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from runtime.local_runtime import READY_WITHIN_S, StartError
+from runtime.settings import Settings
+
+ANSWER_WITHIN_S = 30.0
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """A connection to a Ray cluster: `auto`, `host:port` or `ray://host:port`. Raises StartError."""
+    import ray
+
+    from runtime.ray_actors import NAMESPACE
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise StartError(f"no Ray cluster at {address!r}: {error}; `ray start --head` makes one") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def deploy(settings: Settings, on_progress: Callable[[str], None]) -> None:
+    """Start controller, workers and gateway, or find those that run, and wait until they serve. Raises StartError.
+
+    Everything is detached: it outlives this process, and every driver.
+    """
+    import ray
+
+    from runtime.gateway.deployment import run_gateway
+    from runtime.ray_actors import start_controller
+
+    if settings.runtime.store == "sqlite" and len([node for node in ray.nodes() if node["Alive"]]) > 1:
+        raise StartError(
+            "several machines need a store that all of them reach: set runtime.store to a redis:// address"
+        )
+    on_progress("starting the workers")
+    controller = start_controller(settings, detached=True)
+    deadline_s = time.monotonic() + READY_WITHIN_S
+    while not ray.get(controller.routes.remote(), timeout=ANSWER_WITHIN_S)["workers"]:
+        if time.monotonic() > deadline_s:
+            raise StartError(f"no worker was ready within {READY_WITHIN_S:g} s: see `ray logs`")
+        time.sleep(0.1)
+    on_progress("starting the gateway")
+    run_gateway(settings)
+
+
+def stop(drain_s: float) -> bool:
+    """Save what is settled, then stop workers, controller and gateway; True if all that was settled is saved."""
+    import ray
+    from ray import serve
+
+    from runtime.gateway.deployment import APPLICATION
+
+    controller = find_controller()
+    saved = bool(ray.get(controller.stop.remote(drain_s), timeout=drain_s + ANSWER_WITHIN_S))
+    ray.kill(controller)
+    serve.delete(APPLICATION)
+    return saved
+
+
+def find_controller() -> Any:
+    """Raises StartError if no runtime is on the cluster."""
+    import ray
+
+    from runtime.ray_actors import CONTROLLER, NAMESPACE
+
+    try:
+        return ray.get_actor(CONTROLLER, NAMESPACE)
+    except ValueError:
+        raise StartError("no runtime runs on this Ray cluster: `grf up --address` starts one") from None
+
+
+def scale(workers: int) -> None:
+    import ray
+
+    ray.get(find_controller().scale.remote(workers), timeout=ANSWER_WITHIN_S)
+
+
+def drain(name: str) -> list[str]:
+    """Names of the workers that will be emptied and ended."""
+    import ray
+
+    names: list[str] = ray.get(find_controller().drain.remote(name), timeout=ANSWER_WITHIN_S)
+    return names

@@ -1,0 +1,68 @@
+"""Files for clusters: each opens with its one command, is what its reader expects, and names only what exists."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import ray
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from runtime.settings import load_settings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+FILES = sorted(DEPLOY.rglob("*.yaml"))
+KUBERNETES = "1.31"
+CORE_KINDS = ("Secret", "Service", "StatefulSet")
+
+
+def documents(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_file_opens_with_its_one_command(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert str(path.relative_to(DEPLOY.parent)) in first
+
+
+def serve_configs() -> list[dict[str, Any]]:
+    (service,) = (one for one in documents("kuberay/grf.yaml") if one["kind"] == "RayService")
+    return [documents("serve.yaml")[0], yaml.safe_load(service["spec"]["serveConfigV2"])]
+
+
+@pytest.mark.parametrize("config", serve_configs(), ids=["serve.yaml", "kuberay"])
+def test_what_serve_is_given_fits_its_schema_and_our_settings(config: dict[str, Any]) -> None:
+    ServeDeploySchema.model_validate(config)
+    (application,) = config["applications"]
+    module, _, name = application["import_path"].partition(":")
+    assert callable(getattr(import_module(module), name))
+    settings = load_settings([f"{name}={value}" for name, value in application["args"].items()], environment={})
+    assert settings.cluster.standbys == 1
+
+
+def test_the_ray_cluster_fits_rays_own_schema() -> None:
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
+    jsonschema.validate(documents("ray/cluster.yaml")[0], schema)
+
+
+@pytest.mark.parametrize("kind", CORE_KINDS)
+def test_the_core_kinds_fit_the_schemas_of_kubernetes(kind: str) -> None:
+    (document,) = (one for one in documents("kuberay/grf.yaml") if one["kind"] == kind)
+    kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_the_pods_of_the_ray_service_fit_the_schema_of_pods() -> None:
+    (service,) = (one for one in documents("kuberay/grf.yaml") if one["kind"] == "RayService")
+    cluster = service["spec"]["rayClusterConfig"]
+    assert cluster["rayVersion"] == ray.__version__
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": group["template"]["spec"]}
+        kubernetes_validate.validate(pod, KUBERNETES, strict=True)

@@ -1,0 +1,180 @@
+"""Several workers, one client: who gets what, and what happens when that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from runtime import messages as m
+from runtime.client.fleet import HOME
+from runtime.client.link import Identity
+from runtime.client.publisher_core import PublisherCore, PublisherPolicy
+from runtime.client.publisher_fleet import PublisherFleet
+from runtime.client.state_core import StateCore
+from runtime.client.state_fleet import StateFleet
+from runtime.keys import KEY_GROUPS, SessionKey, key_group
+
+FRAMES = np.ones((1, 3), np.float32)
+A, B, C = "tcp://a:1", "tcp://b:1", "tcp://c:1"
+
+
+def in_group(want: Iterable[int]) -> str:
+    """A session whose key group is one of these."""
+    wanted = set(want)
+    return next(f"s{n}" for n in range(100_000) if key_group(SessionKey("default", f"s{n}")) in wanted)
+
+
+LOW, HIGH = range(512), range(512, KEY_GROUPS)
+LEFT, RIGHT = in_group(LOW), in_group(HIGH)
+
+
+def table(version: int, **groups_of: Iterable[int]) -> m.Routes:
+    endpoints = {"a": A, "b": B, "c": C}
+    return m.Routes(version, [{"endpoint": endpoints[name], "groups": list(of)} for name, of in groups_of.items()])
+
+
+def welcome() -> m.Welcome:
+    return m.Welcome("w", "i", "default", {}, 64, 1 << 20, 1 << 20)
+
+
+def connect(fleet: PublisherFleet | StateFleet, now_s: float = 0.0) -> None:
+    """Everyone that should be connected is, and welcomed."""
+    for lane in fleet.lanes.values():
+        if lane.welcome is None:
+            lane.connected(now_s)
+            fleet.receive(lane, welcome(), now_s)  # type: ignore[arg-type]
+            while lane.outgoing(now_s):
+                pass
+
+
+def publisher(*routes: m.Routes) -> PublisherFleet:
+    fleet = PublisherFleet(Identity("me"), PublisherPolicy())
+    fleet.home.connected(0.0)
+    fleet.located(A)
+    fleet.receive(fleet.home, welcome(), 0.0)
+    for one in routes:
+        fleet.receive(fleet.home, one, 0.0)
+    connect(fleet)
+    return fleet
+
+
+def said(lane: PublisherCore | StateCore, kind: type[m.Message]) -> list[m.Message]:
+    messages = []
+    while (message := lane.outgoing(1.0)) is not None:
+        messages.append(message)
+    return [message for message in messages if isinstance(message, kind)]
+
+
+def publish(fleet: PublisherFleet, session: str) -> None:
+    fleet.publish(session, "left", "imu", FRAMES, 1.0, 1.0)
+
+
+def test_without_a_table_everything_goes_home() -> None:
+    fleet = publisher()
+    publish(fleet, LEFT)
+    publish(fleet, RIGHT)
+    assert list(fleet.lanes) == [HOME]
+    assert fleet.home.sessions == {LEFT, RIGHT}
+
+
+def test_each_session_goes_to_its_worker_and_home_is_one_of_them() -> None:
+    fleet = publisher(table(5, a=LOW, b=HIGH))
+    publish(fleet, LEFT)
+    publish(fleet, RIGHT)
+    assert (fleet.home.sessions, fleet.lanes[B].sessions) == ({LEFT}, {RIGHT})
+
+
+def test_a_client_of_one_worker_holds_a_second_lane_for_news_preferably_to_one_that_stands_by() -> None:
+    assert set(publisher(table(5, a=LOW, b=HIGH, c=())).lanes) == {HOME, C}
+    assert set(publisher(table(5, a=range(KEY_GROUPS))).lanes) == {HOME}
+
+
+def test_a_stream_moves_with_its_session_and_is_opened_and_sent_again() -> None:
+    fleet = publisher(table(5, a=range(KEY_GROUPS), b=()))
+    publish(fleet, LEFT)
+    said(fleet.home, m.Open)
+    fleet.receive(fleet.home, m.Opened(LEFT, "left", 0, 0, 0), 1.0)
+    assert said(fleet.home, m.Segments)
+    fleet.receive(fleet.lanes[B], table(6, b=range(KEY_GROUPS)), 1.0)
+    assert fleet.home.sessions == set()
+    assert [message.session for message in said(fleet.lanes[B], m.Open)] == [LEFT]  # type: ignore[union-attr]
+    fleet.receive(fleet.lanes[B], m.Opened(LEFT, "left", 0, 0, 0), 1.0)
+    assert said(fleet.lanes[B], m.Segments)
+    fleet.receive(fleet.lanes[B], m.Ack((m.StreamAck(LEFT, "left", 1, 1, 1, 1),)), 1.0)
+    assert (fleet.unfinished, fleet.stats.durable, fleet.stats.resent) == (0, 1, 1)
+
+
+def test_an_old_table_changes_nothing() -> None:
+    fleet = publisher(table(5, a=LOW, b=HIGH))
+    publish(fleet, RIGHT)
+    fleet.receive(fleet.home, table(4, a=range(KEY_GROUPS)), 1.0)
+    assert fleet.lanes[B].sessions == {RIGHT}
+
+
+def test_home_is_given_up_when_its_worker_has_left_and_found_again_by_the_table() -> None:
+    fleet = publisher(table(5, a=LOW, b=HIGH))
+    publish(fleet, LEFT)
+    fleet.receive(fleet.lanes[B], table(6, b=range(KEY_GROUPS)), 1.0)
+    assert fleet.home.is_lost
+    assert fleet.next_home() == B
+    fleet.located(B)
+    assert set(fleet.lanes) == {HOME}, "one connection to a worker is enough"
+    assert fleet.home.sessions == {LEFT}
+
+
+def test_a_worker_that_does_not_know_yet_that_a_group_is_its_own_is_asked_again() -> None:
+    fleet = publisher(table(5, a=LOW, b=HIGH))
+    publish(fleet, RIGHT)
+    lane = fleet.lanes[B]
+    assert said(lane, m.Open)
+    fleet.receive(lane, m.Nack("not_owner", "", RIGHT, "left", 1, 0, 50), 1.0)
+    assert not lane.is_lost
+    assert not said(lane, m.Open)
+    fleet.tick(1.1)
+    assert said(lane, m.Open)
+
+
+def test_a_table_that_leads_astray_is_asked_for_again() -> None:
+    fleet = publisher(table(5, a=LOW, b=HIGH))
+    publish(fleet, RIGHT)
+    for now_s in (1.0, 1.5, 2.1):
+        fleet.receive(fleet.lanes[B], m.Nack("not_owner", "", RIGHT, "left", 1, 0, 50), now_s)
+        fleet.tick(now_s)
+    assert fleet.home.is_lost
+
+
+def reader(*routes: m.Routes) -> StateFleet:
+    fleet = StateFleet(Identity("me"))
+    fleet.home.connected(0.0)
+    fleet.located(A)
+    fleet.receive(fleet.home, welcome(), 0.0)
+    for one in routes:
+        fleet.receive(fleet.home, one, 0.0)
+    connect(fleet)
+    return fleet
+
+
+def test_a_question_moves_with_its_session_and_is_answered_once() -> None:
+    fleet = reader(table(5, a=range(KEY_GROUPS), b=()))
+    pending = fleet.ask(lambda request: m.Query(request, LEFT))
+    fleet.receive(fleet.home, table(6, a=HIGH, b=LOW), 1.0)
+    connect(fleet)
+    (lane,) = (lane for name, lane in fleet.lanes.items() if name == B)
+    assert pending in lane.pending
+    fleet.receive(lane, m.State(pending.question.request, {"version": 3}), 1.0)
+    assert pending.answer is not None
+
+
+def test_who_follows_all_sessions_follows_them_at_every_worker_that_serves() -> None:
+    fleet = reader(table(5, a=LOW, b=HIGH, c=()))
+    subscription = fleet.subscribe("")
+    connect(fleet)
+    assert {name for name, lane in fleet.lanes.items() if fleet.is_used(lane)} == {HOME, B}
+    for lane in (fleet.home, fleet.lanes[B]):
+        fleet.receive(lane, m.Update({"session": "x", "version": 1}), 1.0)
+    assert len(subscription.updates) == 2
+    fleet.receive(fleet.home, table(6, a=LOW, c=HIGH), 1.0)
+    assert set(fleet.lanes) == {HOME, C}
+    fleet.unsubscribe(subscription)
+    assert not fleet.is_used(fleet.home)
