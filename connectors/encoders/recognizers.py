@@ -113,6 +113,9 @@ class _Pocketsphinx:
 
     def _listen_for(self, decoder: Any) -> None:
         """It reads keywords from a file only."""
+        for word in " ".join(self._options.keywords).lower().split():
+            if decoder.lookup_word(word) is None:
+                raise ValueError(f"no such word: {word}")
         lines = [f"{keyword.lower()} /{self._options.threshold:g}/\n" for keyword in self._options.keywords]
         handle, name = tempfile.mkstemp(suffix=".kws")
         try:
@@ -159,7 +162,9 @@ class _PocketsphinxRecognizer:
             return []
         return [
             # "read(2)" is the second pronunciation of a word; <sil>, [NOISE] and (NULL) are none.
-            HeardWord(one.word.partition("(")[0], one.start_frame * self._frame_s, (one.end_frame + 1) * self._frame_s)
+            HeardWord(
+                one.word.partition("(")[0].strip(), one.start_frame * self._frame_s, (one.end_frame + 1) * self._frame_s
+            )
             for one in self._decoder.seg()
             if not one.word.startswith(("<", "[", "("))
         ]
