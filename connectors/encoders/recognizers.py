@@ -22,6 +22,10 @@ from connectors.errors import SourceBroken, need
 from connectors.media import SAMPLE_RATE_HZ, Sound
 
 
+FRAME_S = 0.01
+"""of pocketsphinx"""
+
+
 class HeardWord(NamedTuple):
     text: str
     start_s: float
@@ -141,7 +145,6 @@ class _PocketsphinxRecognizer:
         self._decoder = decoder
         self._fresh_cmn = decoder.get_cmn(False)
         """what it takes a voice and a microphone to sound like before it has heard them"""
-        self._frame_s = 1 / 100
 
     def begin(self) -> None:
         self._decoder.set_cmn(self._fresh_cmn)
@@ -162,9 +165,7 @@ class _PocketsphinxRecognizer:
             return []
         return [
             # "read(2)" is the second pronunciation of a word; <sil>, [NOISE] and (NULL) are none.
-            HeardWord(
-                one.word.partition("(")[0].strip(), one.start_frame * self._frame_s, (one.end_frame + 1) * self._frame_s
-            )
+            HeardWord(one.word.partition("(")[0].strip(), one.start_frame * FRAME_S, (one.end_frame + 1) * FRAME_S)
             for one in self._decoder.seg()
             if not one.word.startswith(("<", "[", "("))
         ]

@@ -156,7 +156,7 @@ def test_transcription_goes_on_from_a_snapshot(transcription: TranscriptionWorks
 
 
 def test_keywords_are_found_among_other_words(sentence: Sound) -> None:
-    options = PocketsphinxOptions(keywords=("light", "umbrella"), threshold=1e-40)
+    options = PocketsphinxOptions(keywords=("light", "umbrella"), threshold=1e-30)
     workshop = TranscriptionWorkshop(TranscriptionOptions(recognizer=options))
     final = [one for one in heard(workshop.work("s"), blocks(SILENCE, sentence, SILENCE)) if one.is_final]
     assert [word.text for one in final for word in one.words] == ["light"]
