@@ -21,7 +21,6 @@ from connectors.base import Options
 from connectors.errors import SourceBroken, need
 from connectors.media import SAMPLE_RATE_HZ, Sound
 
-
 FRAME_S = 0.01
 """of pocketsphinx"""
 
