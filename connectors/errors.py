@@ -36,7 +36,12 @@ class MissingExtra(SourceBroken):
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"needs the package {module!r}: pip install 'grf-runtime[{extra}]'")
+        self.module = module
         self.extra = extra
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        """Encoders send their errors from other processes."""
+        return type(self), (self.module, self.extra)
 
 
 class BadSample(ConnectorError):
@@ -45,6 +50,9 @@ class BadSample(ConnectorError):
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BadSample], tuple[str, str]]:
+        return type(self), (self.reason, str(self))
 
 
 class ConfigError(ConnectorError):

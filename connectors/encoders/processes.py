@@ -116,15 +116,20 @@ class Processes:
             raise
 
     async def close(self) -> None:
+        """Whoever waits for an answer is cancelled."""
         processes, self._processes = self._processes, []
         for process in processes:
             if process.busy is not None:
                 process.busy.cancel()
-                with suppress(asyncio.CancelledError):
-                    await process.busy
             for _, future in process.waiting:
                 future.cancel()
-            await asyncio.to_thread(process.executor.shutdown, wait=True, cancel_futures=True)
+        await asyncio.gather(*(self._shut_down(process) for process in processes))
+
+    async def _shut_down(self, process: _Process) -> None:
+        if process.busy is not None:
+            with suppress(asyncio.CancelledError):
+                await process.busy
+        await asyncio.to_thread(process.executor.shutdown, wait=True, cancel_futures=True)
 
     @property
     def process_ids(self) -> list[int]:

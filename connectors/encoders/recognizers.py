@@ -21,6 +21,9 @@ from connectors.base import Options
 from connectors.errors import SourceBroken, need
 from connectors.media import SAMPLE_RATE_HZ, Sound
 
+FRAME_S = 0.01
+"""of pocketsphinx"""
+
 
 class HeardWord(NamedTuple):
     text: str
@@ -113,6 +116,9 @@ class _Pocketsphinx:
 
     def _listen_for(self, decoder: Any) -> None:
         """It reads keywords from a file only."""
+        for word in " ".join(self._options.keywords).lower().split():
+            if decoder.lookup_word(word) is None:
+                raise ValueError(f"no such word: {word}")
         lines = [f"{keyword.lower()} /{self._options.threshold:g}/\n" for keyword in self._options.keywords]
         handle, name = tempfile.mkstemp(suffix=".kws")
         try:
@@ -138,7 +144,6 @@ class _PocketsphinxRecognizer:
         self._decoder = decoder
         self._fresh_cmn = decoder.get_cmn(False)
         """what it takes a voice and a microphone to sound like before it has heard them"""
-        self._frame_s = 1 / 100
 
     def begin(self) -> None:
         self._decoder.set_cmn(self._fresh_cmn)
@@ -159,7 +164,7 @@ class _PocketsphinxRecognizer:
             return []
         return [
             # "read(2)" is the second pronunciation of a word; <sil>, [NOISE] and (NULL) are none.
-            HeardWord(one.word.partition("(")[0], one.start_frame * self._frame_s, (one.end_frame + 1) * self._frame_s)
+            HeardWord(one.word.partition("(")[0].strip(), one.start_frame * FRAME_S, (one.end_frame + 1) * FRAME_S)
             for one in self._decoder.seg()
             if not one.word.startswith(("<", "[", "("))
         ]
