@@ -110,8 +110,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--most", type=int, default=100_000, metavar="SESSIONS", help="in memory (default 100,000)")
     arguments = parser.parse_args()
-    counts = (100, 1_000) if arguments.quick else [count for count in COUNTS if count <= arguments.most]
-    segments, many = (2_000, 800) if arguments.quick else (50_000, 16_000)
+    counts = (100, 500) if arguments.quick else [count for count in COUNTS if count <= arguments.most]
+    segments, many = (1_000, 400) if arguments.quick else (50_000, 16_000)
     in_memory = [say(resident(count, segments)) for count in counts]
     fit = say(visited(many, many, 1 if arguments.quick else 2))
     more = say(visited(many, many // MORE_THAN_SLOTS, 1 if arguments.quick else 2))

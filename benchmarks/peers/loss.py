@@ -88,7 +88,8 @@ class PeerLoss:
         for session in sessions:
             counts.append(self._answered(session, HALF))
             if counts[-1] < 0:
-                return row(self._peer, event, [HALF] * SESSIONS, "does not answer again: all that it had is lost")
+                remark = f"no answer within {BACK_WITHIN_S:g} s: all that it had is lost"
+                return row(self._peer, event, [HALF] * SESSIONS, remark)
         return row(self._peer, event, counts, remark)
 
     def _retry(self) -> Row:
@@ -100,7 +101,7 @@ class PeerLoss:
 
     def _idle(self) -> Row:
         if self._peer == "triton":
-            remark = f"max_sequence_idle_microseconds: {TRITON_IDLE_S:g} s"
+            remark = f"max_sequence_idle_microseconds: {TRITON_IDLE_S:g} s; the sequence can only be begun anew"
             return self._halves("idle", 101, lambda: time.sleep(1.5 * TRITON_IDLE_S), remark)
         return self._halves("idle", 101, lambda: time.sleep(2.0), "kept for ever: memory grows with every session seen")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc.aio as grpc
-from tritonclient.utils import InferenceServerException
 
 from benchmarks.peers.clients import run_client
 
@@ -70,8 +69,9 @@ class TritonTransport:
         }
         try:
             answer = await stream.ask(request)
-        except InferenceServerException as error:
-            raise ConnectionError(str(error)) from error
+        except OSError:
+            self._started.discard(session)  # the server knows the sequence no more: it can only be begun anew
+            raise
         self._started.add(session)
         return answer
 
