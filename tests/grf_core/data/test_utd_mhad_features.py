@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from grf_core.data.sessions import StreamFrames
+from grf_core.data.utd_mhad import MODALITIES
+from grf_core.data.utd_mhad_features import (
+    rotation,
+    sensor_features,
+    silhouette_features,
+    skeleton_features,
+    somebody_else,
+)
+from grf_core.step import Float32Array
+
+RNG = np.random.default_rng(0)
+SENSOR = RNG.normal(scale=[1, 1, 1, 100, 100, 100], size=(150, 6)).astype(np.float32)
+BODY = RNG.normal(size=(51, 20, 3)).astype(np.float32)
+FRAMES = {
+    "inertial": sensor_features(SENSOR),
+    "skeleton": skeleton_features(BODY),
+    "depth": silhouette_features(RNG.random((40, 80)).astype(np.float32)),
+}
+
+
+def stream(modality: str) -> StreamFrames:
+    frames = FRAMES[modality]
+    return StreamFrames("camera", modality, frames, np.arange(len(frames), dtype=np.float64))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_pairs_have_the_width_stated_and_hold_both_frames_as_they_are(modality: str) -> None:
+    assert FRAMES[modality].shape[1] == MODALITIES[modality]
+    if modality == "skeleton":
+        np.testing.assert_array_equal(FRAMES[modality][:, :120].reshape(-1, 20, 3), BODY[:50])
+
+
+def test_filters_run_through_the_frames_one_by_one() -> None:
+    keep = np.exp(-1 / (0.4 * 50))
+    gravity = [SENSOR[0, :3].astype(np.float64)]
+    for acceleration in SENSOR[1:, :3]:
+        gravity.append(keep * gravity[-1] + (1 - keep) * acceleration)
+    smooth = np.array(gravity).reshape(75, 2, 3).mean(axis=1)
+    np.testing.assert_allclose(FRAMES["inertial"][:, 14:17], smooth, atol=1e-5)
+
+
+def test_a_stream_of_one_frame_gives_one_pair() -> None:
+    assert len(sensor_features(SENSOR[:1])) == len(skeleton_features(BODY[:1])) == 1
+
+
+def test_a_sensor_at_rest_and_a_body_at_rest_do_not_move() -> None:
+    still = skeleton_features(np.repeat(BODY[:1], 20, axis=0))
+    assert np.ptp(still, axis=0).max() == 0
+    assert np.abs(still[:, 120:]).max() == 0, "nothing has changed since the first frame"
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_somebody_else_does_the_same_in_as_many_frames(modality: str) -> None:
+    other = somebody_else(stream(modality), np.random.default_rng(1))
+    assert other.frames.shape == FRAMES[modality].shape
+    assert other.frames.dtype == np.float32
+    assert (other.frames is FRAMES[modality]) == (modality == "depth")
+    np.testing.assert_array_equal(other.times_s, stream(modality).times_s)
+
+
+def test_somebody_else_is_drawn_anew_and_by_the_seed() -> None:
+    def frames(seed: int) -> Float32Array:
+        return somebody_else(stream("inertial"), np.random.default_rng(seed)).frames
+
+    np.testing.assert_array_equal(frames(1), frames(1))
+    assert np.abs(frames(1) - frames(2)).max() > 0.01
+
+
+def test_a_sensor_worn_askew_feels_the_same_strength(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grf_core.data.utd_mhad_features.BUILD", 0.0)
+    other = somebody_else(stream("inertial"), np.random.default_rng(1)).frames
+    np.testing.assert_allclose(other[:, 12:14], FRAMES["inertial"][:, 12:14], rtol=1e-4)
+
+
+def test_a_rotation_keeps_lengths_and_its_axis() -> None:
+    turn = rotation(np.array([0.0, 0.5, 0.0]))
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(turn @ [0, 1, 0], [0, 1, 0], atol=1e-6)
