@@ -34,6 +34,9 @@ class Augmentation:
     drop_segment: float = 0.0  # probability that a segment is lost
     crop: float = 0.0  # largest share of a session cut away at its beginning
     noise: float = 0.0  # standard deviation added to every feature, after normalisation
+    shift: float = (
+        0.0  # standard deviation of what is added to each feature of a stream throughout, after normalisation
+    )
     scale: float = 0.0  # standard deviation of a factor around 1, one for each stream
     mix: float = 0.0  # how much of each feature leaks into the others, drawn for each stream: a sensor worn askew
     stretch: float = 0.0  # standard deviation of the logarithm of a factor on all durations: done faster or slower
@@ -41,7 +44,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("drop_stream", "drop_segment", "crop"):
             check_float(name, getattr(self, name), 0.0, 1.0)
-        for name in ("arrival_jitter_s", "noise", "scale", "mix", "stretch"):
+        for name in ("arrival_jitter_s", "noise", "shift", "scale", "mix", "stretch"):
             check_float(name, getattr(self, name), 0.0)
 
 

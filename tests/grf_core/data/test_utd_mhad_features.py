@@ -15,25 +15,31 @@ from grf_core.data.utd_mhad_features import (
 from grf_core.step import Float32Array
 
 RNG = np.random.default_rng(0)
-SENSOR = RNG.normal(scale=[1, 1, 1, 100, 100, 100], size=(150, 6)).astype(np.float32)
+SENSOR = RNG.normal(scale=[1, 1, 1, 100, 100, 100], size=(152, 6)).astype(np.float32)
 BODY = RNG.normal(size=(51, 20, 3)).astype(np.float32)
 FRAMES = {
     "inertial": sensor_features(SENSOR),
     "skeleton": skeleton_features(BODY),
     "depth": silhouette_features(RNG.random((40, 80)).astype(np.float32)),
 }
+MEASURED = {"inertial": SENSOR, "skeleton": BODY}
 
 
 def stream(modality: str) -> StreamFrames:
     frames = FRAMES[modality]
-    return StreamFrames("camera", modality, frames, np.arange(len(frames), dtype=np.float64))
+    times_s = np.arange(len(frames), dtype=np.float64)
+    return StreamFrames("camera", modality, frames, times_s, MEASURED.get(modality))
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_pairs_have_the_width_stated_and_hold_both_frames_as_they_are(modality: str) -> None:
+def test_groups_have_the_width_stated(modality: str) -> None:
     assert FRAMES[modality].shape[1] == MODALITIES[modality]
-    if modality == "skeleton":
-        np.testing.assert_array_equal(FRAMES[modality][:, :120].reshape(-1, 20, 3), BODY[:50])
+
+
+def test_a_group_is_the_mean_of_its_frames_and_what_is_left_waits() -> None:
+    moved = (BODY - BODY[:1]).reshape(51, 60)
+    assert len(FRAMES["skeleton"]) == 25
+    np.testing.assert_allclose(FRAMES["skeleton"][3, :60], moved[6:8].mean(axis=0), atol=1e-5)
 
 
 def test_filters_run_through_the_frames_one_by_one() -> None:
@@ -41,18 +47,26 @@ def test_filters_run_through_the_frames_one_by_one() -> None:
     gravity = [SENSOR[0, :3].astype(np.float64)]
     for acceleration in SENSOR[1:, :3]:
         gravity.append(keep * gravity[-1] + (1 - keep) * acceleration)
-    smooth = np.array(gravity).reshape(75, 2, 3).mean(axis=1)
-    np.testing.assert_allclose(FRAMES["inertial"][:, 14:17], smooth, atol=1e-5)
+    smooth = np.array(gravity).reshape(38, 4, 3).mean(axis=1)
+    np.testing.assert_allclose(FRAMES["inertial"][:, 2:5], smooth, atol=1e-5)
 
 
-def test_a_stream_of_one_frame_gives_one_pair() -> None:
+def test_a_stream_of_one_frame_gives_one_group() -> None:
     assert len(sensor_features(SENSOR[:1])) == len(skeleton_features(BODY[:1])) == 1
 
 
 def test_a_sensor_at_rest_and_a_body_at_rest_do_not_move() -> None:
-    still = skeleton_features(np.repeat(BODY[:1], 20, axis=0))
-    assert np.ptp(still, axis=0).max() == 0
-    assert np.abs(still[:, 120:]).max() == 0, "nothing has changed since the first frame"
+    assert np.abs(skeleton_features(np.repeat(BODY[:1], 20, axis=0))).max() == 0
+    assert np.ptp(sensor_features(np.repeat(SENSOR[:1], 20, axis=0))[:, 15:], axis=0).max() < 1e-5
+
+
+def test_a_silhouette_that_moves_sideways_moves_its_centre() -> None:
+    cells = np.zeros((4, 8, 10), np.float32)
+    cells[:2, 2:6, 3] = cells[2:, 2:6, 5] = 1.0
+    features = silhouette_features(cells.reshape(4, 80))
+    assert np.abs(features[0]).max() == 0
+    assert features[1, 21] == pytest.approx(2.0, rel=1e-3), "two columns"
+    assert features[1, 20] == features[1, 22] == 0, "as large, and as high"
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -75,7 +89,7 @@ def test_somebody_else_is_drawn_anew_and_by_the_seed() -> None:
 def test_a_sensor_worn_askew_feels_the_same_strength(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grf_core.data.utd_mhad_features.BUILD", 0.0)
     other = somebody_else(stream("inertial"), np.random.default_rng(1)).frames
-    np.testing.assert_allclose(other[:, 12:14], FRAMES["inertial"][:, 12:14], rtol=1e-4)
+    np.testing.assert_allclose(other[:, 0:2], FRAMES["inertial"][:, 0:2], rtol=1e-4)
 
 
 def test_a_rotation_keeps_lengths_and_its_axis() -> None:
