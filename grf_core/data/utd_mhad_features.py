@@ -118,8 +118,8 @@ def rotation(axis_angle: npt.NDArray[np.float64]) -> Float32Array:
     angle = float(np.linalg.norm(axis_angle))
     x, y, z = axis_angle / max(angle, 1e-9)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    turned = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
-    return turned.astype(np.float32)
+    turned: Float32Array = (np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross).astype(np.float32)
+    return turned
 
 
 def _grouped(features: Sequence[Float32Array], size: int) -> Float32Array:

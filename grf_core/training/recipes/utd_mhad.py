@@ -40,7 +40,7 @@ UTD_MHAD = Recipe(
         auxiliary_heads=False,
     ),
     schedule=Schedule(
-        epochs=100, batch_sessions=16, learning_rate=3e-3, weight_decay=5e-2, averaging=0.99, validation_share=0.0
+        epochs=60, batch_sessions=16, learning_rate=3e-3, weight_decay=5e-2, averaging=0.99, validation_share=0.0
     ),
     objective=Objective(label_smoothing=0.1),
     cutting=Cutting(1.0, 2.5, vary=0.3),
