@@ -44,6 +44,7 @@ SHORTEST = 1e-3
 
 YAW, TILT, BUILD = 0.25, 0.25, 0.1
 """Standard deviations: how somebody else turns before the camera and wears the sensor (radians), and is built."""
+THEMSELVES = 0.5
 JOINT_NOISE = 0.03
 """In body scales."""
 
@@ -96,9 +97,9 @@ def silhouette_features(cells_TF: Float32Array) -> Float32Array:
 
 
 def somebody_else(stream: StreamFrames, rng: np.random.Generator) -> StreamFrames:
-    """The same done by another body: turned before the camera, with other limbs, the sensor worn askew. Silhouettes
-    stay as they are."""
-    if stream.measured is None:
+    """The same done by another body: turned before the camera, with other limbs, the sensor worn askew. Half of the
+    streams, and all silhouettes, stay as they are."""
+    if stream.measured is None or rng.random() < THEMSELVES:
         return stream
     if stream.modality == "skeleton":
         build = 1 + BUILD * rng.standard_normal((JOINTS, 1)) + BUILD * rng.standard_normal(AXES)

@@ -12,7 +12,7 @@ from grf_core.data.utd_mhad import ACTIONS, HEAD, MAX_FRAMES, MODALITIES, read_u
 from grf_core.data.utd_mhad_features import somebody_else
 from grf_core.training.recipe import Augmentation, Condition, Objective, Recipe, Schedule
 
-USUAL = Cutting(1.5, 1.5)
+USUAL = Cutting(2.0, 2.0)
 EVERY_SECOND = Cutting(1.0, 1.0)
 
 
@@ -43,7 +43,7 @@ UTD_MHAD = Recipe(
         epochs=60, batch_sessions=16, learning_rate=3e-3, weight_decay=5e-2, averaging=0.99, validation_share=0.0
     ),
     objective=Objective(label_smoothing=0.1),
-    cutting=Cutting(1.0, 2.5, vary=0.3),
+    cutting=Cutting(1.6, 3.0, vary=0.3),
     augmentation=Augmentation(
         arrival_jitter_s=0.1, drop_stream=0.45, crop=0.1, noise=0.05, shift=0.3, scale=0.05, stretch=0.1
     ),
@@ -52,7 +52,7 @@ UTD_MHAD = Recipe(
     load=utd_mhad_dataset,
     read=read_utd_mhad,
     conditions=(
-        Condition("segments of 1.5 s", USUAL),
+        Condition("segments of 2 s", USUAL),
         Condition("segments of 1 s", EVERY_SECOND),
         Condition("order disturbed by 0.5 s", USUAL, Augmentation(arrival_jitter_s=0.5), repeats=3),
         Condition("half of the segments lost", USUAL, Augmentation(drop_segment=0.5), repeats=3),

@@ -69,6 +69,18 @@ def test_a_silhouette_that_moves_sideways_moves_its_centre() -> None:
     assert features[1, 20] == features[1, 22] == 0, "as large, and as high"
 
 
+@pytest.fixture(autouse=True)
+def nobody_stays_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grf_core.data.utd_mhad_features.THEMSELVES", 0.0)
+
+
+def test_half_of_the_streams_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("grf_core.data.utd_mhad_features.THEMSELVES", 0.5)
+    rng = np.random.default_rng(0)
+    kept = [somebody_else(stream("skeleton"), rng).frames is FRAMES["skeleton"] for _ in range(40)]
+    assert 10 < sum(kept) < 30
+
+
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_somebody_else_does_the_same_in_as_many_frames(modality: str) -> None:
     other = somebody_else(stream(modality), np.random.default_rng(1))
