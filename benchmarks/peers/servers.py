@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.processes import ROOT
-from tests.cluster.running import _descendants, free_port
+from tests.cluster.running import descendants, free_port
 
 ENVIRONMENTS = Path(__file__).parent / ".envs"
 TRITON_IDLE_S = 5.0
@@ -60,7 +60,7 @@ class Server:
     def model_pids(self) -> list[int]:
         if not self.model_title:
             return [self.process.pid]
-        return [pid for pid in _descendants(self.process.pid) if self.model_title in command_line(pid)]
+        return [pid for pid in descendants(self.process.pid) if self.model_title in command_line(pid)]
 
     def kill_model(self) -> None:
         """SIGKILL to the process that holds the contexts."""
@@ -69,7 +69,7 @@ class Server:
 
     def close(self) -> None:
         for sign in (signal.SIGTERM, signal.SIGKILL):
-            for pid in _descendants(self.process.pid):
+            for pid in descendants(self.process.pid):
                 try:
                     os.kill(pid, sign)
                 except ProcessLookupError:
