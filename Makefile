@@ -3,19 +3,26 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/.installed
+MEDIA  := .venv/.installed-media
 
 # `make demo SECONDS=30` and nothing else sets it: shells have a variable of that name, and may have exported it.
 DEMO_SECONDS := $(if $(filter command,$(origin SECONDS)),$(SECONDS))
 
-.PHONY: help setup system demo test check bench soak clean
+.PHONY: help setup setup-media system demo test check bench soak clean
 
 help:     ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## install everything, pinned, into .venv (the other commands do it when needed)
 
 $(STAMP): pyproject.toml constraints.txt requirements-demo.txt scripts/make-venv.sh
 	@PYTHON="$(PYTHON)" scripts/make-venv.sh
+	@touch $@
+
+setup-media: $(MEDIA)  ## speech and video as well: `grf demo talk`, media sources of `grf connect` (the tests need it)
+
+$(MEDIA): $(STAMP) requirements-media.txt scripts/install-media.sh
+	@scripts/install-media.sh
 	@touch $@
 
 system:   ## install the real servers that some tests use (Debian packages; as root or with sudo)
@@ -24,7 +31,7 @@ system:   ## install the real servers that some tests use (Debian packages; as r
 demo: setup  ## replay a real recording through the whole runtime, live; SECONDS=30 ends it by itself
 	@$(BIN)/grf demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
 
-test: check  ## check, then all tests
+test: check setup-media  ## check, then all tests
 	@if [ "$$CI" = true ]; then scripts/install-system.sh; else scripts/install-system.sh --missing; fi
 	@$(BIN)/python -m pytest
 

@@ -2,7 +2,7 @@
 
 One whole worker with the light block. First with so many sessions in memory that none leaves: segments go to all of
 them in turn, 64 in a message, and the worker's memory is read once each has had one. Then with visits: a session opens
-its stream, sends 8 segments, ends it; either all sessions fit the slab, or there are ten times more than rows for them,
+its stream, sends 4 segments, ends it; either all sessions fit the slab, or there are ten times more than rows for them,
 so that each visit evicts one session and loads another from the store.
 
     throughput_100k_vs_1k       segments per second with 100,000 resident sessions / with 1,000
@@ -31,10 +31,10 @@ from benchmarks.harness.visits import VisitsProcess
 from benchmarks.harness.worker import WorkerProcess
 
 COUNTS = (1_000, 10_000, 100_000, 1_000_000)
-ENDS_SETTLE = "order.idle_timeout_s=0.05"
+ENDS_SETTLE = "order.idle_timeout_s=0.02"
 """a session settles its end so long after its last segment, in both kinds of visits; by default after 2 s"""
 STAY = ("runtime.evict_after_s=100000", "quota.max_sessions=10000000")
-BURST = 8
+BURST = 4
 MORE_THAN_SLOTS = 10
 
 Row = dict[str, Any]
@@ -82,7 +82,7 @@ def visited(sessions: int, slots: int, rounds: int) -> Row:
         flags = (f"runtime.capacity={capacity}", ENDS_SETTLE, *STAY)
         with (
             WorkerProcess(Path(folder) / "state", save_block(LIGHT, Path(folder)), *flags) as worker,
-            VisitsProcess(worker.endpoint, **plan, at_once=sessions // MORE_THAN_SLOTS // 16) as visits,
+            VisitsProcess(worker.endpoint, **plan, at_once=sessions // MORE_THAN_SLOTS // 8) as visits,
         ):
             before_s = worker.cpu_s()
             visits.start()
@@ -110,8 +110,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--most", type=int, default=100_000, metavar="SESSIONS", help="in memory (default 100,000)")
     arguments = parser.parse_args()
-    counts = (100, 1_000) if arguments.quick else [count for count in COUNTS if count <= arguments.most]
-    segments, many = (2_000, 1_600) if arguments.quick else (50_000, 16_000)
+    counts = (100, 500) if arguments.quick else [count for count in COUNTS if count <= arguments.most]
+    segments, many = (1_000, 400) if arguments.quick else (50_000, 16_000)
     in_memory = [say(resident(count, segments)) for count in counts]
     fit = say(visited(many, many, 1 if arguments.quick else 2))
     more = say(visited(many, many // MORE_THAN_SLOTS, 1 if arguments.quick else 2))

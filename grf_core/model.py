@@ -25,21 +25,83 @@ FIRST_AGEING = -5.0
 """Initial lambda: softplus gives a fading of 0.7 % a second."""
 
 
+class SegmentDropout(nn.Dropout):
+    """Drops the same features in all frames of a segment (Gal and Ghahramani, 2016).
+
+    A mean over frames, which is what the context sees of them, averages independent dropout away; and drawing one mask
+    for a segment instead of one for each frame takes a fifth of the time off a training step on a CPU.
+    """
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x_BTD
+        kept_B1D = torch.empty_like(x_BTD[:, :1]).bernoulli_(1 - self.p).div_(1 - self.p)
+        return x_BTD * kept_B1D
+
+
+class DecoderLayer(nn.TransformerDecoderLayer):
+    """PyTorch's layer, its weights and its order of things. Attention to a single key gives its value whatever was
+    asked, so no query is computed for it and the one answer is given to all frames."""
+
+    def __init__(self, config: GRFConfig) -> None:
+        super().__init__(
+            config.d_model, config.n_heads, config.d_ffn, config.dropout, activation="gelu", batch_first=True
+        )
+        for name in ("dropout", "dropout1", "dropout2", "dropout3"):
+            setattr(self, name, SegmentDropout(config.dropout))
+        for attention in (self.self_attn, self.multihead_attn):
+            # No dropout of attention: where the context is the one key, it would drop all of it; and PyTorch's fused
+            # attention on a CPU has no dropout, which makes an epoch 1.4 times as long.
+            attention.dropout = 0.0
+
+    def forward(  # type: ignore[override]
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        def to_itself(x: Tensor) -> Tensor:
+            dropped: Tensor = self.dropout1(attend(self.self_attn, x, x, tgt_key_padding_mask))
+            return dropped
+
+        def to_memory(x: Tensor) -> Tensor:
+            dropped: Tensor = self.dropout2(attend(self.multihead_attn, x, memory, memory_key_padding_mask))
+            return dropped
+
+        def feed_forward(x: Tensor) -> Tensor:
+            dropped: Tensor = self.dropout3(self.linear2(self.dropout(functional.gelu(self.linear1(x)))))
+            return dropped
+
+        if self.norm_first:
+            tgt = tgt + to_itself(self.norm1(tgt))
+            tgt = tgt + to_memory(self.norm2(tgt))
+            return tgt + feed_forward(self.norm3(tgt))
+        tgt = self.norm1(tgt + to_itself(tgt))
+        tgt = self.norm2(tgt + to_memory(tgt))
+        fed: Tensor = self.norm3(tgt + feed_forward(tgt))
+        return fed
+
+
+def attend(attention: nn.Module, query_BQD: Tensor, memory_BSD: Tensor, padding_BS: Tensor | None) -> Tensor:
+    """[B, Q, D]; or [B, 1, D] where there is one key, which is no padding, and so the same answer for every query."""
+    if memory_BSD.shape[1] == 1 and isinstance(attention, nn.MultiheadAttention):
+        width = attention.embed_dim
+        weight, bias = attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :]
+        value_B1D: Tensor = attention.out_proj(functional.linear(memory_BSD, weight, bias))
+        return value_B1D
+    attended_BQD: Tensor = attention(
+        query_BQD, memory_BSD, memory_BSD, key_padding_mask=padding_BS, need_weights=False
+    )[0]
+    return attended_BQD
+
+
 class DecoderStack(nn.Module):
     """L post-norm GELU Transformer decoder layers: `target` attends to itself, then to `memory`."""
 
     def __init__(self, config: GRFConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.TransformerDecoderLayer(
-                config.d_model, config.n_heads, config.d_ffn, config.dropout, activation="gelu", batch_first=True
-            )
-            for _ in range(config.n_layers)
-        )
-        for attention in (module for module in self.modules() if isinstance(module, nn.MultiheadAttention)):
-            # No dropout of attention: where the context is the one key, it would drop all of it; and PyTorch's fused
-            # attention on a CPU has no dropout, which makes an epoch 1.4 times as long.
-            attention.dropout = 0.0
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.n_layers))
 
     def forward(
         self, target: Tensor, memory: Tensor, target_padding: Tensor | None, memory_padding: Tensor | None

@@ -21,7 +21,7 @@ from runtime.keys import KEY_GROUPS
 from runtime.metrics import ControllerMetrics
 from runtime.placement import NOBODY, Beat, ClusterPolicy, Facts, Member, is_over, plan, targets
 from runtime.routes import Table, make_table
-from runtime.store.base import Ownership, Store, StoreError, StoreFenced
+from runtime.store.base import Ownership, Store, StoreError, StoreFenced, StoreLocked
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +62,15 @@ class Hands(Protocol):
     def nudge(self, name: str) -> None:
         """Make a worker beat now: there is news for it."""
 
+    def kill(self, beat: Beat) -> None:
+        """End the process of a worker whose lease is over, if it is on this machine."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
     at_s: float
     kind: str
-    """claimed, failed over, moved, scaled, died, drains"""
+    """claimed, failed over, moved, scaled, died, drains, killed"""
     text: str
 
 
@@ -291,6 +294,7 @@ class Controller:
             return
         except StoreError as error:
             log.warning("cannot assign %d key groups to %s: %s", len(groups), owner, error)
+            self._break_lock(error, ended, now_s)
             return
         self._moved_s = now_s
         self._since_s |= dict.fromkeys(epochs, now_s)
@@ -340,7 +344,19 @@ class Controller:
             self._signs[owner] = now_s
         except StoreError as error:
             log.warning("cannot end the lease of %s: %s", owner, error)
+            self._break_lock(error, [owner], now_s)
         return False
+
+    def _break_lock(self, error: StoreError, over: Collection[str], now_s: float) -> None:
+        """A worker that was stopped in the middle of a write keeps the store's lock from all others, for as long as it
+        lives. Its lease is over: nothing that it holds is lost with it."""
+        if not isinstance(error, StoreLocked):
+            return
+        for owner in over:
+            member = self._members.get(owner.rpartition("/")[0])
+            if member is not None and member.beat.owner == owner:
+                self._note(now_s, "killed", f"{owner} is silent, and may hold the store's lock")
+                self._hands.kill(member.beat)
 
     def _ask_for(self, owner: str, groups: tuple[int, ...], now_s: float) -> None:
         for group in groups:

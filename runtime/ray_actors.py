@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -167,6 +170,15 @@ class RayHands:
         if name not in self._handles:  # finding an actor by name is a call of its own; a handle outlives restarts
             self._handles[name] = ray.get_actor(name, NAMESPACE)
         self._handles[name].nudge.remote()
+
+    def kill(self, beat: Beat) -> None:
+        """A stopped process does not hear Ray, so its pid is used: of an actor's process, in case the number was
+        given to another since."""
+        if beat.node != ray.get_runtime_context().get_node_id()[: len(beat.node)]:
+            return
+        with suppress(OSError):  # it is gone
+            if b"ray::" in Path(f"/proc/{beat.pid}/cmdline").read_bytes():
+                os.kill(beat.pid, signal.SIGKILL)
 
     def _logged(self, do: Any, name: str) -> None:
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+import threading
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,12 +77,22 @@ def encode(message: Message) -> list[Frame]:
             header = [getattr(message, name) for name in _TAPPED]
             return [_pack([PROTOCOL_VERSION, Tapped.tag, *header, len(message.frames)]), _tensor([message.frames])]
         case _:
-            fields = [getattr(message, field.name) for field in dataclasses.fields(message)]
+            fields = [getattr(message, name) for name in _FIELDS[message.tag]]
             return [_pack([PROTOCOL_VERSION, message.tag, *fields])]
 
 
+class _PackerOfThread(threading.local):
+    """`msgpack.packb` makes a packer each time, which takes longer than packing a short header."""
+
+    def __init__(self) -> None:
+        self.pack: Callable[[list[Any]], bytes] = msgpack.Packer().pack
+
+
+_PACKER = _PackerOfThread()
+
+
 def _pack(header: list[Any]) -> bytes:
-    return typing.cast(bytes, msgpack.packb(header))
+    return _PACKER.pack(header)
 
 
 def _group_header(group: StreamSegments) -> list[Any]:
@@ -297,6 +308,8 @@ def _plain(kind: type[Any]) -> _PlainMessage:
 
 
 _PLAIN = {kind.tag: _plain(kind) for kind in typing.get_args(Message) if kind not in (Segments, Ack, Tapped)}
+
+_FIELDS = {tag: [name for name, _, _ in plain.fields] for tag, plain in _PLAIN.items()}
 
 
 def _decode_plain(tag: str, values: list[Any]) -> Message:

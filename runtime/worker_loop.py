@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import zmq
 
+from runtime import multipart
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.dispatch.turn_clock import TurnClock
 from runtime.doorbell import Doorbell
@@ -149,7 +150,7 @@ class WorkerLoop:
         until_s = time.monotonic() + RECEIVE_FOR_S
         while time.monotonic() < until_s:
             try:
-                identity, *frames = self._socket.recv_multipart(zmq.DONTWAIT)
+                identity, *frames = multipart.receive(self._socket)
             except zmq.Again:
                 return
             if identity[:1] != b"\0":  # not given by our socket: whoever chose the same would be taken for this client
@@ -174,7 +175,7 @@ class WorkerLoop:
     def _send(self) -> None:
         for identity, message in self.dispatcher.outbox.take():
             try:
-                self._socket.send_multipart([identity, *encode(message)], zmq.DONTWAIT)
+                multipart.send(self._socket, [identity, *encode(message)])
             except zmq.Again:
                 log.warning("connection %s does not read what it is sent: dropped", identity.hex())
                 self.dispatcher.gone(identity)

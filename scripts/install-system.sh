@@ -6,6 +6,10 @@ set -eu
 servers="
 prometheus prometheus
 redis-server redis-server
+mosquitto mosquitto
+nats-server nats-server
+chromium chromium
+espeak-ng espeak-ng
 "
 PATH=$PATH:/usr/sbin
 

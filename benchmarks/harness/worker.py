@@ -6,6 +6,7 @@ nothing here but half a minute of starting and other processes on the same proce
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -60,15 +61,18 @@ def main() -> None:
     warm_up(model)
     store = open_store(settings)
     owned = store.ownership()
-    epochs = store.claim("bench", {group: owned[group].epoch if group in owned else 0 for group in range(KEY_GROUPS)})
-    store.close()
+    owner = f"bench/{os.getpid()}"
+    epochs = store.claim(owner, {group: owned[group].epoch if group in owned else 0 for group in range(KEY_GROUPS)})
     beats: list[Beat] = []
     heard = threading.Event()
 
     def send_beat(beat: Beat) -> Orders:
-        beats.append(beat)
-        del beats[:-1]
+        """All key groups are its own, until another worker has claimed them: then the store has refused a write."""
+        beats[:] = [beat]
         heard.set()
+        if beat.fenced:
+            kept = {group: held.epoch for group, held in store.ownership().items() if held.owner == owner}
+            return Orders(kept)
         return Orders(epochs)
 
     worker = Worker("bench", settings, model, send_beat, on_death=lambda: None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
-from grf_core.step import Float32Array
+Float32Array = npt.NDArray[np.float32]
 
 MOVEMENT_S = 0.3
 """Changes are told as per so long: then they are about as large as what changes, where somebody gestures."""

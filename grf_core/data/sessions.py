@@ -31,6 +31,8 @@ class StreamFrames:
     """[T, F], finite, T >= 1"""
     times_s: Times
     """[T] event time of each frame, ascending"""
+    measured: npt.NDArray[np.float32] | None = None
+    """What the frames were computed from, whole, where a recipe varies that and computes them anew."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,12 +5,10 @@ frames of inertial, skeleton, depth), and the frames of all sequences one after 
 (g and degrees/s), `skeleton` [rows, 20, 3] (metres before the camera), `depth` [rows, 16, 20]: the mean of each cell
 of the depth picture in mm with 0 for background, so half a cell of body at 2.8 m is 1400.
 
-Every stream is given with its movement (`grf_core.data.movement`): a logistic regression between the training subjects
-gains little by it, but GRF .15, because a mean over frames knows no speed.
-
-Times follow from the rates, all streams from 0.
+Bodies are brought to one place, size and direction by the first frame of their stream; `utd_mhad_features` says what is
+then told of groups of frames. Times follow from the rates, all streams from 0: that of a group is its last frame's.
 `body_relative` and `silhouette` need the first frame of a stream and the frame at hand, nothing later: a live source
-keeps `body_reference(first)` or `silhouette_reference(first)`, and the frame before for `with_movement`.
+keeps `body_reference(first)` or `silhouette_reference(first)`.
 
 Shapes: T frames, J = 20 joints, R x C = 16 x 20 cells.
 """
@@ -24,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from grf_core.data.archives import DataFileError, locate, read_npz, split_rows
-from grf_core.data.movement import with_movement
 from grf_core.data.sessions import Dataset, LabelledSession, StreamFrames
+from grf_core.data.utd_mhad_features import GROUPS, rotation, sensor_features, silhouette_features, skeleton_features
 from grf_core.step import Float32Array
 
 FILES = ("utd_mhad.npz.xz", "utd_mhad.npz", "*.npz.xz", "*.npz")
@@ -33,10 +31,9 @@ RATES_HZ = {"inertial": 50.0, "skeleton": 19.0, "depth": 19.0}
 """The camera's is told as 30, but it has 1.585 times too few frames for that (5 to 95 %: 1.50 to 1.81), and from
 beginning to end: how much joints and sensor move correlates by .49 if the streams last equally long, by .22 at 30."""
 SHAPES = {"inertial": (6,), "skeleton": (20, 3), "depth": (16, 20)}
-MODALITIES = {"inertial": 18, "skeleton": 180, "depth": 240}
-"""Three times the features: as they are, their change, and its size."""
-MAX_FRAMES = {"inertial": 100, "skeleton": 60, "depth": 60}
-"""Of a segment: 2 s."""
+MODALITIES = {"inertial": 62, "skeleton": 198, "depth": 135}
+MAX_FRAMES = {"inertial": 50, "skeleton": 38, "depth": 38}
+"""Groups of a segment: 4 s."""
 HEAD = "action"
 ACTIONS = (
     "swipe left",
@@ -71,6 +68,7 @@ ACTIONS = (
 TRAIN_SUBJECTS = frozenset({1, 3, 5, 7})
 
 HEAD_JOINT, SHOULDER_CENTRE, SPINE, HIP_CENTRE = range(4)
+LEFT_SHOULDER, RIGHT_SHOULDER = 4, 8
 SMALLEST_SCALE_M = 0.1
 """A skeleton that has collapsed into a point must not be blown up to infinity."""
 USUAL_BODY_MM = 2800.0
@@ -111,20 +109,27 @@ class BodyReference:
     """[3]: where the hips were in the first frame."""
     scale_m: float
     """From head to hips along the spine, which hardly depends on the pose."""
+    heading: float
+    """Radians about the vertical axis by which the shoulders were turned from the camera."""
 
 
 def body_reference(first_J3: Float32Array) -> BodyReference:
     spine_m = np.linalg.norm(np.diff(first_J3[HEAD_JOINT : HIP_CENTRE + 1], axis=0), axis=1).sum()
-    return BodyReference(first_J3[HIP_CENTRE].copy(), max(float(spine_m), SMALLEST_SCALE_M))
+    across, _, away = first_J3[RIGHT_SHOULDER] - first_J3[LEFT_SHOULDER]
+    return BodyReference(
+        first_J3[HIP_CENTRE].copy(), max(float(spine_m), SMALLEST_SCALE_M), float(np.arctan2(away, across))
+    )
 
 
 def body_relative(skeleton_TJ3: Float32Array, reference: BodyReference) -> Float32Array:
-    """[T, 60]: joints from the hips of the same frame, and in the place of the hips how far these have moved since the
-    first frame, all in body scales: neither where somebody stands nor how tall he is says what he does."""
+    """[T, J, 3]: joints from the hips of the same frame, and in the place of the hips how far these have moved since
+    the first frame, all in body scales and turned so that the shoulders of the first frame face the camera: neither
+    where somebody stands nor how tall he is says what he does."""
     hips_T13 = skeleton_TJ3[:, HIP_CENTRE : HIP_CENTRE + 1]
     relative_TJ3 = skeleton_TJ3 - hips_T13
     relative_TJ3[:, HIP_CENTRE] = hips_T13[:, 0] - reference.hip_m
-    return np.ascontiguousarray((relative_TJ3 / reference.scale_m).reshape(len(skeleton_TJ3), -1), np.float32)
+    turn = rotation(np.array([0.0, reference.heading, 0.0]))
+    return np.ascontiguousarray(relative_TJ3 / reference.scale_m @ turn.T, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,18 +198,16 @@ def _session(path: Path, action: int, subject: int, trial: int, raw: dict[str, F
     empty = [modality for modality, values in raw.items() if not len(values)]
     if empty:
         raise UtdMhadDataError(path, f"{name} has no frame of {', '.join(empty)}")
-    frames = {
-        "inertial": raw["inertial"],
-        "skeleton": body_relative(raw["skeleton"], body_reference(raw["skeleton"][0])),
-        "depth": silhouette(raw["depth"], silhouette_reference(raw["depth"][0])),
-    }
+    body_TJ3 = body_relative(raw["skeleton"], body_reference(raw["skeleton"][0]))
+    silhouettes = silhouette(raw["depth"], silhouette_reference(raw["depth"][0]))
     streams = (
-        StreamFrames(
-            modality,
-            modality,
-            with_movement(values, RATES_HZ[modality]),
-            np.arange(len(values), dtype=np.float64) / RATES_HZ[modality],
-        )
-        for modality, values in frames.items()
+        _stream("inertial", sensor_features(raw["inertial"]), raw["inertial"]),
+        _stream("skeleton", skeleton_features(body_TJ3), body_TJ3),
+        _stream("depth", silhouette_features(silhouettes)),
     )
-    return LabelledSession(name, {HEAD: ACTIONS[action - 1]}, tuple(streams))
+    return LabelledSession(name, {HEAD: ACTIONS[action - 1]}, streams)
+
+
+def _stream(modality: str, frames: Float32Array, measured: Float32Array | None = None) -> StreamFrames:
+    last = GROUPS[modality] * np.arange(1, len(frames) + 1, dtype=np.float64) - 1
+    return StreamFrames(modality, modality, frames, last / RATES_HZ[modality], measured)

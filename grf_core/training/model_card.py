@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from grf_core.data.sessions import Dataset
 from grf_core.training.recipe import Recipe
 
 _HOW = {
@@ -15,9 +14,10 @@ through the step model that the runtime drives.""",
 }
 
 
-def model_card(recipe: Recipe, dataset: Dataset, training: Mapping[str, Any]) -> str:
-    """Markdown. `training` is the bundle's provenance, with the test figures by condition under `test`."""
-    sessions = training["sessions"]
+def model_card(recipe: Recipe, training: Mapping[str, Any]) -> str:
+    """Markdown. `training` is the bundle's provenance, with the test figures by condition under `test`, and what other
+    seeds gave under `spread`."""
+    sessions, data = training["sessions"], training["data"]
     return f"""# {recipe.name}
 
 A Gated Recurrent Fusion model (arXiv 2507.02985) for streams: recipe `{recipe.name}`, seed {training["seed"]}.
@@ -31,10 +31,10 @@ The context is {recipe.config.context_slots} x {recipe.config.d_model} float32.
 
 ## Data
 
-- Name: {dataset.name}
-- Source: {dataset.source}
-- Licence: {dataset.licence}
-- Split: {dataset.split}
+- Name: {data["name"]}
+- Source: {data["source"]}
+- Licence: {data["licence"]}
+- Split: {data["split"]}
 
 {_who_trained(training)} The {sessions["test"]} test sessions had no part in this run.
 
@@ -43,7 +43,7 @@ The context is {recipe.config.context_slots} x {recipe.config.d_model} float32.
 {_HOW[recipe.regime]}
 
 {_figures(training["test"])}
-
+{_other_seeds(training)}
 ## Limits
 
 {recipe.limits}
@@ -75,13 +75,41 @@ def _heads(recipe: Recipe) -> str:
 def _figures(test: Mapping[str, Mapping[str, Any]]) -> str:
     if not test:
         return "No session was held out: nothing is known of how good the model is."
-    metrics = [name for name in next(iter(test.values())) if name not in ("n", "segments")]
-    # With several heads the first one's metrics stand there twice.
-    metrics = [name for name in metrics if "/" in name] or metrics
+    metrics = _metrics(next(iter(test.values())))
     header = ["condition", *metrics, "sessions played"]
     rows = [
         [name, *(_figure(result.get(metric)) for metric in metrics), str(result["n"])] for name, result in test.items()
     ]
+    return _table(header, rows)
+
+
+def _other_seeds(training: Mapping[str, Any]) -> str:
+    spread = training.get("spread", {})
+    if not spread:
+        return ""
+    seeds = training["seeds"]
+    shown = _metrics(next(iter(spread.values())))
+    told = {
+        condition: {metric: "{:.3f} ± {:.3f}".format(*figures[metric]) for metric in shown if metric in figures}
+        for condition, figures in spread.items()
+    }
+    header = ["condition", *shown]
+    rows = [[condition, *(cells.get(metric, "-") for metric in shown)] for condition, cells in told.items()]
+    return f"""
+Mean and standard deviation over the seeds {", ".join(map(str, seeds))}. That seed {seeds[0]} is shipped was settled
+before:
+
+{_table(header, rows)}
+"""
+
+
+def _metrics(names: Iterable[str]) -> list[str]:
+    """With several heads the first one's metrics stand there twice."""
+    metrics = [name for name in names if name not in ("n", "segments")]
+    return [name for name in metrics if "/" in name] or metrics
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
 
 

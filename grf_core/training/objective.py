@@ -97,7 +97,10 @@ class Criterion:
         target_n = target_n.nan_to_num()
         if head.kind == "classification":
             weights_O = self._weights.get(head.name)
-            loss_n = functional.cross_entropy(answers_nO, target_n.long(), weights_O, reduction="none")
+            smoothing = self._objective.label_smoothing
+            loss_n = functional.cross_entropy(
+                answers_nO, target_n.long(), weights_O, reduction="none", label_smoothing=smoothing
+            )
         else:
             loss_n = _regression_loss(self._objective.regression, answers_nO[:, 0], target_n)
         return torch.where(known_n, self._objective.head_weights.get(head.name, 1.0) * loss_n, 0.0)

@@ -105,13 +105,15 @@ def _stretched(stream: StreamFrames, origin_s: float, factor: float) -> StreamFr
 
 
 def _disturbed(stream: StreamFrames, augmentation: Augmentation, rng: np.random.Generator) -> StreamFrames:
-    if not (augmentation.noise or augmentation.scale or augmentation.mix):
+    if not (augmentation.noise or augmentation.shift or augmentation.scale or augmentation.mix):
         return stream
     width = stream.frames.shape[1]
     frames_TF = stream.frames * np.float32(1 + augmentation.scale * rng.standard_normal())
     if augmentation.mix:
         leak_FF = rng.standard_normal((width, width), np.float32)
         frames_TF += np.float32(augmentation.mix / math.sqrt(width)) * (stream.frames @ leak_FF)
+    if augmentation.shift:
+        frames_TF += np.float32(augmentation.shift) * rng.standard_normal(width, np.float32)
     if augmentation.noise:
         frames_TF += np.float32(augmentation.noise) * rng.standard_normal(frames_TF.shape, np.float32)
     return replace(stream, frames=frames_TF)

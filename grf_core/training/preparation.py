@@ -48,10 +48,11 @@ def prepare(recipe: Recipe, sessions: Sequence[LabelledSession], rng: np.random.
         training = [*training, *(spoiled(session, recipe.spoiled, rng) for session in training)]
     normalisation = normalisation_of(training, recipe.config, recipe.std_floor)
     return TrainingData(
-        training=[normalised(session, normalisation) for session in training],
+        training=training if recipe.varied else [normalised(session, normalisation) for session in training],
         validation=[normalised(session, normalisation) for session in validation],
         normalisation=normalisation,
         class_weights=class_weights(recipe.config, recipe.objective, training),
+        vary=recipe.varied,
     )
 
 

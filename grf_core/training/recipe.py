@@ -34,6 +34,9 @@ class Augmentation:
     drop_segment: float = 0.0  # probability that a segment is lost
     crop: float = 0.0  # largest share of a session cut away at its beginning
     noise: float = 0.0  # standard deviation added to every feature, after normalisation
+    shift: float = (
+        0.0  # standard deviation of what is added to each feature of a stream throughout, after normalisation
+    )
     scale: float = 0.0  # standard deviation of a factor around 1, one for each stream
     mix: float = 0.0  # how much of each feature leaks into the others, drawn for each stream: a sensor worn askew
     stretch: float = 0.0  # standard deviation of the logarithm of a factor on all durations: done faster or slower
@@ -41,7 +44,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("drop_stream", "drop_segment", "crop"):
             check_float(name, getattr(self, name), 0.0, 1.0)
-        for name in ("arrival_jitter_s", "noise", "scale", "mix", "stretch"):
+        for name in ("arrival_jitter_s", "noise", "shift", "scale", "mix", "stretch"):
             check_float(name, getattr(self, name), 0.0)
 
 
@@ -61,6 +64,7 @@ class Schedule:
     gradient_norm: float = 1.0
     truncate_steps: int = 64  # steps through which gradients flow back
     late_weight: float = 2.0  # the loss after step k of n counts ((k + 1) / n) ** late_weight
+    averaging: float = 0.0  # of the weights kept: how much of their running mean an optimizer step leaves
     validation_share: float = 0.2  # of the training half; 0 trains on all of it and keeps the last epoch
 
     def __post_init__(self) -> None:
@@ -71,6 +75,7 @@ class Schedule:
             check_positive(name, getattr(self, name))
         for name in ("final_learning_rate", "weight_decay", "late_weight"):
             check_float(name, getattr(self, name), 0.0)
+        check_float("averaging", self.averaging, 0.0, 1.0)
         check_float("validation_share", self.validation_share, 0.0, 1.0)
         if not isinstance(self.stop_on, str):
             raise RecipeError("stop_on", f"{self.stop_on!r:.60} is not the name of a metric")
@@ -83,6 +88,7 @@ class Objective:
     regression: RegressionLoss = "l1"  # on normalised values
     class_weights: Mapping[str, Balanced | tuple[float, ...]] = field(default_factory=dict)  # by classification head
     head_weights: Mapping[str, float] = field(default_factory=dict)  # a head's share of the loss; 1 if not named
+    label_smoothing: float = 0.0  # share of a class label that is spread over all classes
     auxiliary_weight: float = 0.4  # of the same loss on the first fused state, in whole-sample training
 
     def __post_init__(self) -> None:
@@ -92,6 +98,7 @@ class Objective:
                 check_float(f"class_weights.{head}", weight, 0.0)
         for head, weight in self.head_weights.items():
             check_float(f"head_weights.{head}", weight, 0.0)
+        check_float("label_smoothing", self.label_smoothing, 0.0, 1.0)
         check_float("auxiliary_weight", self.auxiliary_weight, 0.0)
 
 
@@ -125,6 +132,8 @@ class Recipe:
     """Every session under a path of the layout of `load`, whatever its cases: for evaluation."""
     spoiled: Spoil | None = None
     """Each training session is also there a second time, spoiled so, drawn once; never one that validates."""
+    varied: Spoil | None = None
+    """What befalls the raw streams of a training session, drawn anew in every epoch: another build, another sensor."""
     std_floor: Mapping[str, float] = field(default_factory=dict)
     """By modality whose features have one unit: none is divided by less than this share of their common deviation, or
     one that hardly ever moved in training would explode with the first who moves it."""
@@ -154,4 +163,5 @@ class Recipe:
             "augmentation": asdict(self.augmentation),
             "std_floor": dict(self.std_floor),
             "spoiled": self.spoiled is not None,
+            "varied": self.varied is not None,
         }

@@ -17,15 +17,23 @@ from torch import nn
 from grf_core.data.sessions import LabelledSession
 from grf_core.normalisation import Normalisation
 from grf_core.step import Float32Array
+from grf_core.training.playback import normalised, spoiled
+from grf_core.training.recipe import Spoil
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
     training: Sequence[LabelledSession]
-    """Frames normalised, as in `validation`."""
+    """Frames normalised, as in `validation`; raw where `vary` changes them before."""
     validation: Sequence[LabelledSession]
     normalisation: Normalisation
     class_weights: Mapping[str, Float32Array]
+    vary: Spoil | None = None
+
+    def drawn(self, position: int, rng: np.random.Generator) -> LabelledSession:
+        """A training session as this epoch sees it, normalised."""
+        session = self.training[position]
+        return session if self.vary is None else normalised(spoiled(session, self.vary, rng), self.normalisation)
 
 
 @dataclass(frozen=True, slots=True)

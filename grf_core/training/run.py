@@ -33,6 +33,7 @@ from grf_core.training.preparation import TrainingError, prepare
 from grf_core.training.recipe import Recipe, Schedule
 from grf_core.training.regime import Regime, Validation
 from grf_core.training.streaming import StreamingRegime
+from grf_core.training.weight_mean import WeightMean
 from grf_core.training.whole_sample import WholeSampleRegime
 
 ModelFactory = Callable[[GRFConfig], nn.Module]
@@ -42,7 +43,19 @@ REGIMES: dict[str, type[StreamingRegime] | type[WholeSampleRegime]] = {
 }
 SMALLER_IS_BETTER = frozenset({"loss", "mae", "mse", "rmse", "brier", "log_loss"})
 CHECKPOINT_FIELDS = frozenset(
-    {"run", "epoch", "weights", "optimizer", "numpy", "torch", "best_epoch", "best", "best_weights", "elapsed_s"}
+    {
+        "run",
+        "epoch",
+        "weights",
+        "optimizer",
+        "numpy",
+        "torch",
+        "best_epoch",
+        "best",
+        "best_weights",
+        "elapsed_s",
+        "mean",
+    }
 )
 
 
@@ -83,6 +96,7 @@ class TrainingRun:
             torch.manual_seed(seed)
             self.model = model_factory(recipe.config).to(self.device)
             self._torch_states = self._current_torch_states()
+        self._mean = WeightMean(self.model, recipe.schedule.averaging)
         self.regime: Regime = REGIMES[recipe.regime](recipe, self.data, self.device)
         schedule = recipe.schedule
         self._optimizer = AdamW(self.model.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
@@ -130,6 +144,7 @@ class TrainingRun:
             "best": self.best,
             "best_weights": self.best_weights,
             "elapsed_s": self._elapsed_s,
+            "mean": self._mean.state(),
         }
 
     def resume(self, state: dict[str, Any]) -> None:
@@ -143,6 +158,7 @@ class TrainingRun:
         self.epoch, self.best_epoch, self.best = state["epoch"], state["best_epoch"], state["best"]
         self.best_weights = {key: value.to(self.device) for key, value in state["best_weights"].items()}
         self._elapsed_s = state["elapsed_s"]
+        self._mean.resume(state["mean"])
 
     def _train_epoch(self) -> Progress:
         schedule, began_s = self.recipe.schedule, time.monotonic()
@@ -152,10 +168,11 @@ class TrainingRun:
         with self._own_randomness():
             training_loss = self._train_once()
             self.model.eval()
-            validation = self.regime.validate(self.model) if self.data.validation else None
-        self.epoch += 1
+            with self._mean.worn_by(self.model):
+                validation = self.regime.validate(self.model) if self.data.validation else None
+                self.epoch += 1
+                self._judge(training_loss, validation)
         self._elapsed_s += time.monotonic() - began_s
-        self._judge(training_loss, validation)
         return Progress(
             epoch=self.epoch,
             epochs=schedule.epochs,
@@ -177,6 +194,7 @@ class TrainingRun:
             total += len(positions) * self.regime.backward(self.model, positions, self.rng)
             clip_grad_norm_(self.model.parameters(), schedule.gradient_norm)
             self._optimizer.step()
+            self._mean.add(self.model)
         return total / len(order)
 
     def _judge(self, training_loss: float, validation: Validation | None) -> None:

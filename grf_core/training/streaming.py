@@ -186,7 +186,7 @@ class StreamingRegime:
         self._validation = list(self._validation_batches())
 
     def backward(self, model: nn.Module, positions: Sequence[int], rng: np.random.Generator) -> float:
-        sessions = [self._data.training[position] for position in positions]
+        sessions = [self._data.drawn(position, rng) for position in positions]
         sequences = self._played(sessions, rng, self._recipe.augmentation)
         batch = self._batch(sequences, sessions)
         return backward(streaming_model(model), self._criterion, batch, self._recipe.schedule.truncate_steps)

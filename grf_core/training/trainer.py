@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,46 @@ def train(
     return _finish(recipe, dataset, run, out / "bundle")
 
 
+def train_seeds(
+    recipe: Recipe,
+    data_path: Path | None,
+    runs: Path,
+    seeds: Sequence[int],
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    device: str = "cpu",
+    resume: bool = False,
+) -> TrainingResult:
+    """`train` once for each seed, in a folder of its own. The result is that of the first, which no figure has chosen;
+    its card tells the figures of all."""
+    results = [
+        train(recipe, data_path, run_folder(runs, recipe, seed), seed, on_progress, device, resume) for seed in seeds
+    ]
+    first = results[0]
+    if len(results) == 1:
+        return first
+    training = {**first.bundle.training, "seeds": list(seeds), "spread": spread([result.test for result in results])}
+    bundle = replace(first.bundle, training=training)
+    save_bundle(first.path, bundle, model_card(recipe, training))
+    return replace(first, bundle=bundle)
+
+
+def run_folder(runs: Path, recipe: Recipe, seed: int) -> Path:
+    return runs / f"{recipe.name}-{seed}"
+
+
+def spread(tests: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, list[float]]]:
+    """[mean, standard deviation] over the seeds, of each metric by condition."""
+    figures: dict[str, dict[str, list[float]]] = {}
+    for condition, of_first in tests[0].items():
+        values = {metric: [test[condition][metric] for test in tests] for metric in of_first}
+        figures[condition] = {
+            metric: [statistics.mean(of_seeds), statistics.stdev(of_seeds)]
+            for metric, of_seeds in values.items()
+            if metric not in ("n", "segments") and None not in of_seeds
+        }
+    return figures
+
+
 def bundle_of(run: TrainingRun, provenance: dict[str, Any]) -> Bundle:
     """The best weights of a run. TrainingError for a model that is no GRF with a shared block."""
     model = run.restore_best()
@@ -100,5 +141,5 @@ def _finish(recipe: Recipe, dataset: Dataset, run: TrainingRun, path: Path) -> T
     bundle = bundle_of(run, provenance)
     test = evaluate_conditions(bundle, dataset.test, recipe.conditions, run.device) if dataset.test else {}
     bundle = replace(bundle, training={**provenance, "test": test})
-    save_bundle(path, bundle, model_card(recipe, dataset, bundle.training))
+    save_bundle(path, bundle, model_card(recipe, bundle.training))
     return TrainingResult(bundle, path, test)

@@ -70,7 +70,7 @@ class WholeSampleRegime:
 
     def backward(self, model: nn.Module, positions: Sequence[int], rng: np.random.Generator) -> float:
         recipe = self._recipe
-        sessions = [disturbed(self._data.training[position], recipe.augmentation, rng) for position in positions]
+        sessions = [disturbed(self._data.drawn(position, rng), recipe.augmentation, rng) for position in positions]
         batch = pad_sessions(sessions, recipe.config, recipe.overlong, self._device, rng)
         targets = self._targets(sessions)
         output = self._output(model, batch)

@@ -11,6 +11,8 @@ import sys
 import click
 
 from runtime.cli.common import FAILED, NO_RUNTIME, failure_text
+from runtime.cli.connecting import connect
+from runtime.cli.converting import convert
 from runtime.cli.demo import demo
 from runtime.cli.experiment import experiment
 from runtime.cli.lifecycle import down, drain, scale, status, up
@@ -37,6 +39,8 @@ for command in (
     train,
     evaluate,
     experiment,
+    connect,
+    convert,
     replay,
     query,
     watch,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from connectors.errors import ConnectorError
 from grf_core.bundle import BundleError
 from grf_core.data.motion import MotionDataError
 from grf_core.recording import RecordingError
@@ -25,8 +26,8 @@ FAILED = 1
 NO_RUNTIME = 3
 NOT_AS_IT_SHOULD_BE = 4
 EXPECTED = (
-    ArchiveError, BundleError, ClientError, MotionDataError, RecordError, RecordingError, SettingError, StartError,
-    StoreError, OSError,
+    ArchiveError, BundleError, ClientError, ConnectorError, MotionDataError, RecordError, RecordingError, SettingError,
+    StartError, StoreError, OSError,
 )  # fmt: skip
 """failures that are told in one line; anything else is a defect and shows its traceback"""
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from runtime.cli.common import NOT_AS_IT_SHOULD_BE, read_settings, settings_options, stop_on_signal
+from runtime.cli.talking import talk
 from runtime.demo import motion
 from runtime.demo.board import live_board, summary
 from runtime.demo.playlist import playlist, rounds_in
@@ -25,15 +26,18 @@ REFRESH_S = 0.2
 FLUSH_WITHIN_S = 60.0
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @settings_options
 @click.option("--seconds", type=click.FloatRange(min=1), help="Play so long, then end.  [default: until Ctrl-C]")
 @click.option("--lanes", default=LANES, show_default=True, help="Recordings side by side.")
-def demo(config: str | None, flags: tuple[str, ...], seconds: float | None, lanes: int) -> None:
+@click.pass_context
+def demo(ctx: click.Context, config: str | None, flags: tuple[str, ...], seconds: float | None, lanes: int) -> None:
     """Start the runtime and play real smart-watch recordings into it: fused state, live, in the terminal.
 
-    Exits with 0 if nothing was lost or counted twice, else with 4.
+    Exits with 0 if nothing was lost or counted twice, else with 4. `grf demo talk` shows somebody talking instead.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     console = Console()
     recordings = motion.recordings()
     rounds = rounds_in(seconds, recordings) if seconds else ROUNDS_WITHOUT_END
@@ -54,6 +58,9 @@ def demo(config: str | None, flags: tuple[str, ...], seconds: float | None, lane
             with console.status("stopping"):
                 runtime.stop()
     sys.exit(code)
+
+
+demo.add_command(talk)
 
 
 def _play(console: Console, address: str, show: motion.MotionDemo, seconds: float, stopped: threading.Event) -> int:

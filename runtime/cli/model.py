@@ -66,6 +66,13 @@ RecipeLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT_1_2, list("-
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle directory.  [default: bundles/NAME]")
 @click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Run folders.")
 @click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Trainings, counting on from the seed: the first is the bundle, its card tells the spread of all.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--resume", is_flag=True, help="Go on from the run folder's checkpoint, if there is one.")
 @click.option("--device", type=DEVICES, default="auto", show_default=True)
@@ -77,6 +84,7 @@ def train(
     out: Path | None,
     runs: Path,
     seed: int,
+    seeds: int,
     epochs: int | None,
     resume: bool,
     device: str,
@@ -87,14 +95,14 @@ def train(
         chosen = _recipe(recipe, data, config)
         if epochs is not None:
             chosen = replace(chosen, schedule=replace(chosen.schedule, epochs=epochs))
-        run_folder = runs / f"{chosen.name}-{seed}"
         with _epoch_bar(chosen.schedule.epochs) as show, _threads(threads):
-            result = trainer.train(chosen, data, run_folder, seed, show, _device(device), resume)
+            numbers = range(seed, seed + seeds)
+            result = trainer.train_seeds(chosen, data, runs, numbers, show, _device(device), resume)
     target = out or Path("bundles") / chosen.name
     target.mkdir(parents=True, exist_ok=True)
     for file in result.path.iterdir():
         shutil.copy2(file, target / file.name)
-    click.echo(f"bundle {target}, run {run_folder}")
+    click.echo(f"bundle {target}, run {result.path.parent}")
     click.echo(json.dumps(result.test))
 
 

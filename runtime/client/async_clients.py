@@ -82,6 +82,17 @@ class AsyncPublisher:
             raise RequestTimeout(f"segment {receipt.sequence} is not {until} after {timeout_s} s")
         return core.check(receipt)
 
+    async def wait_until(self, is_done: Callable[[], bool]) -> None:
+        """Wait until this is so, looking again whenever something became fused or durable, or was refused.
+
+        For conditions over many receipts, each looked at once: `wait` would visit them one by one. Raises Refused if
+        the runtime refuses this publisher as a whole.
+        """
+        core = self._driver.core
+        await self._driver.wait(lambda: is_done() or core.refusal is not None, None)
+        if core.refusal is not None:
+            raise Refused(core.refusal.code, core.refusal.text)
+
     async def flush(self, timeout_s: float | None = None) -> None:
         core = self._driver.core
         if not await self._driver.wait(lambda: core.unfinished == 0 or core.refusal is not None, timeout_s):

@@ -14,6 +14,8 @@ import torch
 
 from grf_core.step import ModelSignature
 
+IntArray = npt.NDArray[np.int64]
+
 
 class SlabFull(Exception):
     """No row is free; the number of rows is the engine's capacity setting."""
@@ -30,6 +32,9 @@ class Slab:
         self.capacity = capacity
         self.contexts = torch.zeros((capacity, *signature.context_shape), dtype=torch.float32, device=device)
         """[capacity, K, D]"""
+        self._in_memory = self.contexts.numpy() if device.type == "cpu" else None
+        """the same memory, for NumPy: it keeps the interpreter's lock for small copies, where each operation of torch
+        lets go of it and may have to wait for another thread"""
         outputs, modalities = signature.output_width, len(signature.modalities)
         self.host = np.zeros((capacity, outputs + modalities + 1), dtype=np.float32)
         """all that the host knows of a row side by side, so that one copy takes it: outputs, shares, gate"""
@@ -56,9 +61,22 @@ class Slab:
         self._used[slot] = 0
         self._free.append(slot)
 
+    def gather(self, slots: IntArray) -> torch.Tensor:
+        """[len(slots), K, D] on the device, a copy."""
+        if self._in_memory is not None:
+            return torch.from_numpy(self._in_memory[slots])
+        return self.contexts.index_select(0, torch.from_numpy(slots).to(self.contexts.device))
+
+    def scatter(self, slots: IntArray, contexts: torch.Tensor) -> None:
+        """Put [len(slots), K, D] into these rows."""
+        if self._in_memory is not None:
+            self._in_memory[slots] = contexts.numpy()
+        else:
+            self.contexts.index_copy_(0, torch.from_numpy(slots).to(self.contexts.device), contexts)
+
     def context_rows(self, slots: list[int]) -> npt.NDArray[np.float32]:
         """[len(slots), K, D] on the host: one gather and one copy for all."""
-        rows: npt.NDArray[np.float32] = self.contexts[torch.as_tensor(slots, device=self.contexts.device)].cpu().numpy()
+        rows: npt.NDArray[np.float32] = self.gather(np.array(slots, dtype=np.int64)).cpu().numpy()
         return rows
 
     def write(

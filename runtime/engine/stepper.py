@@ -11,7 +11,7 @@ import torch
 
 from grf_core.step import StepBatch, StepModel, StepResult
 from runtime.engine.order import NO_SLOT
-from runtime.engine.slab import Slab
+from runtime.engine.slab import IntArray, Slab
 from runtime.messages import Float32Array
 
 NO_SEGMENTS_FAULT: tuple[type[BaseException], ...] = (
@@ -20,7 +20,6 @@ NO_SEGMENTS_FAULT: tuple[type[BaseException], ...] = (
     getattr(torch, "AcceleratorError", torch.OutOfMemoryError),  # since torch 2.8
 )
 BoolArray = npt.NDArray[np.bool_]
-IntArray = npt.NDArray[np.int64]
 
 
 class Step(NamedTuple):
@@ -55,9 +54,8 @@ def run_steps(model: StepModel, slab: Slab, steps: Sequence[Step]) -> list[str]:
 def _batch(model: StepModel, slab: Slab, steps: Sequence[Step]) -> StepBatch:
     in_slots = np.array([step.in_slot for step in steps], dtype=np.int64)
     fresh = in_slots == NO_SLOT
-    gathered = torch.from_numpy(np.where(fresh, 0, in_slots)).to(model.device)
     return StepBatch(
-        contexts=slab.contexts.index_select(0, gathered),
+        contexts=slab.gather(np.where(fresh, 0, in_slots)),
         fresh=fresh,
         ranks=np.array([step.rank for step in steps], dtype=np.int64),
         frames=[step.frames for step in steps],
@@ -77,13 +75,19 @@ def _scatter(slab: Slab, steps: Sequence[Step], result: StepResult) -> list[str]
     in_slots = np.array([step.in_slot for step in steps], dtype=np.int64)
     out_slots = np.array([step.out_slot for step in steps], dtype=np.int64)
     ranks = np.array([step.rank for step in steps], dtype=np.int64)
-    finite = torch.isfinite(result.contexts).flatten(1).all(dim=1).cpu().numpy()
-    finite &= np.isfinite(result.outputs).all(axis=1) & np.isfinite(result.gate)
-    slab.contexts.index_copy_(0, torch.from_numpy(out_slots).to(slab.contexts.device), result.contexts)
+    finite = _finite_rows(result)
+    slab.scatter(out_slots, result.contexts)
     slab.outputs[out_slots] = result.outputs
     slab.gate[out_slots] = result.gate
     slab.shares[out_slots] = _shares(slab.shares[in_slots], in_slots == NO_SLOT, ranks, result.gate)
     return ["" if good else "the step gave values that are not finite" for good in finite]
+
+
+def _finite_rows(result: StepResult) -> BoolArray:
+    """[B]: which rows hold no NaN and no infinity."""
+    contexts = result.contexts.cpu().numpy().reshape(len(result.gate), -1)
+    finite: BoolArray = np.isfinite(contexts).all(axis=1)
+    return finite & np.isfinite(result.outputs).all(axis=1) & np.isfinite(result.gate)
 
 
 def _shares(shares_BM: Float32Array, fresh: BoolArray, ranks: IntArray, gate: Float32Array) -> Float32Array:

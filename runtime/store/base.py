@@ -5,7 +5,8 @@ worker that owns it. Calls block; the worker makes them from its store thread.
 
 StoreError
  ├── StoreFenced       the caller's epoch is old: another worker owns the group now. Step down
- ├── StoreUnavailable  does not answer now: locked, disk full, read-only, connection lost. Try again
+ ├── StoreUnavailable  does not answer now: disk full, read-only, connection lost. Try again
+ │    └── StoreLocked  another process holds its lock. If that one has stopped, it has to be ended
  └── StoreUnusable     no store of ours, or damaged, or of another schema version. A person must look
 """
 
@@ -29,6 +30,10 @@ class StoreFenced(StoreError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be reached or written now; it may recover by itself."""
+
+
+class StoreLocked(StoreUnavailable):
+    """Another process is in the middle of a write, and has not finished for as long as we wait."""
 
 
 class StoreUnusable(StoreError):

@@ -13,7 +13,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from runtime.store.base import StoreError, StoreUnavailable, StoreUnusable
+from runtime.store.base import StoreError, StoreLocked, StoreUnavailable, StoreUnusable
 
 APPLICATION_ID = int.from_bytes(b"GRFS", "big")
 SCHEMA_VERSION = 2
@@ -57,7 +57,7 @@ MEANINGS: dict[int, tuple[type[StoreError], str]] = {
         "read-only: make it, its -wal and -shm files, its directory and the disk writable",
     ),
     sqlite3.SQLITE_BUSY: (
-        StoreUnavailable,
+        StoreLocked,
         "locked by another process (`fuser -v` on the file names it): end that one",
     ),
     sqlite3.SQLITE_LOCKED: (StoreUnavailable, "locked from within this process"),

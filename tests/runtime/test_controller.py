@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sqlite3
+from pathlib import Path
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -8,6 +11,7 @@ from runtime.keys import KEY_GROUPS
 from runtime.placement import Beat, ClusterPolicy
 from runtime.store.base import StoreFenced
 from runtime.store.memory import MemoryDisk, MemoryStore
+from runtime.store.sqlite import SqliteStore
 
 LEASE_S = 2.0
 
@@ -17,6 +21,7 @@ class Hands:
         self.started: list[str] = []
         self.stopped: list[str] = []
         self.nudged: list[str] = []
+        self.killed: list[str] = []
 
     def start(self, name: str) -> None:
         self.started.append(name)
@@ -26,6 +31,9 @@ class Hands:
 
     def nudge(self, name: str) -> None:
         self.nudged.append(name)
+
+    def kill(self, beat: Beat) -> None:
+        self.killed.append(beat.owner)
 
 
 class Cluster:
@@ -216,6 +224,43 @@ def test_while_the_store_is_away_nothing_is_claimed_and_afterwards_it_is() -> No
     assert cluster.beat("worker-0", "a", 1.0) == {}
     cluster.disk.away = ""
     assert len(cluster.beat("worker-0", "a", 2.0)) == KEY_GROUPS
+
+
+class HandsOnLock(Hands):
+    """The one that is killed held the store's lock."""
+
+    def __init__(self, holder: sqlite3.Connection) -> None:
+        super().__init__()
+        self._holder = holder
+
+    def kill(self, beat: Beat) -> None:
+        super().kill(beat)
+        self._holder.rollback()
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+def test_a_worker_stopped_in_the_middle_of_a_write_is_killed_for_the_stores_lock(
+    tmp_path: Path, is_counted: bool
+) -> None:
+    path = tmp_path / "grf.db"
+    store = SqliteStore(path, busy_timeout_s=0.05)
+    holder = sqlite3.connect(path, isolation_level=None)
+    hands = HandsOnLock(holder)
+    controller = Controller(store, hands, ClusterPolicy(standbys=1), LEASE_S, CollectorRegistry(), 0.0)
+
+    def beat(name: str, now_s: float) -> int:
+        return len(controller.beat(Beat(name, "1", f"tcp://{name}", "http://m"), now_s).epochs)
+
+    assert beat("worker-0", 0.0) == KEY_GROUPS
+    if not is_counted:
+        holder.execute("DELETE FROM leases")
+        controller.tick(0.1)
+    holder.execute("BEGIN IMMEDIATE")
+    assert beat("worker-1", 1.9) == 0
+    assert hands.killed == []
+    assert beat("worker-1", 3.9) == 0
+    assert hands.killed == ["worker-0/1"]
+    assert beat("worker-1", 4.0) == KEY_GROUPS
 
 
 def test_two_controllers_cannot_both_claim() -> None:

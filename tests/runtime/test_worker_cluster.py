@@ -122,7 +122,7 @@ def test_a_standby_takes_over_at_once_from_a_worker_that_dies(cluster: WorkerClu
     load = Load(cluster.endpoint("worker-0"))
     load.go_on_for(10)
     victim = next(iter(cluster.serving()))
-    cluster.kill(victim)
+    cluster.crash(victim)
     began_s = time.monotonic()
     table = load.publisher._driver.core._endpoint_of
     moved = [one for one in SESSIONS if table.get(key_group(SessionKey("default", one)))]

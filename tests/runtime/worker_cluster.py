@@ -54,6 +54,9 @@ class WorkerCluster:
         if name in self.workers:
             self.workers[name].nudge()
 
+    def kill(self, beat: Beat) -> None:
+        raise AssertionError(f"{beat.owner} is to be killed for the store's lock")
+
     # ---- what a test does ----
 
     def _beat(self, beat: Beat) -> Orders:
@@ -84,7 +87,7 @@ class WorkerCluster:
             assert time.monotonic() < deadline_s, f"{counts} after {WITHIN_S:g} s"
             time.sleep(0.02)
 
-    def kill(self, name: str) -> None:
+    def crash(self, name: str) -> None:
         """As `kill -9`, noticed as a broken life line is."""
         worker = self.workers.pop(name)
         worker._stopped.set()

@@ -26,14 +26,14 @@ from grf_core.experiments.variants import Variant, VariantFactory
 from grf_core.model import GRF
 from grf_core.training.run import ModelFactory
 
-MODALITIES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
-FRAMES = (16, 32, 64, 128, 256, 512, 1024)
+MODALITIES = (2, 3, 4, 8, 16, 24, 32)
+FRAMES = (16, 64, 256, 1024)
 FRAMES_WHILE_MODALITIES_GROW = 32
 MODALITIES_WHILE_FRAMES_GROW = 3
 QUICK_MODALITIES = (2, 3, 4, 8)
 QUICK_FRAMES = (16, 32, 64)
 WIDTH = 32
-MAX_FLOPS = 1e11
+MAX_FLOPS = 1e10
 MAX_PARAMETERS = 3e8
 MODELS: dict[str, ModelFactory] = {
     "GRF": GRF,
@@ -65,7 +65,7 @@ class Point:
 def scaling(setup: Setup) -> Findings:
     counts, frames = (QUICK_MODALITIES, QUICK_FRAMES) if setup.quick else (MODALITIES, FRAMES)
     sizes = ("light",) if setup.quick else tuple(SIZES)
-    repeats = 3 if setup.quick else 15
+    repeats = 3 if setup.quick else 9
     points: dict[str, list[Point]] = {"modalities": [], "frames": []}
     with one_thread():
         for size in sizes:

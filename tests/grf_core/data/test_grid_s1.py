@@ -20,12 +20,12 @@ from grf_core.data.grid_s1 import (
     in_white_noise,
     is_test,
     labels_of,
-    mel_filters,
     read_grid_s1,
     read_words,
     stack_frames,
     with_white_noise,
 )
+from grf_core.data.log_mel import mel_filters
 
 Arrays = dict[str, npt.NDArray[Any]]
 

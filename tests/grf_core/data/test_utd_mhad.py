@@ -20,6 +20,7 @@ from grf_core.data.utd_mhad import (
     silhouette_reference,
     utd_mhad_dataset,
 )
+from grf_core.data.utd_mhad_features import rotation
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -51,16 +52,17 @@ def test_sequences_become_sessions_of_three_streams_at_their_rates(tmp_path: Pat
     assert (first.session, second.session) == ("a01-s1-t1", "a27-s8-t4")
     assert (first.labels, second.labels) == ({"action": "swipe left"}, {"action": "squat"})
     assert [(s.stream, s.modality, s.frames.shape, s.frames.dtype) for s in second.streams] == [
-        ("inertial", "inertial", (161, 18), np.float32),
-        ("skeleton", "skeleton", (49, 180), np.float32),
-        ("depth", "depth", (49, 240), np.float32),
+        ("inertial", "inertial", (40, 62), np.float32),
+        ("skeleton", "skeleton", (24, 198), np.float32),
+        ("depth", "depth", (24, 135), np.float32),
     ]
     assert [s.times_s[[0, 1, -1]].tolist() for s in second.streams] == [
-        [0.0, 1 / 50, 160 / 50],
-        [0.0, 1 / 19, 48 / 19],
-        [0.0, 1 / 19, 48 / 19],
-    ]
-    np.testing.assert_array_equal(second.streams[0].frames[:, :6], arrays["inertial"][160:])
+        [3 / 50, 7 / 50, 159 / 50],
+        [1 / 19, 3 / 19, 47 / 19],
+        [1 / 19, 3 / 19, 47 / 19],
+    ], "of the last frame of each group"
+    assert second.streams[0].measured is not None
+    np.testing.assert_array_equal(second.streams[0].measured, arrays["inertial"][160:])
 
 
 @pytest.mark.parametrize("name", ["utd_mhad.npz", "utd_mhad.npz.xz", "more.npz.xz"])
@@ -86,6 +88,16 @@ def test_a_skeleton_does_not_say_where_somebody_stands_or_how_tall_he_is() -> No
     tall = small * 1.5 + np.array([0.3, -0.2, 2.9], np.float32)
     relative = body_relative(small, body_reference(small[0]))
     np.testing.assert_allclose(body_relative(tall, body_reference(tall[0])), relative, atol=1e-5)
+
+
+def test_a_skeleton_does_not_say_which_way_somebody_faces() -> None:
+    facing = np.random.default_rng(0).normal(size=(5, 20, 3)).astype(np.float32)
+    aside = facing @ rotation(np.array([0.0, 0.7, 0.0])).T
+    relative = body_relative(facing, body_reference(facing[0]))
+    np.testing.assert_allclose(body_relative(aside, body_reference(aside[0])), relative, atol=1e-5)
+    across = relative[0, 8] - relative[0, 4]
+    assert across[2] == pytest.approx(0, abs=1e-5)
+    assert across[0] > 0
 
 
 def test_the_place_of_the_hips_holds_how_far_they_have_moved() -> None:
@@ -138,8 +150,8 @@ def test_an_empty_first_depth_frame_stays_finite() -> None:
 def test_frames_depend_on_nothing_later(tmp_path: Path) -> None:
     arrays = make((1, 1, 1))
     (whole,) = read_utd_mhad(write(tmp_path / "whole.npz", arrays))
-    arrays["meta"][0, 3:] = (70, 20, 20)
-    cut = {"meta": arrays["meta"], **{n: arrays[n][:t] for n, t in (("inertial", 70), ("skeleton", 20), ("depth", 20))}}
+    arrays["meta"][0, 3:] = (72, 20, 20)
+    cut = {"meta": arrays["meta"], **{n: arrays[n][:t] for n, t in (("inertial", 72), ("skeleton", 20), ("depth", 20))}}
     (start,) = read_utd_mhad(write(tmp_path / "start.npz", cut))
     for begun, complete in zip(start.streams, whole.streams, strict=True):
         np.testing.assert_array_equal(begun.frames, complete.frames[: len(begun.frames)])

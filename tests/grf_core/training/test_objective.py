@@ -117,3 +117,14 @@ def test_late_steps_weigh_more_and_all_weigh_one() -> None:
     assert sum(weights) == pytest.approx(1.0)
     assert weights[4] / weights[0] == pytest.approx(25.0)
     assert late_weights(3, power=0.0).tolist() == pytest.approx([1 / 3] * 3)
+
+
+def test_a_smoothed_label_pays_for_being_too_sure() -> None:
+    sure = {"mood": torch.tensor([[20.0, 0.0, 0.0]]), "effort": torch.zeros(1, 1)}
+    target = {"mood": torch.tensor([0.0]), "effort": torch.tensor([0.0])}
+    config = small_config()
+    hard, smooth = (
+        Criterion(config, Objective(label_smoothing=share)).losses(sure, target)["mood"].item() for share in (0.0, 0.3)
+    )
+    assert hard == pytest.approx(0, abs=1e-6)
+    assert smooth == pytest.approx(0.3 * 2 / 3 * 20, rel=1e-4)

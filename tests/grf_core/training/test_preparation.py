@@ -86,6 +86,23 @@ def test_no_deviation_is_below_its_share_of_the_common_one_where_the_recipe_says
     assert floored["right"] == plain["right"]
 
 
+def test_varied_streams_are_drawn_anew_raw_and_normalised_as_the_others() -> None:
+    def turned_up(stream: StreamFrames, rng: np.random.Generator) -> StreamFrames:
+        return replace(stream, frames=stream.frames + np.float32(rng.uniform(1, 2)))
+
+    plain = prepare(TINY, SESSIONS, np.random.default_rng(0))
+    data = prepare(replace(TINY, varied=turned_up), SESSIONS, np.random.default_rng(0))
+    assert data.normalisation == plain.normalisation, "that of the streams as they are"
+    rng = np.random.default_rng(0)
+    once, twice = (data.drawn(0, rng).streams[0].frames for _ in range(2))
+    std = np.array(data.normalisation.modalities[data.training[0].streams[0].modality].std)
+    raised = (once - plain.drawn(0, rng).streams[0].frames) * std
+    assert raised.min() > 0.99
+    assert raised.max() < 2.01
+    assert np.abs(twice - once).max() > 0
+    assert data.validation[0].streams[0].frames.max() == plain.validation[0].streams[0].frames.max()
+
+
 def test_a_spoiled_copy_trains_beside_each_session_and_none_validates() -> None:
     def louder(stream: StreamFrames, rng: np.random.Generator) -> StreamFrames:
         return replace(stream, frames=stream.frames + np.float32(100.0 + rng.random()))

@@ -54,6 +54,18 @@ def test_a_metric_may_choose_the_epoch(stop_on: str, best: object) -> None:
     assert run.best_epoch == 1 + int(best(figures))  # type: ignore[operator]
 
 
+def test_the_mean_of_the_weights_is_validated_and_kept_while_the_weights_go_on() -> None:
+    recipe = replace(TINY, schedule=replace(TINY.schedule, epochs=2, averaging=0.9))
+    mean, plain = (
+        TrainingRun(recipe, SESSIONS),
+        TrainingRun(replace(TINY, schedule=replace(recipe.schedule, averaging=0.0)), SESSIONS),
+    )
+    losses = [[p.training_loss for p in run.epochs()] for run in (mean, plain)]
+    assert losses[0] == losses[1], "training does not see the mean"
+    assert mean.regime.validate(mean.restore_best()).loss == mean.best
+    assert any(not torch.equal(mean.best_weights[name], plain.best_weights[name]) for name in mean.best_weights)
+
+
 def test_a_metric_that_validation_does_not_have_is_named() -> None:
     with pytest.raises(TrainingError, match=r"'taste'.*accuracy, mae"):
         stopping_figure("taste", Validation(1.0, {"mae": 1.0, "accuracy": 0.5}))

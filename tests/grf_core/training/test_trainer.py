@@ -10,7 +10,7 @@ from grf_core.bundle import load_bundle
 from grf_core.data.sessions import Dataset
 from grf_core.training.preparation import TrainingError
 from grf_core.training.run import Progress
-from grf_core.training.trainer import train
+from grf_core.training.trainer import train, train_seeds
 from tests.grf_core.training.tiny import TINY, WHOLE, tiny_dataset
 
 SHORT = replace(TINY, schedule=replace(TINY.schedule, epochs=2))
@@ -51,6 +51,20 @@ def test_the_model_card_tells_data_split_figures_and_limits(tmp_path: Path) -> N
     for said in ("made up", "CC0-1.0", "first and second half", "left alone", "side/accuracy", "It knows nothing."):
         assert said in card
     assert result.bundle.training["data"]["licence"] == "CC0-1.0"
+
+
+def test_several_seeds_give_the_first_ones_bundle_and_tell_the_spread_of_all(tmp_path: Path) -> None:
+    alone = train(SHORT, None, tmp_path / "alone", seed=4)
+    other = train(SHORT, None, tmp_path / "other", seed=5)
+    result = train_seeds(SHORT, None, tmp_path, (4, 5))
+    assert result.path == tmp_path / f"{SHORT.name}-4" / "bundle"
+    assert load_bundle(result.path).training["seeds"] == [4, 5]
+    assert result.test == alone.test
+    mean, deviation = load_bundle(result.path).training["spread"]["calm"]["size/mae"]
+    both = [found.test["calm"]["size/mae"] for found in (alone, other)]
+    assert mean == pytest.approx(sum(both) / 2)
+    assert deviation == pytest.approx(abs(both[0] - both[1]) / 2**0.5)
+    assert f"{mean:.3f} ± {deviation:.3f}" in (result.path / "README.md").read_text()
 
 
 def test_the_bundle_names_the_sessions_that_had_a_part_in_it(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Our own worker, with the clients' cadence: a request is answered by the update that shows it in the live state.
+
+The wire protocol on one connection. An answer is the session's version and its outputs, as a subscriber gets them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Any
+
+import msgpack
+import zmq
+
+from benchmarks.harness.blocks import BLOCKS, MODALITIES
+from benchmarks.peers.clients import run_client
+
+CREDIT = 50_000
+STEP_S = 0.05
+
+
+class GrfTransport:
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self._frames = BLOCKS[plan["block"]].frames
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.connect(plan["endpoint"])
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._read)
+        self._welcome = self._loop.create_future()
+        self._opened: dict[tuple[str, str], asyncio.Future[None]] = {}
+        self._waiting: dict[str, tuple[int, asyncio.Future[bytes]]] = {}
+        self._sent: dict[tuple[str, str], int] = {}
+        self._published: dict[str, int] = {}
+        self._durable: dict[tuple[str, str], int] = {}
+        self._granted = 0
+        self._say("hello", "peers-client", "default", "")
+        self._say("subscribe", "", CREDIT)
+
+    def _say(self, *message: Any) -> None:
+        self._socket.send(msgpack.packb([1, *message]))
+        self._loop.call_soon(self._read)  # its descriptor tells only of what is new since it was last looked at
+
+    def _read(self) -> None:
+        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            _, *message = msgpack.unpackb(self._socket.recv_multipart()[0])
+            match message:
+                case ["update", state, *_]:
+                    self._updated(state)
+                case ["ack", rows]:
+                    for session, stream, _, durable, *_ in rows:
+                        self._durable[session, stream] = durable
+                case ["opened", session, stream, *_]:
+                    self._opened[session, stream].set_result(None)
+                case ["nack", code, text, *_]:
+                    raise RuntimeError(f"{code}: {text}")
+                case _:
+                    pass
+
+    def _updated(self, state: dict[str, Any]) -> None:
+        self._granted += 1
+        if self._granted == CREDIT // 10:
+            self._say("credit", self._granted)
+            self._granted = 0
+        version, answer = self._waiting.get(state["session"], (0, None))
+        live = state["live"]
+        if answer is not None and live is not None and live["version"] >= version and not answer.done():
+            outputs = live["outputs"]["activity"]["probabilities"].values()
+            answer.set_result(struct.pack("<I4f", live["version"], *outputs))
+
+    async def request(self, number: int, body: bytes) -> bytes:
+        session, rank = str(number), struct.unpack_from("<H", body, 4)[0]
+        stream = session, MODALITIES[rank]
+        if stream not in self._opened:
+            self._opened[stream] = self._loop.create_future()
+            self._say("open", *stream, MODALITIES[rank], 1, 0)
+        if not self._opened[stream].done():
+            await self._opened[stream]
+        sequence = self._sent[stream] = self._sent.get(stream, 0) + 1
+        version = self._published[session] = self._published.get(session, 0) + 1
+        answer = self._loop.create_future()
+        self._waiting[session] = version, answer
+        rows = [[sequence, STEP_S * version, self._frames]]
+        header = msgpack.packb([1, "segments", [[*stream, self._durable.get(stream, 0) + 1, "f32", rows]]])
+        self._socket.send_multipart([header, memoryview(body)[8:]])
+        self._loop.call_soon(self._read)
+        return await answer
+
+    async def close(self) -> None:
+        self._loop.remove_reader(self._socket.getsockopt(zmq.FD))
+        self._context.destroy(linger=0)
+
+
+if __name__ == "__main__":
+    run_client(GrfTransport)

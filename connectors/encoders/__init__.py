@@ -1,0 +1,1 @@
+"""Raw media into frames, one file per encoder."""

@@ -1,0 +1,85 @@
+"""Samples through the encoders of their routes, one encoder per stream; then into the pipeline's windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from connectors.base import Sample
+from connectors.encoders.base import Encoder, EncoderFactory
+from connectors.errors import BadSample
+from connectors.pipeline import Accepted, Pipeline, Segment
+from connectors.routes import Target
+
+
+class Encoding:
+    """Of one source. Factories are by number of the route, open, and owned by whoever opened them."""
+
+    def __init__(self, pipeline: Pipeline, factories: Mapping[int, EncoderFactory]) -> None:
+        self._pipeline = pipeline
+        self._factories = factories
+        self._encoders: dict[Target, Encoder] = {}
+
+    async def take(self, samples: Sequence[Sample], *, wall_s: float) -> list[Segment]:
+        """All that these samples complete; streams keep their order."""
+        accepted = self._pipeline.accept(samples, wall_s=wall_s)
+        if not self._factories:
+            return self._pipeline.window(accepted)
+        segments: list[Segment] = []
+        # Stable, so each stream's samples stay in order while its encoder gets as many at once as there are.
+        for target, group in groupby(sorted(accepted, key=_target_of), key=_target_of):
+            of_target = list(group)
+            if target.route in self._factories:
+                segments += await self._encode(target, of_target)
+            else:
+                segments += self._pipeline.window(of_target)
+        return segments
+
+    async def _encode(self, target: Target, accepted: Sequence[Accepted]) -> list[Segment]:
+        samples = [one.sample for one in accepted if one.sample is not None]
+        try:
+            return self._pipeline.window_frames(target, await self._encoder(target).encode(samples=samples))
+        except BadSample as bad:
+            if len(samples) == 1:
+                self._count(target, bad)
+                return []
+        segments: list[Segment] = []
+        for one in accepted:  # the good ones among them
+            segments += await self._encode(target, [one])
+        return segments
+
+    def _encoder(self, target: Target) -> Encoder:
+        encoder = self._encoders.get(target)
+        if encoder is None:
+            name = f"{target.session}/{target.stream}"
+            encoder = self._encoders[target] = self._factories[target.route].encoder(stream=name)
+        return encoder
+
+    def _count(self, target: Target, bad: BadSample) -> None:
+        self._pipeline.tally.bad[bad.reason] += 1
+        self._pipeline.tally.last_bad = f"{target.session}/{target.stream}: {bad}"
+
+    async def end(self) -> list[Segment]:
+        """Nothing more comes: what the encoders hold back, then what is left in the windows."""
+        segments: list[Segment] = []
+        for target, encoder in self._encoders.items():
+            try:
+                segments += self._pipeline.window_frames(target, await encoder.end())
+            except BadSample as bad:
+                self._count(target, bad)
+        return segments + self._pipeline.end()
+
+    def snapshot(self) -> dict[str, Any]:
+        encoders = [[list(target), encoder.snapshot()] for target, encoder in self._encoders.items()]
+        return {"pipeline": self._pipeline.snapshot(), "encoders": encoders}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Raises SnapshotError."""
+        self._pipeline.restore(state["pipeline"])
+        for target, encoder_state in state["encoders"]:
+            self._encoder(Target(*target)).restore(state=encoder_state)
+
+
+def _target_of(accepted: Accepted) -> Target:
+    return accepted.target

@@ -1,0 +1,120 @@
+"""CSV, NPZ, NPY and Parquet files: tables with a column of times. Parquet needs the extra `parquet`.
+
+    from:
+      kind: files
+      tables:
+        - {path: "car/can/*.csv", key: "can/{stem}", time: t, columns: [speed]}
+        - {path: "car/*/value.npy", key: "{folder}", time: t.npy}
+      speed: 1
+
+The rows of all tables come merged by time, so streams that belong to one session do not outrun each other. Event time
+is the column of times. A position is a row of each table: replayable, and it seeks. What cannot be a number is for the
+pipeline to count; a file that is cut short, or whose header lies about its size, breaks the source with the reason.
+"""
+
+from __future__ import annotations
+
+import glob
+import heapq
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from connectors.base import Options, Position, Sample
+from connectors.decoding import SECONDS
+from connectors.errors import SourceBroken
+from connectors.recorded import RecordedOptions, RecordedSource
+from connectors.tables import Table, open_table
+
+RESYNC_ROWS = 1024
+"""a position is the rows at the last of these points, and how many merged rows after it"""
+
+
+class TableOptions(Options):
+    path: str = Field(min_length=1, description="A file, or a pattern with * for many.")
+    key: str = Field(
+        "{stem}", description="Stream key of its rows; {stem}: the file's name without suffix. {folder}: its folder's."
+    )
+    format: Literal["auto", "csv", "npz", "npy", "parquet"] = Field("auto", description="auto: by the file's suffix.")
+    time: str = Field("t", description="Column of times; npz: the array. npy: the file beside it that has them.")
+    time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="Of the times.")
+    columns: tuple[str, ...] = Field((), description="csv, parquet: the features, in order.  [default: all others]")
+    values: str = Field("values", description="npz: the array [rows, features].")
+    delimiter: str = Field(",", min_length=1, max_length=1, description="csv.")
+
+
+class FilesOptions(RecordedOptions):
+    kind: Literal["files"] = "files"
+    tables: tuple[TableOptions, ...] = Field(min_length=1, description="What is read, merged by time.")
+
+    def build(self) -> FilesSource:
+        return FilesSource(self)
+
+
+class _Row(NamedTuple):
+    time_s: float
+    """for the merge: that of the row before where its own cannot be read"""
+    table: int
+    row: int
+    values: Any
+    stamp_s: float | None
+
+
+class FilesSource(RecordedSource):
+    def __init__(self, options: FilesOptions) -> None:
+        super().__init__(options)
+        self._options = options
+
+    def samples(self, position: Position) -> Iterator[Sample]:
+        files = [(path, options) for options in self._options.tables for path in _paths(options)]
+        tables = [(open_table(path, options), _key(path, options), options) for path, options in files]
+        rows, skip = _rows_of(position, len(tables))
+        merged = heapq.merge(
+            *(_timed(index, table, SECONDS[options.time_unit], rows[index])
+              for index, (table, _, options) in enumerate(tables))
+        )  # fmt: skip
+        since, next_rows = 0, list(rows)
+        for row in merged:
+            next_rows[row.table] = row.row + 1
+            since += 1
+            if since > skip:
+                yield Sample(tables[row.table][1], row.values, row.stamp_s, None, [rows, since])
+            if since == RESYNC_ROWS:
+                since, skip, rows = 0, 0, list(next_rows)
+
+
+def _rows_of(position: Position, n_tables: int) -> tuple[list[int], int]:
+    """First row of each table, and how many merged rows after them are known."""
+    if position is None:
+        return [0] * n_tables, 0
+    match position:
+        case [list(rows), int(skip)] if len(rows) == n_tables:
+            return rows, skip
+    raise SourceBroken(f"a position in other files than these {n_tables}")
+
+
+def _paths(options: TableOptions) -> list[Path]:
+    if not glob.has_magic(options.path):
+        return [Path(options.path)]
+    paths = sorted(Path(found) for found in glob.glob(options.path, recursive=True))
+    if not paths:
+        raise SourceBroken(f"{options.path}: no such file")
+    return paths
+
+
+def _key(path: Path, options: TableOptions) -> str:
+    return options.key.replace("{stem}", path.stem).replace("{folder}", path.resolve().parent.name)
+
+
+def _timed(index: int, table: Table, unit_s: float, first_row: int) -> Iterator[_Row]:
+    last_s = -math.inf
+    for number, (time, values) in enumerate(table.rows(first_row), start=first_row):
+        stamp_s = None
+        if time is not None and math.isfinite(time):
+            stamp_s = time * unit_s
+            last_s = max(last_s, stamp_s)
+        # The table's number and the row's come next in the order, so rows of one time are always merged alike.
+        yield _Row(last_s, index, number, values, stamp_s)

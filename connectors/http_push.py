@@ -1,0 +1,155 @@
+"""Plain HTTP: devices and webhooks that POST.
+
+    from: {kind: http, port: 8080, token: "${PUSH_TOKEN}"}
+
+    curl -H "Authorization: Bearer $PUSH_TOKEN" -d '{"t": 1700000000.5, "bpm": 71}' http://127.0.0.1:8080/belt/7
+
+A stream key is the path (`belt/7`), a value the body; with `?lines` each line of the body is a sample. Event time is a
+field (`decode.time`) or the header X-Event-Time, in seconds; arrival is now.
+
+**Live**: 202 says that a sample was taken, not that it is durable (the gateway's own API does, docs/http.md). When the
+queue is full, `block` lets the answer wait, and then says 503 with Retry-After; `drop_oldest` gives up the oldest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import math
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
+from typing import Literal
+
+from pydantic import Field
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from connectors.base import Position, Sample, Source, SourceOptions
+from connectors.intake import Intake, WhenFull
+from connectors.listening import listening
+
+WAIT_S = 10.0
+"""for room in the queue, before the sender is told to come again"""
+MAX_KEY = 512
+
+
+class ListenOptions(SourceOptions):
+    host: str = Field("127.0.0.1", description="0.0.0.0 lets other machines in: set a token then.")
+    port: int = Field(8080, ge=0, le=65_535, description="0: any free one.")
+    token: str = Field("", description="If set, asked of every sender; better as ${NAME}.", repr=False)
+    tls_certificate: str = Field("", description="File, for https; with tls_key.")
+    tls_key: str = Field("", description="File.")
+    max_body_bytes: int = Field(1 << 20, ge=1, le=64 << 20, description="Of one message.")
+    queue: int = Field(10_000, ge=1, description="Samples that wait to be taken.")
+    when_queue_full: WhenFull = Field("block", description="block: the sender waits. drop_oldest: counted.")
+
+    def tls(self) -> dict[str, str]:
+        if not self.tls_certificate:
+            return {}
+        return {"ssl_certfile": self.tls_certificate, "ssl_keyfile": self.tls_key}
+
+
+class HttpOptions(ListenOptions):
+    kind: Literal["http"] = "http"
+
+    def build(self) -> HttpSource:
+        return HttpSource(self)
+
+
+class ListeningSource(Source):
+    """What HTTP and WebSocket share: a server that puts samples into one queue."""
+
+    delivery = "live"
+
+    def __init__(self, options: ListenOptions) -> None:
+        self.port = 0
+        """where it listens, once open"""
+        self._options = options
+        self._stack = AsyncExitStack()
+        self._intake = self._new_intake()
+
+    def _new_intake(self) -> Intake:
+        return Intake(max_samples=self._options.queue, when_full=self._options.when_queue_full)
+
+    def app(self) -> Starlette:
+        raise NotImplementedError
+
+    async def open(self, *, position: Position) -> None:
+        self._intake = self._new_intake()
+        options = self._options
+        server = listening(self.app(), options.host, options.port, **options.tls(), **self.server_options())
+        self.port = await self._stack.enter_async_context(server)
+
+    def server_options(self) -> dict[str, object]:
+        return {}
+
+    async def __aiter__(self) -> AsyncGenerator[Sequence[Sample], None]:
+        counted = 0
+        async for batch in self._intake.batches():
+            self.dropped += self._intake.dropped - counted
+            counted = self._intake.dropped
+            yield batch
+
+    async def close(self) -> None:
+        stack, self._stack = self._stack, AsyncExitStack()
+        await stack.aclose()
+
+    def is_allowed(self, token: str) -> bool:
+        return not self._options.token or hmac.compare_digest(token.encode(), self._options.token.encode())
+
+
+class HttpSource(ListeningSource):
+    def app(self) -> Starlette:
+        return Starlette(routes=[Route("/{key:path}", self._post, methods=["POST"])])
+
+    async def _post(self, request: Request) -> Response:
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not self.is_allowed(token):
+            return JSONResponse({"error": "unauthorised"}, 401)
+        key = request.path_params["key"].strip("/")
+        if not key or len(key) > MAX_KEY:
+            return JSONResponse({"error": "the path names the stream"}, 404)
+        time_s, text = None, request.headers.get("x-event-time")
+        if text is not None:
+            time_s = _seconds(text)
+            if time_s is None:
+                return JSONResponse({"error": "X-Event-Time: not a number of seconds"}, 400)
+        try:
+            body = await self._body(request)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        if body is None:
+            return JSONResponse({"error": f"more than {self._options.max_body_bytes} bytes"}, 413)
+        parts = [line for line in body.split(b"\n") if line.strip()] if "lines" in request.query_params else [body]
+        return await self._taken([Sample(key, part, time_s, time.time()) for part in parts])
+
+    async def _taken(self, samples: Sequence[Sample]) -> Response:
+        taken = 0
+        try:
+            async with asyncio.timeout(WAIT_S):
+                for sample in samples:
+                    await self._intake.put(sample)
+                    taken += 1
+        except TimeoutError:
+            return JSONResponse({"error": "full", "taken": taken}, 503, {"Retry-After": "1"})
+        return JSONResponse({"taken": taken}, 202)
+
+    async def _body(self, request: Request) -> bytes | None:
+        """None once it is too large; the rest is not read."""
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > self._options.max_body_bytes:
+                return None
+        return bytes(body)
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) else None

@@ -1,0 +1,161 @@
+"""NATS JetStream. Needs the extra `nats` (nats-py).
+
+    from: {kind: nats, servers: ["nats://127.0.0.1:4222"], stream: SENSORS, subjects: ["car.*.imu"]}
+
+A stream key is a subject, with its dots as slashes (`car/7/imu`), so that patterns work on its parts. Event time is a
+header (`time_header`) or a field of the payload; the arrival is when the server stored the message.
+
+**Replayable**: a position is the number of a message in its JetStream stream, and reading goes on after any of them.
+The consumer is ours alone and acknowledges nothing, so the stream must keep messages by limits (the default), not until
+they are acknowledged. What the limits removed before it was read is counted as dropped. A stream that was removed and
+made anew is told from the one that was read, if it is shorter: the source breaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from connectors.base import MAX_BATCH, Position, Sample, Source, SourceOptions
+from connectors.decoding import SECONDS
+from connectors.errors import NETWORK, SourceBroken, SourceUnavailable, Translation, need, translated
+
+FETCH_S = 5.0
+"""how long one request for messages waits at the server"""
+
+
+def errors_table() -> Translation:
+    errors, jetstream = need("nats.errors", "nats"), need("nats.js.errors", "nats")
+    return {
+        **NETWORK,
+        errors.Error: SourceUnavailable,
+        jetstream.NotFoundError: SourceBroken,
+        jetstream.BadRequestError: SourceBroken,
+    }
+
+
+class NatsOptions(SourceOptions):
+    extra: ClassVar[str] = "nats"
+
+    kind: Literal["nats"] = "nats"
+    servers: tuple[str, ...] = Field(("nats://127.0.0.1:4222",), min_length=1, description="Any of them will do.")
+    stream: str = Field(min_length=1, description="The JetStream stream.")
+    subjects: tuple[str, ...] = Field((), max_length=1, description="One filter: * is one part, > the rest.")
+    start: Literal["first", "new"] = Field("first", description="Where the very first run begins.")
+    user: str = Field("", description="Empty: none.")
+    password: str = Field("", description="Better as ${NAME}.", repr=False)
+    token: str = Field("", description="Instead of user and password.", repr=False)
+    credentials: str = Field("", description="File with NATS credentials.")
+    time_header: str = Field("", description="Header with the time stamp.")
+    time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="Of time_header.")
+
+    def build(self) -> NatsSource:
+        return NatsSource(self)
+
+
+class NatsSource(Source):
+    delivery = "replayable"
+    seeks = True
+
+    def __init__(self, options: NatsOptions) -> None:
+        self._options = options
+        self._connection: Any = None
+        self._subscription: Any = None
+        self._last = 0
+        """number of the newest message"""
+        self._errors: Translation = {}
+
+    @property
+    def _place(self) -> str:
+        return f"stream {self._options.stream} at {', '.join(self._options.servers)}"
+
+    async def open(self, *, position: Position) -> None:
+        nats = need("nats", "nats")
+        self._errors = errors_table()
+        options = self._options
+        with translated(self._errors, self._place):
+            self._connection = await nats.connect(
+                list(options.servers),
+                allow_reconnect=False,  # opening again is ours to do
+                connect_timeout=5, max_reconnect_attempts=1, reconnect_time_wait=0.1,
+                user=options.user or None, password=options.password or None, token=options.token or None,
+                user_credentials=options.credentials or None,
+                error_cb=_ignored,
+            )  # fmt: skip
+            jetstream = self._connection.jetstream()
+            state = (await jetstream.stream_info(options.stream)).state
+            await self._subscribe(jetstream, state, position)
+
+    async def _subscribe(self, jetstream: Any, state: Any, position: Position) -> None:
+        api = need("nats.js.api", "nats")
+        if position is not None:
+            assert isinstance(position, int)
+            if state.last_seq < position:
+                raise SourceBroken(f"{self._place}: ends at {state.last_seq}, and {position} was read: another stream")
+            self.dropped += max(0, state.first_seq - (position + 1))
+            self._last = position
+        else:
+            self._last = state.last_seq if self._options.start == "new" else 0
+        subject = self._options.subjects[0] if self._options.subjects else ">"
+        self._subscription = await jetstream.pull_subscribe(
+            subject,
+            stream=self._options.stream,
+            config=api.ConsumerConfig(
+                deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=self._last + 1,
+                ack_policy=api.AckPolicy.NONE,
+                mem_storage=True,
+                inactive_threshold=60.0,
+            ),
+        )
+
+    async def __aiter__(self) -> AsyncGenerator[Sequence[Sample], None]:
+        assert self._subscription is not None, "the source is not open"
+        timeout = need("nats.errors", "nats").TimeoutError
+        with translated(self._errors, self._place):
+            while True:
+                try:
+                    messages = await self._subscription.fetch(MAX_BATCH, timeout=FETCH_S)
+                except (timeout, TimeoutError):
+                    await self._connection.flush()  # raises if the connection is lost
+                    await self._subscription.consumer_info()  # or the consumer, with its server
+                    continue
+                yield [self._sample(message) for message in messages]
+
+    def _sample(self, message: Any) -> Sample:
+        metadata = message.metadata
+        self._last = metadata.sequence.stream
+        headers = message.headers or {}
+        return Sample(
+            message.subject.replace(".", "/"),
+            message.data,
+            self._time(headers),
+            metadata.timestamp.timestamp(),
+            self._last,
+            "",
+            headers,
+        )
+
+    def _time(self, headers: dict[str, str]) -> float | None:
+        if not self._options.time_header:
+            return None
+        try:
+            return float(headers[self._options.time_header]) * SECONDS[self._options.time_unit]
+        except (KeyError, ValueError):
+            return None
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        self._subscription = None
+        if connection is not None:
+            with suppress(Exception), translated(self._errors, self._place):
+                async with asyncio.timeout(2.0):
+                    await connection.close()
+
+
+async def _ignored(error: Exception) -> None:
+    """Whatever nats-py tells here also fails the call that waits for it."""

@@ -1,0 +1,304 @@
+"""Samples in, segments out: decoding, event time, windows, numbering. Pure: it is told the time, and can be a snapshot.
+
+    pipeline = Pipeline(routes, clock, seeks=source.seeks)
+    accepted = pipeline.accept(samples)             # decoded, timed, known ones left out
+    ... encoders, where a route has one ...
+    segments = pipeline.window(accepted)            # numbered 1, 2, 3, ... per stream
+
+What it decides depends on the samples alone, so a pipeline restored from a snapshot makes of the samples after it the
+very segments, with the very numbers, that this one makes. That, and the worker's memory of numbers, is exactly once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from connectors.base import Position, Sample
+from connectors.clock import Clock, ClockOptions
+from connectors.decoding import Decode, Decoded, decoder, undecoded
+from connectors.encoders.base import Frames
+from connectors.errors import BadSample, SnapshotError, SourceBroken
+from connectors.routes import RouteOptions, Routing, Target
+from connectors.windowing import Times, Values, Window
+
+SNAPSHOT_VERSION = 1
+NO_VALUES: Values = np.empty((0, 0), dtype=np.float32)
+NO_TIMES: Times = np.empty(0, dtype=np.float64)
+
+
+class Segment(NamedTuple):
+    session: str
+    stream: str
+    modality: str
+    frames: Values
+    """[T, F]"""
+    event_time_s: float
+    """of the last frame, wall time"""
+    sequence: int
+    """1, 2, 3, ... within the stream"""
+
+
+class Accepted(NamedTuple):
+    """One sample for one stream, with its event time on the wall clock."""
+
+    target: Target
+    sample: Sample | None
+    """for the route's encoder, with its event time mapped and its value decoded if the route says how; else None"""
+    values: Values
+    """[T, F], empty where an encoder makes them"""
+    times_s: Times
+    """[T]"""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened since it was last taken, for the metrics. Nothing is left out without being counted."""
+
+    samples: int = 0
+    segments: int = 0
+    frames_left_out: int = 0
+    duplicates: int = 0
+    unrouted: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    clock: Counter[str] = field(default_factory=Counter)
+    last_bad: str = ""
+    lag_s: float | None = None
+    """of the newest sample that has both: arrival less event time"""
+
+
+class _Stream:
+    __slots__ = ("left_out", "modality", "next_sequence", "window")
+
+    def __init__(self, window: Window, modality: str) -> None:
+        self.window = window
+        self.modality = modality
+        self.next_sequence = 1
+        self.left_out = 0
+
+
+class Pipeline:
+    """Of one source."""
+
+    def __init__(
+        self,
+        routes: Sequence[RouteOptions],
+        clock: ClockOptions,
+        *,
+        seeks: bool = True,
+        redelivers_at_most: int = 0,
+    ) -> None:
+        self.tally = Tally()
+        self.position: Position = None
+        """of the newest sample taken"""
+        self._routes = routes
+        self._routing = Routing(routes)
+        self._decoders: list[Decode] = [
+            decoder(route.decode) if route.encoder is None or route.is_decoded else undecoded for route in routes
+        ]
+        self._is_encoded = [route.encoder is not None for route in routes]
+        self._clock_options = clock
+        self._clock_counts = Counter[str]()
+        self._clocks: dict[tuple[int, str], Clock] = {}
+        self._streams: dict[tuple[str, str], _Stream] = {}
+        self._route_of: dict[tuple[str, str], int] = {}
+        self._shift_s: float | None = None
+        self._seeks = seeks
+        self._recent: dict[str, None] = {}
+        """identities of the newest samples, as many as the source may hand over again"""
+        self._max_recent = redelivers_at_most * len(routes)
+        self._newest_s: dict[tuple[int, str], float] = {}
+        """newest stamp by route and key, where samples have no identity"""
+
+    # ---- samples ----
+
+    def accept(self, samples: Sequence[Sample], *, wall_s: float) -> list[Accepted]:
+        """Decoded and timed, in order; bad ones, known ones and those of no route counted and left out.
+
+        `wall_s`: now; only for the very first sample of a source whose clock is shifted to now.
+        """
+        accepted: list[Accepted] = []
+        tally = self.tally
+        tally.samples += len(samples)
+        for sample in samples:
+            targets = self._targets(sample.stream_key)
+            if not targets:
+                tally.unrouted += 1
+            for target in targets:
+                try:
+                    one = self._accept(target, sample, wall_s)
+                except BadSample as bad:
+                    tally.bad[bad.reason] += 1
+                    tally.last_bad = f"{sample.stream_key}: {bad}"
+                else:
+                    if one is not None:
+                        accepted.append(one)
+        if samples:
+            self.position = samples[-1].position
+        return accepted
+
+    def _targets(self, key: str) -> tuple[Target, ...]:
+        try:
+            return self._routing.targets(key)
+        except ValueError as error:
+            raise SourceBroken(str(error)) from None
+
+    def _accept(self, target: Target, sample: Sample, wall_s: float) -> Accepted | None:
+        decoded = self._decoders[target.route](sample)
+        if not self._seeks and self._is_known(target, sample, decoded):
+            self.tally.duplicates += 1
+            return None
+        key = (target.route, sample.stream_key)
+        clock = self._clocks.get(key)
+        if clock is None:
+            clock = self._clocks[key] = Clock(self._clock_options, self._clock_counts)
+        try:
+            event_s = clock.event_time(decoded.stamp_s, sample.arrival_s)
+        except ValueError as error:
+            raise BadSample("time", str(error)) from None
+        if event_s is None:
+            self.tally.bad["clock"] += 1
+            return None
+        if sample.arrival_s is not None:
+            self.tally.lag_s = sample.arrival_s - event_s
+        if self._clock_options.shift == "now":
+            if self._shift_s is None:
+                self._shift_s = wall_s - event_s
+            event_s += self._shift_s
+        if self._is_encoded[target.route]:
+            given = sample._replace(event_time_s=event_s, value=decoded.values)
+            return Accepted(target, given, NO_VALUES, NO_TIMES)
+        return Accepted(target, None, decoded.values, _times(event_s, decoded.before_s, len(decoded.values)))
+
+    def _is_known(self, target: Target, sample: Sample, decoded: Decoded) -> bool:
+        """Of a source that may hand over a sample again: was this one taken before?"""
+        if decoded.identity:
+            identity = f"{target.route}/{sample.stream_key}/{decoded.identity}"
+            if identity in self._recent:
+                return True
+            self._recent[identity] = None
+            if len(self._recent) > self._max_recent:
+                del self._recent[next(iter(self._recent))]
+            return False
+        if decoded.stamp_s is None:
+            raise BadSample("identity", "neither identity nor time: a message that comes again could not be recognised")
+        key = (target.route, sample.stream_key)
+        if decoded.stamp_s <= self._newest_s.get(key, float("-inf")):
+            return True
+        self._newest_s[key] = decoded.stamp_s
+        return False
+
+    # ---- segments ----
+
+    def window(self, accepted: Iterable[Accepted]) -> list[Segment]:
+        """Segments of what needed no encoder."""
+        segments: list[Segment] = []
+        for target, _, values, times_s in accepted:
+            segments += self._add(target, values, times_s)
+        return segments
+
+    def window_frames(self, target: Target, frames: Iterable[Frames]) -> list[Segment]:
+        """Segments of what an encoder made."""
+        segments: list[Segment] = []
+        for values, times_s in frames:
+            segments += self._add(target, values, times_s)
+        return segments
+
+    def _add(self, target: Target, values: Values, times_s: Times) -> list[Segment]:
+        stream = self._stream(target)
+        try:
+            windowed = stream.window.add(values, times_s)
+        except ValueError as error:
+            self.tally.bad["shape"] += 1
+            self.tally.last_bad = f"{target.session}/{target.stream}: {error}"
+            return []
+        return self._numbered(target.session, target.stream, stream, windowed)
+
+    def _stream(self, target: Target) -> _Stream:
+        name = (target.session, target.stream)
+        stream = self._streams.get(name)
+        if stream is None:
+            window = Window(self._routes[target.route].window)
+            stream = self._streams[name] = _Stream(window, target.modality)
+            self._route_of[name] = target.route
+        elif self._route_of[name] != target.route:
+            raise SourceBroken(f"two routes make stream {target.stream!r} of session {target.session!r}")
+        return stream
+
+    def _numbered(self, session: str, name: str, stream: _Stream, windowed: Iterable[Any]) -> list[Segment]:
+        segments = []
+        for values, event_s in windowed:
+            segments.append(Segment(session, name, stream.modality, values, event_s, stream.next_sequence))
+            stream.next_sequence += 1
+        self.tally.segments += len(segments)
+        left_out = stream.window.left_out
+        self.tally.frames_left_out += left_out - stream.left_out
+        stream.left_out = left_out
+        return segments
+
+    def end(self) -> list[Segment]:
+        """Nothing more comes from the source: what is left in the windows."""
+        segments: list[Segment] = []
+        for (session, name), stream in self._streams.items():
+            segments += self._numbered(session, name, stream, stream.window.end())
+        return segments
+
+    @property
+    def streams(self) -> list[tuple[str, str]]:
+        """Session and stream of all that was ever seen."""
+        return list(self._streams)
+
+    def take_tally(self) -> Tally:
+        """What happened since this was last called."""
+        tally, self.tally = self.tally, Tally()
+        tally.clock = Counter(self._clock_counts)
+        self._clock_counts.clear()
+        return tally
+
+    # ---- snapshot ----
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that the segments to come depend on: numbers, text, bytes, lists and maps."""
+        return {
+            "version": SNAPSHOT_VERSION,
+            "position": self.position,
+            "shift_s": self._shift_s,
+            "clocks": [[*key, clock.snapshot()] for key, clock in self._clocks.items()],
+            "streams": [
+                [*name, self._route_of[name], stream.modality, stream.next_sequence, stream.window.snapshot()]
+                for name, stream in self._streams.items()
+            ],
+            "recent": list(self._recent),
+            "newest": [[*key, stamp_s] for key, stamp_s in self._newest_s.items()],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where that pipeline was. Raises SnapshotError if the snapshot is of another version."""
+        if state.get("version") != SNAPSHOT_VERSION:
+            raise SnapshotError(f"a snapshot of version {state.get('version')!r}, not {SNAPSHOT_VERSION}")
+        try:
+            self._restore(state)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise SnapshotError(f"a snapshot that cannot be read: {error!r}") from None
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.position, self._shift_s = state["position"], state["shift_s"]
+        for route, key, clock_state in state["clocks"]:
+            clock = self._clocks[route, key] = Clock(self._clock_options, self._clock_counts)
+            clock.restore(clock_state)
+        for session, name, route, modality, next_sequence, window_state in state["streams"]:
+            stream = _Stream(Window(self._routes[route].window), modality)
+            stream.window.restore(window_state)
+            stream.next_sequence, stream.left_out = next_sequence, stream.window.left_out
+            self._streams[session, name], self._route_of[session, name] = stream, route
+        self._recent = dict.fromkeys(state["recent"])
+        self._newest_s = {(route, key): stamp_s for route, key, stamp_s in state["newest"]}
+
+
+def _times(event_s: float, before_s: npt.NDArray[np.float64] | None, length: int) -> Times:
+    return np.full(length, event_s) if before_s is None else event_s - before_s

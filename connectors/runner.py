@@ -1,0 +1,305 @@
+"""Runs one source: opens it, takes samples through the pipeline, publishes, and moves its position on.
+
+What decides is in `pipeline`, `clock`, `delivery` and `backoff`; here is what waits. Three tasks: one reads and
+publishes, one sees barriers through (all durable, snapshot written, position committed), one hears of a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from connectors.backoff import Backoff
+from connectors.base import Sample, Source
+from connectors.delivery import Delivery, SnapshotOptions
+from connectors.encoders.base import EncoderFactory
+from connectors.encoding import Encoding
+from connectors.errors import ConnectorError, SourceBroken, SourceUnavailable
+from connectors.metrics import ConnectMetrics
+from connectors.pipeline import Pipeline, Segment
+from connectors.snapshots import Snapshots
+from connectors.windowing import Values
+from runtime.client import Refused, StreamRefused
+from runtime.client.stream_buffer import Receipt
+
+log = logging.getLogger("grf.connect")
+
+LOOK_EVERY_S = 0.25
+"""at a source that is silent, and between two flushes of its metrics"""
+TELL_EVERY_S = 10.0
+"""of bad samples in the log; the metrics count each"""
+STOP_WITHIN_S = 10.0
+"""for what was published to become durable when the command is stopped"""
+
+Health = Literal["starting", "running", "waiting", "ended", "stopped", "broken"]
+
+
+class Sink(Protocol):
+    """Where segments go: `AsyncPublisher`, or a test's stand-in for a runtime."""
+
+    async def publish(
+        self, session: str, stream: str, modality: str, frames: Values, event_time_s: float, *, sequence: int | None
+    ) -> Receipt: ...
+
+    def end(self, session: str, stream: str) -> None: ...
+
+    async def wait_until(self, is_done: Callable[[], bool]) -> None:
+        """Wait until this is so, looking whenever something became durable or was refused. Raises Refused."""
+
+    async def flush(self, timeout_s: float | None = None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Both clocks, passed in so that tests can drive them."""
+
+    now_s: Callable[[], float] = time.monotonic
+    wall_s: Callable[[], float] = time.time
+
+
+class Runner:
+    """Of one source. `run` returns once the source has ended, or is broken: never raises for what a source does."""
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        pipeline: Pipeline,
+        factories: Mapping[int, EncoderFactory],
+        sink: Sink,
+        snapshots: Snapshots,
+        metrics: ConnectMetrics,
+        *,
+        options: SnapshotOptions,
+        backoff: Backoff,
+        clocks: Clocks | None = None,
+    ) -> None:
+        self.name = name
+        self.health: Health = "starting"
+        self.reason = ""
+        """why it waits or is broken"""
+        self.refused: set[tuple[str, str]] = set()
+        """streams that the runtime refused for good; the others go on"""
+        self._source = source
+        self._pipeline = pipeline
+        self._encoding = Encoding(pipeline, factories)
+        self._sink = sink
+        self._snapshots = snapshots
+        self._metrics = metrics
+        self._backoff = backoff
+        self._clocks = clocks or Clocks()
+        self._delivery = Delivery(_often_enough(options, source))
+        self._is_replayable = source.delivery == "replayable"
+        self._has_barrier = asyncio.Event()
+        self._no_barrier = asyncio.Event()
+        self._no_barrier.set()
+        self._stopping = asyncio.Event()
+        self._dropped = 0
+        self._flushed_at_s = -math.inf
+        self._bad_told_at_s = -math.inf
+        self._bad_untold = 0
+        self._factories = factories
+
+    # ---- from start to end ----
+
+    async def run(self) -> None:
+        try:
+            await self._start()
+            async with asyncio.TaskGroup() as tasks:
+                beside = [tasks.create_task(self._watch()), tasks.create_task(self._see_barriers_through())]
+                await self._read_until_end()
+                for task in beside:
+                    task.cancel()
+        except* (ConnectorError, Refused) as errors:
+            self._say("broken", str(errors.exceptions[0]))
+        finally:
+            self._metrics.up.labels(self.name).set(0)
+            self._flush_tally()
+            for factory in self._factories.values():
+                await factory.close()
+
+    def stop(self) -> None:
+        """Take no more samples; what was published becomes durable and the position is committed, if time allows."""
+        self._stopping.set()
+
+    async def _start(self) -> None:
+        for factory in self._factories.values():
+            await factory.open()
+        if self._is_replayable:
+            snapshot = self._snapshots.load()
+            if snapshot is not None:
+                self._encoding.restore(snapshot)
+
+    async def _watch(self) -> None:
+        """Raises Refused once the runtime wants nothing of us: a bad token, a tenant that does not exist."""
+        await self._sink.wait_until(lambda: False)
+
+    async def _read_until_end(self) -> None:
+        """Open and read, again and again while the source is only unavailable."""
+        while not self._stopping.is_set():
+            opened_at_s = self._clocks.now_s()
+            try:
+                async with self._source.opened(position=self._pipeline.position):
+                    self._say("running")
+                    try:
+                        ended = await self._read()
+                    except SourceBroken:
+                        await self._finish(ended=False)  # what came before it is good
+                        raise
+                    await self._finish(ended)
+                    return
+            except SourceUnavailable as error:
+                wait_s = self._backoff.after_failure(lasted_s=self._clocks.now_s() - opened_at_s)
+                self._say("waiting", f"{error}; again in {wait_s:.1f} s")
+                self._metrics.restarts.labels(self.name, "unavailable").inc()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), wait_s)
+        await self._finish(ended=False)
+
+    async def _read(self) -> bool:
+        """Take batches until the source ends (True) or the command is stopped."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        async with aclosing(aiter(self._source)) as batches:
+            pull = asyncio.create_task(_next(batches))
+            try:
+                while True:
+                    await asyncio.wait((pull, stopping), timeout=self._patience_s, return_when=asyncio.FIRST_COMPLETED)
+                    if stopping.done():
+                        return False
+                    if pull.done():
+                        samples = pull.result()
+                        if samples is None:
+                            return True
+                        await self._take(samples)
+                        # Not before: a thread that reads ahead would only take turns with this one at the interpreter.
+                        pull = asyncio.create_task(_next(batches))
+                    self._look_after()
+            finally:
+                for task in (pull, stopping):
+                    task.cancel()
+                await asyncio.wait((pull, stopping))
+
+    @property
+    def _patience_s(self) -> float:
+        """How long to wait for the source before looking whether something else is due."""
+        wake_in_s = self._delivery.wake_in_s(self._clocks.now_s()) if self._is_replayable else None
+        return LOOK_EVERY_S if wake_in_s is None else min(wake_in_s, LOOK_EVERY_S)
+
+    async def _take(self, samples: Sequence[Sample]) -> None:
+        await self._publish(await self._encoding.take(samples, wall_s=self._clocks.wall_s()))
+        self._delivery.took(len(samples), self._clocks.now_s())
+
+    async def _publish(self, segments: Sequence[Segment]) -> None:
+        for session, stream, modality, frames, event_time_s, sequence in segments:
+            if (session, stream) in self.refused:
+                self._metrics.refused(self.name, "stream")
+                continue
+            number = sequence if self._is_replayable else None
+            try:
+                receipt = await self._sink.publish(session, stream, modality, frames, event_time_s, sequence=number)
+            except StreamRefused as error:
+                self.refused.add((session, stream))
+                log.error("%s: stream %s of %s is refused: %s", self.name, stream, session, error)
+                self._metrics.refused(self.name, error.code)
+            except ValueError as error:  # no worker could read it: a bad id, a frame of no width
+                self._pipeline.tally.bad["shape"] += 1
+                self._pipeline.tally.last_bad = f"{session}/{stream}: {error}"
+            else:
+                if self._is_replayable:
+                    self._delivery.published(receipt)
+
+    def _look_after(self) -> None:
+        """After every batch, and while there is none."""
+        now_s = self._clocks.now_s()
+        if self._is_replayable and self._delivery.is_due(now_s):
+            self._begin_barrier()
+        if now_s >= self._flushed_at_s + LOOK_EVERY_S:
+            self._flushed_at_s = now_s
+            self._flush_tally()
+
+    # ---- barriers ----
+
+    def _begin_barrier(self) -> None:
+        self._delivery.begin(self._pipeline.position, self._encoding.snapshot())
+        self._no_barrier.clear()
+        self._has_barrier.set()
+
+    async def _see_barriers_through(self) -> None:
+        while True:
+            await self._has_barrier.wait()
+            self._has_barrier.clear()
+            await self._see_through()
+            self._no_barrier.set()
+
+    async def _see_through(self) -> None:
+        barrier = self._delivery.barrier
+        assert barrier is not None
+        await self._sink.wait_until(barrier.is_safe)
+        try:
+            await self._snapshots.save(barrier.snapshot)
+        except OSError as error:
+            raise SourceBroken(f"the snapshot cannot be written: {error}") from error
+        self._delivery.written()
+        self._metrics.snapshot_s.labels(self.name).set(self._clocks.wall_s())
+        try:
+            await self._source.commit(position=barrier.position)
+        except SourceUnavailable as error:
+            # The snapshot is written, so nothing depends on it: what is handed over again will be known.
+            log.info("%s: position not committed: %s", self.name, error)
+
+    # ---- the end ----
+
+    async def _finish(self, ended: bool) -> None:
+        if ended:
+            await self._publish(await self._encoding.end())
+        for session, stream in self._pipeline.streams:
+            if (session, stream) not in self.refused:
+                self._sink.end(session, stream)
+        with suppress(TimeoutError):
+            # If time runs out, the next run makes what is not durable again; of a live source it is lost.
+            async with asyncio.timeout(None if ended else STOP_WITHIN_S):
+                await (self._last_barrier() if self._is_replayable else self._sink.flush())
+        self._say("ended" if ended else "stopped")
+
+    async def _last_barrier(self) -> None:
+        """After the one on its way, one more for the rest."""
+        await self._no_barrier.wait()
+        self._begin_barrier()
+        await self._no_barrier.wait()
+
+    def _say(self, health: Health, reason: str = "") -> None:
+        if (health, reason) != (self.health, self.reason):
+            level = {"broken": logging.ERROR, "waiting": logging.WARNING}.get(health, logging.INFO)
+            log.log(level, "%s: %s%s", self.name, health, f": {reason}" if reason else "")
+        self.health, self.reason = health, reason
+        self._metrics.up.labels(self.name).set(health == "running")
+
+    def _flush_tally(self) -> None:
+        tally = self._pipeline.take_tally()
+        self._metrics.flush(self.name, tally)
+        self._metrics.uncommitted.labels(self.name).set(self._delivery.uncommitted)
+        self._metrics.dropped(self.name, "samples", self._source.dropped - self._dropped)
+        self._dropped = self._source.dropped
+        self._bad_untold += sum(tally.bad.values())
+        if tally.last_bad and self._clocks.now_s() >= self._bad_told_at_s + TELL_EVERY_S:
+            log.warning("%s: %d samples left out, the last: %s", self.name, self._bad_untold, tally.last_bad)
+            self._bad_told_at_s, self._bad_untold = self._clocks.now_s(), 0
+
+
+def _often_enough(options: SnapshotOptions, source: Source) -> SnapshotOptions:
+    """A broker sends only so many messages before the first is acknowledged: it should never have to wait for that."""
+    if source.seeks or source.delivery == "live":
+        return options
+    most = max(1, source.redelivers_at_most // 4)
+    return options.model_copy(update={"every_samples": min(options.every_samples, most)})
+
+
+async def _next(batches: AsyncGenerator[Sequence[Sample], None]) -> Sequence[Sample] | None:
+    """None at the end: a task cannot raise StopAsyncIteration."""
+    return await anext(batches, None)

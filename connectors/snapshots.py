@@ -1,0 +1,106 @@
+"""Where snapshots are kept: one small file for each source, replaced in one step.
+
+A file is there whole or not at all: written beside, synced, renamed, and the folder synced. It holds a digest of the
+options that the numbering depends on: a snapshot of other routes would continue other windows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import msgpack
+
+from connectors.base import Options
+from connectors.errors import SnapshotError
+
+MAGIC = b"GRFSNAP1"
+SUFFIX = ".snapshot"
+
+
+class Snapshots(Protocol):
+    """Of one source."""
+
+    def load(self) -> Any:
+        """The last one saved; None if there is none. Raises SnapshotError."""
+
+    async def save(self, snapshot: Any) -> None:
+        """Once this returns, no crash loses it. Raises OSError."""
+
+
+def digest(*parts: Options | str) -> str:
+    """Of all that a snapshot's meaning depends on."""
+    texts = [part if isinstance(part, str) else part.model_dump_json() for part in parts]
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+
+
+class SnapshotFile:
+    def __init__(self, path: Path, digest: str) -> None:
+        self._path = path
+        self._digest = digest
+
+    def load(self) -> Any:
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        checksum, body = data[len(MAGIC) : len(MAGIC) + 4], data[len(MAGIC) + 4 :]
+        if not data.startswith(MAGIC) or int.from_bytes(checksum, "little") != zlib.crc32(body):
+            raise SnapshotError(f"{self._path}: not a snapshot, or damaged")
+        kept = msgpack.unpackb(body, strict_map_key=False)
+        if kept["digest"] != self._digest:
+            raise SnapshotError(
+                f"{self._path}: the routes, window or clock of this source are not those it was made with. "
+                "Give the source another name to begin anew with other streams, or remove the file to read all again"
+            )
+        return kept["snapshot"]
+
+    async def save(self, snapshot: Any) -> None:
+        await asyncio.to_thread(self._write, snapshot)
+
+    def _write(self, snapshot: Any) -> None:
+        body = msgpack.packb({"digest": self._digest, "snapshot": snapshot})
+        beside = self._path.with_suffix(".new")
+        with beside.open("wb") as file:
+            file.write(MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.rename(self._path)
+        folder = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class StateFolder:
+    """The folder of one `grf connect`; a second one on it is refused."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        self._path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise SnapshotError(f"{self._path}: another grf connect keeps its state here") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+    def of(self, source: str, digest: str) -> SnapshotFile:
+        return SnapshotFile(self._path / f"{source}{SUFFIX}", digest)

@@ -1,0 +1,140 @@
+"""Runs every source of a file, each by itself: one that fails never stops the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.asgi import make_asgi_app
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+
+from connectors.backoff import Backoff
+from connectors.base import Source
+from connectors.config import ConnectOptions, SourceEntry
+from connectors.listening import listening
+from connectors.metrics import ConnectMetrics
+from connectors.pipeline import Pipeline
+from connectors.runner import TELL_EVERY_S, Runner
+from connectors.snapshots import StateFolder, digest
+from runtime.client import AsyncPublisher, PublisherEvent, PublisherPolicy
+
+log = logging.getLogger("grf.connect")
+
+DROPS_EVERY_S = 1.0
+HEALTHY = ("running", "ended", "stopped")
+
+
+def pipeline_of(source: Source, entry: SourceEntry) -> Pipeline:
+    return Pipeline(entry.routes, entry.clock, seeks=source.seeks, redelivers_at_most=source.redelivers_at_most)
+
+
+class Supervisor:
+    """One `grf connect`. Building it raises SourceBroken for a class that cannot be made; nothing is connected yet."""
+
+    def __init__(self, options: ConnectOptions, folder: StateFolder, registry: CollectorRegistry | None = None) -> None:
+        self._options = options
+        self._folder = folder
+        self._registry = registry or CollectorRegistry()
+        self._metrics = ConnectMetrics(self._registry, list(options.sources))
+        self._sources = {name: entry.from_.build() for name, entry in options.sources.items()}
+        self.runners: dict[str, Runner] = {}
+        self.http_port = 0
+        self._told_at_s: dict[tuple[str, str], float] = {}
+        """when the log last told of a refusal, by source and code; the metrics count each"""
+
+    async def run(self, stop: asyncio.Event) -> dict[str, str]:
+        """Until every source has ended or is broken, or `stop` is set. Returns the health of each source."""
+        http = self._options.http
+        async with listening(self._app(), http.host, http.port) as self.http_port, AsyncExitStack() as stack:
+            log.info("metrics and health at http://%s:%d", http.host, self.http_port)
+            tasks = [asyncio.create_task(self._run(name, stack), name=name) for name in self._sources]
+            stopping: asyncio.Task[object] = asyncio.create_task(stop.wait())
+            finished: asyncio.Task[object] = asyncio.create_task(_all(tasks))
+            await asyncio.wait((stopping, finished), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            for runner in self.runners.values():
+                runner.stop()
+            await finished
+        return {name: runner.health for name, runner in self.runners.items()}
+
+    async def _run(self, name: str, stack: AsyncExitStack) -> None:
+        entry, source = self._options.sources[name], self._sources[name]
+        publisher = await stack.enter_async_context(self._publisher(name, source, entry))
+        pipeline = pipeline_of(source, entry)
+        factories = {
+            index: route.encoder.build() for index, route in enumerate(entry.routes) if route.encoder is not None
+        }
+        meaning = digest(entry.clock, *(route.model_dump_json() for route in entry.routes))
+        runner = self.runners[name] = Runner(
+            name, source, pipeline, factories, publisher, self._folder.of(name, meaning), self._metrics,
+            options=entry.snapshot, backoff=Backoff(entry.restart),
+        )  # fmt: skip
+        try:
+            await runner.run()
+        except Exception:
+            # A defect in one connector, encoder or plug-in is no reason for the others to stop.
+            log.exception("%s: failed", name)
+            runner.health, runner.reason = "broken", "a defect: see the log"
+
+    @asynccontextmanager
+    async def _publisher(self, name: str, source: Source, entry: SourceEntry) -> AsyncIterator[AsyncPublisher]:
+        runtime = self._options.runtime
+        when_full = "block" if source.delivery == "replayable" else entry.when_full
+        async with AsyncPublisher(
+            runtime.address,
+            tenant=runtime.tenant,
+            token=runtime.token,
+            client=f"{runtime.client}-{name}",
+            policy=PublisherPolicy(entry.buffer_bytes, when_full),
+            on_event=lambda event: self._told(name, event),
+        ) as publisher:
+            counting = asyncio.create_task(self._count_drops(name, publisher))
+            try:
+                yield publisher
+            finally:
+                counting.cancel()
+
+    async def _count_drops(self, name: str, publisher: AsyncPublisher) -> None:
+        known = 0
+        while True:
+            await asyncio.sleep(DROPS_EVERY_S)
+            self._metrics.dropped(name, "segments", publisher.stats.dropped - known)
+            known = publisher.stats.dropped
+
+    def _told(self, name: str, event: PublisherEvent) -> None:
+        self._metrics.refused(name, event.code)
+        now_s = time.monotonic()
+        if now_s < self._told_at_s.get((name, event.code), -math.inf) + TELL_EVERY_S:
+            return
+        self._told_at_s[name, event.code] = now_s
+        where = f"{event.session}/{event.stream}"
+        log.warning("%s: %s, segment %d: %s: %s", name, where, event.sequence, event.code, event.text)
+
+    # ---- health ----
+
+    def _app(self) -> Starlette:
+        return Starlette(
+            routes=[Route("/health", self._health), Mount("/metrics", make_asgi_app(self._registry))],
+        )
+
+    async def _health(self, request: Request) -> JSONResponse:
+        """200 while every source is read or has ended; 503 names those that wait or are broken."""
+        sources: dict[str, Any] = {
+            name: {"health": runner.health, "reason": runner.reason, "refused_streams": len(runner.refused)}
+            for name, runner in self.runners.items()
+        }
+        healthy = all(runner.health in HEALTHY for runner in self.runners.values())
+        return JSONResponse({"healthy": healthy, "sources": sources}, status_code=200 if healthy else 503)
+
+
+async def _all(tasks: Sequence[asyncio.Task[None]]) -> object:
+    return await asyncio.gather(*tasks)

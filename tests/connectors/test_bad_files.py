@@ -1,0 +1,190 @@
+"""Files cut short, files that lie, files that are no files: a reason, what is whole, and never a large allocation."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from connectors.base import Sample, Source
+from connectors.contract import run
+from connectors.errors import ConnectorError, SourceBroken
+from connectors.files import FilesOptions
+from connectors.mcap_files import McapOptions
+from connectors.ros_bags import RosOptions
+from tests.connectors.materials import write_bag, write_mcap, write_table
+
+N = 200
+
+
+def read(source: Source) -> tuple[list[Sample], str]:
+    """All that comes, and the error that ends it."""
+
+    async def main() -> tuple[list[Sample], str]:
+        samples: list[Sample] = []
+        try:
+            async with source.opened():
+                async for batch in source:
+                    samples += batch
+        except SourceBroken as error:
+            return samples, str(error)
+        return samples, ""
+
+    return run(main())
+
+
+def table(path: Path, **options: Any) -> Source:
+    return FilesOptions.model_validate({"tables": [{"path": str(path), **options}]}).build()
+
+
+def mcap(path: Path) -> Source:
+    return McapOptions.model_validate({"path": str(path)}).build()
+
+
+def lying_npy(shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return file.getvalue() + b"\0" * 64
+
+
+def test_a_csv_that_ends_within_a_row_gives_its_whole_rows(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write_table(path, np.arange(N))
+    path.write_bytes(path.read_bytes()[:-6])
+    samples, error = read(table(path))
+    assert error == ""
+    assert [int(sample.value[0]) for sample in samples[:-1]] == list(range(N - 1))
+
+
+def test_rows_that_are_no_numbers_come_for_the_pipeline_to_count(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("t,a\n1,2\nnoon,3\n2,high\n\n3\n4,5\n")
+    samples, error = read(table(path))
+    assert error == ""
+    assert [sample.event_time_s for sample in samples] == [1.0, None, 2.0, None, 3.0, 4.0]
+    assert [sample.value for sample in samples if isinstance(sample.value[0], float)] == [[2.0], [5.0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("t.csv", b"a,b\n1,2\n", "no column 't'"),
+        ("t.csv", b"t,a\n1,\xff\xfe\n", "codec"),
+        ("t.csv", b"", "no column"),
+        ("t.npz", b"PK\x03\x04 nothing", "not a zip file"),
+        ("t.npz", b"", "not a zip file"),
+        ("t.parquet", b"PAR1 nothing PAR1", "t.parquet"),
+        ("t.parquet", b"", "t.parquet"),
+        ("t.dat", b"", "format cannot be told"),
+    ],
+)
+def test_what_is_no_such_table_is_told(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    samples, error = read(table(path))
+    assert samples == []
+    assert told in error
+    assert name in error
+
+
+@pytest.mark.parametrize("kind", ["npz", "parquet"])
+def test_a_table_cut_short_is_told(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"t.{kind}"
+    write_table(path, np.arange(N))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert f"t.{kind}" in read(table(path))[1]
+
+
+def without_allocating(job: Callable[[], Any]) -> Any:
+    tracemalloc.start()
+    try:
+        answer = job()
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    return answer
+
+
+def test_an_array_that_claims_ten_gigabytes_is_refused_before_they_are_allocated(tmp_path: Path) -> None:
+    (tmp_path / "v.npy").write_bytes(lying_npy((1_250_000_000,)))
+    (tmp_path / "t.npy").write_bytes(lying_npy((8,)))
+    _, error = without_allocating(lambda: read(table(tmp_path / "v.npy", time=str(tmp_path / "t.npy"))))
+    assert "tells of 10000000000 bytes" in error
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as members:
+        members.writestr("t.npy", lying_npy((1_250_000_000,)))
+        members.writestr("values.npy", lying_npy((1_250_000_000,)))
+    _, error = without_allocating(lambda: read(table(tmp_path / "t.npz")))
+    assert "tells of 10000000000 bytes" in error
+
+
+def test_objects_are_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.array([{}], dtype=object), allow_pickle=True)
+    _, error = read(table(tmp_path / "t.npy", time=str(tmp_path / "t.npy")))
+    assert "pickle" in error.lower() or "object" in error.lower()
+
+
+def test_an_mcap_whose_writer_died_gives_what_is_whole_then_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "t.mcap"
+    write_mcap(path, range(N))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    samples, error = read(mcap(path))
+    assert 10 < len(samples) < N
+    assert len({sample.position[1] for sample in samples}) == len(samples)  # type: ignore[index]
+    assert "t.mcap" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89MCAP0\r\n", b"no such thing at all" * 10])
+def test_what_is_no_mcap_is_told(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "t.mcap"
+    path.write_bytes(content)
+    samples, error = read(mcap(path))
+    assert samples == []
+    assert "t.mcap" in error
+
+
+def test_an_mcap_record_that_claims_ten_gigabytes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.mcap"
+    write_mcap(path, range(N), indexed=False)
+    data = bytearray(path.read_bytes())
+    chunk = data.index(b"\x06", 40)
+    data[chunk + 1 : chunk + 9] = struct.pack("<Q", 10 << 30)
+    path.write_bytes(data)
+    _, error = without_allocating(lambda: read(mcap(path)))
+    assert "t.mcap" in error
+
+
+def test_any_byte_of_an_mcap_may_be_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "t.mcap"
+    write_mcap(path, range(20))
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(good), 150):
+        bad = bytearray(good)
+        bad[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bad)
+        samples, _ = read(mcap(path))  # a reason, or what can be read; nothing foreign
+        assert len(samples) <= 40
+
+
+def test_a_bag_cut_short_or_without_its_description_is_told(tmp_path: Path) -> None:
+    bag = tmp_path / "bag"
+    write_bag(bag, range(N))
+    storage = next(bag.glob("*.db3"))
+    storage.write_bytes(storage.read_bytes()[:5000])
+    assert "bag" in read(RosOptions.model_validate({"path": str(bag)}).build())[1]
+    (bag / "metadata.yaml").unlink()
+    with pytest.raises(ConnectorError, match="bag"):
+        run(RosOptions.model_validate({"path": str(bag)}).build().open(position=None))
+
+
+def test_topics_that_are_not_there_are_told(tmp_path: Path) -> None:
+    write_bag(tmp_path / "bag", range(3))
+    options = {"path": str(tmp_path / "bag"), "topics": ["/lidar"]}
+    assert "there are /imu" in read(RosOptions.model_validate(options).build())[1]

@@ -1,0 +1,162 @@
+"""`grf connect` as a whole, over a real worker: supervision, health, metrics, dry run, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from connectors.config import load_config
+from connectors.errors import SnapshotError
+from connectors.snapshots import SnapshotFile, StateFolder
+from connectors.supervisor import Supervisor
+from connectors.testing import ScriptedSource
+from runtime.cli import grf
+from runtime.client import StateClient
+from tests.connectors.materials import write_table
+from tests.runtime.worker_harness import RunningWorker
+
+ROOT = Path(__file__).parents[2]
+ROUTE = {"session": "s-{key}", "stream": "rows", "modality": "imu", "decode": {"scale": 0.01}}
+
+
+def written(folder: Path, sources: dict[str, Any], address: str = "tcp://127.0.0.1:9") -> Path:
+    path = folder / "connect.yaml"
+    options = {"runtime": {"address": address}, "state_dir": str(folder / "state"), "http": {"port": 0}}
+    path.write_text(json.dumps({**options, "sources": sources}))
+    return path
+
+
+def files(path: Path, **more: Any) -> dict[str, Any]:
+    source = {"kind": "files", "tables": [{"path": str(path)}], **more}
+    return {"from": source, "routes": [ROUTE], "snapshot": {"idle_s": 0.1, "every_s": 0.2}}
+
+
+def supervised(path: Path, job: Callable[[Supervisor, asyncio.Event], Awaitable[None]]) -> dict[str, str]:
+    async def main() -> dict[str, str]:
+        options = load_config(path)
+        with StateFolder(Path(options.state_dir)) as folder:
+            supervisor, stop = Supervisor(options, folder), asyncio.Event()
+            running = asyncio.create_task(supervisor.run(stop))
+            await job(supervisor, stop)
+            return await asyncio.wait_for(running, 30.0)
+
+    return asyncio.run(main())
+
+
+async def nothing(supervisor: Supervisor, stop: asyncio.Event) -> None:
+    pass
+
+
+def test_one_source_that_fails_never_stops_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_table(tmp_path / "good.csv", np.arange(20))
+    (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
+    sources = {
+        "good": files(tmp_path / "good.csv"),
+        "bad": files(tmp_path / "bad.csv"),
+        "defect": {"from": {"kind": "python", "class": f"{__name__}:Defect"}, "routes": [ROUTE]},
+    }
+    with RunningWorker(tmp_path) as worker, StateClient(worker.endpoint) as client:
+        path = written(tmp_path, sources, worker.endpoint)
+        assert supervised(path, nothing) == {"good": "ended", "bad": "broken", "defect": "broken"}
+        assert client.state("s-good")["settled"]["version"] == 20
+        # Again: everything is known, nothing is counted twice.
+        assert supervised(path, nothing)["good"] == "ended"
+        assert client.state("s-good")["settled"]["version"] == 20
+    assert "has no column 't'" in caplog.text
+    assert "this connector has a defect" in caplog.text
+
+
+def test_health_and_metrics_are_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    write_table(tmp_path / "slow.csv", np.arange(2000))
+    sources = {"slow": files(tmp_path / "slow.csv", speed=1), "gone": files(tmp_path / "nowhere.csv")}
+
+    async def look(supervisor: Supervisor, stop: asyncio.Event) -> None:
+        while len(supervisor.runners) < 2 or supervisor.runners["gone"].health != "broken":
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{supervisor.http_port}") as client:
+            health = await client.get("/health")
+            metrics = (await client.get("/metrics/")).text
+        assert health.status_code == 503
+        assert health.json()["sources"]["slow"]["health"] == "running"
+        assert "nowhere.csv" in health.json()["sources"]["gone"]["reason"]
+        assert 'grf_connect_source_up{source="slow"} 1.0' in metrics
+        assert 'grf_connect_source_up{source="gone"} 0.0' in metrics
+        stop.set()
+
+    with RunningWorker(tmp_path) as worker:
+        health = supervised(written(tmp_path, sources, worker.endpoint), look)
+    assert health == {"slow": "stopped", "gone": "broken"}
+
+
+def test_a_second_connector_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with StateFolder(tmp_path), pytest.raises(SnapshotError, match="another grf connect"), StateFolder(tmp_path):
+        pass
+    with StateFolder(tmp_path):
+        pass
+
+
+def test_a_snapshot_is_there_whole_or_told(tmp_path: Path) -> None:
+    kept = SnapshotFile(tmp_path / "a.snapshot", "routes-1")
+    assert kept.load() is None
+    asyncio.run(kept.save({"position": [1, {"x": b"\0"}]}))
+    assert kept.load() == {"position": [1, {"x": b"\0"}]}
+    with pytest.raises(SnapshotError, match="not those it was made with"):
+        SnapshotFile(tmp_path / "a.snapshot", "routes-2").load()
+    whole = (tmp_path / "a.snapshot").read_bytes()
+    for bad in (b"", whole[:-1], whole[:9], b"x" + whole[1:], whole[:-1] + b"\x01"):
+        (tmp_path / "a.snapshot").write_bytes(bad)
+        with pytest.raises(SnapshotError, match="damaged"):
+            kept.load()
+
+
+def test_other_routes_are_told_rather_than_mixed_with_what_was_numbered(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", np.arange(20))
+    with RunningWorker(tmp_path) as worker:
+        path = written(tmp_path, {"it": files(tmp_path / "t.csv")}, worker.endpoint)
+        assert supervised(path, nothing) == {"it": "ended"}
+        changed = files(tmp_path / "t.csv")
+        changed["routes"] = [{**ROUTE, "window": {"frames": 2}}]
+        path = written(tmp_path, {"it": changed}, worker.endpoint)
+        assert supervised(path, nothing) == {"it": "broken"}
+
+
+def test_a_dry_run_shows_what_would_be_published_and_publishes_nothing(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", np.arange(20))
+    sources = {"it": files(tmp_path / "t.csv"), "gone": files(tmp_path / "nowhere.csv")}
+    answer = CliRunner().invoke(grf, ["connect", str(written(tmp_path, sources)), "--dry-run"])
+    assert answer.exit_code == 1
+    assert "s-t" in answer.output
+    assert "1 x 2" in answer.output
+    assert "nowhere.csv: No such file" in " ".join(answer.output.split())
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_wrong_file_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "connect.yaml"
+    path.write_text("sources:\n  it:\n    from: {kind: files, tables: []}\n    routes: []\n")
+    command = [sys.executable, "-m", "connectors", str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert ran.returncode == 1
+    assert "connect.yaml:3: sources.it.from.tables" in ran.stderr
+    assert "connect.yaml:4: sources.it.routes" in ran.stderr
+
+
+class Defect(ScriptedSource):
+    def __init__(self) -> None:
+        super().__init__([])
+
+    async def open(self, *, position: Any) -> None:
+        raise ZeroDivisionError("this connector has a defect")

@@ -1,0 +1,305 @@
+"""What a runner does when things go wrong around it, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from connectors.backoff import Backoff, RestartOptions
+from connectors.base import Sample, Source
+from connectors.clock import ClockOptions
+from connectors.delivery import SnapshotOptions
+from connectors.encoders.base import Encoder, EncoderFactory, Frames
+from connectors.errors import BadSample, SnapshotError, SourceBroken
+from connectors.metrics import ConnectMetrics
+from connectors.pipeline import Pipeline
+from connectors.routes import RouteOptions
+from connectors.runner import Clocks, Runner
+from connectors.testing import CRASH, DUPLICATE, END, LATE, PAUSE, ScriptedSource, row
+from runtime.client import Refused, StreamRefused
+from tests.connectors.fake_runtime import FakeRuntime, FakeSink, MemorySnapshots
+from tests.connectors.virtual_loop import run_virtually
+
+ROUTE = {"match": "{key}", "session": "s", "stream": "{key}", "modality": "x"}
+
+
+class Bench:
+    def __init__(
+        self, source: Source, *routes: dict[str, Any], factories: dict[int, EncoderFactory] | None = None
+    ) -> None:
+        rng = random.Random(0)
+        self.source = source
+        self.runtime = FakeRuntime()
+        self.sink = FakeSink(self.runtime, rng, slowest_s=0.2)
+        self.snapshots = MemorySnapshots(rng)
+        self.registry = CollectorRegistry()
+        loop = asyncio.get_running_loop()
+        models = [RouteOptions.model_validate(route) for route in routes or [ROUTE]]
+        self.runner = Runner(
+            "it", source,
+            Pipeline(models, ClockOptions(), seeks=source.seeks, redelivers_at_most=source.redelivers_at_most),
+            factories or {}, self.sink, self.snapshots, ConnectMetrics(self.registry, ["it"]),
+            options=SnapshotOptions(every_s=0.5), backoff=Backoff(RestartOptions(first_s=1.0, max_s=4.0), rng),
+            clocks=Clocks(loop.time, loop.time),
+        )  # fmt: skip
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"grf_connect_{name}", {"source": "it", **labels}) or 0.0
+
+    @property
+    def values(self) -> dict[str, int]:
+        return {stream: len(segments) for (_, stream), segments in self.runtime.segments.items()}
+
+
+def rows(count: int, key: str = "a") -> list[Sample]:
+    return [row(100.0 + number, number, key=key) for number in range(count)]
+
+
+def test_a_source_that_ends_is_committed_at_its_end_and_its_streams_are_ended() -> None:
+    async def main() -> None:
+        source = ScriptedSource([*rows(5), END])
+        bench = Bench(source)
+        await bench.runner.run()
+        assert (bench.runner.health, bench.values) == ("ended", {"a": 5})
+        assert source.committed[-1] == 4
+        assert bench.runtime.ended == {("s", "a")}
+        assert (bench.metric("samples_total"), bench.metric("segments_total")) == (5, 5)
+
+    run_virtually(main())
+
+
+def test_a_source_that_goes_away_is_opened_again_after_ever_longer_waits() -> None:
+    async def main() -> None:
+        source = ScriptedSource([row(1.0), CRASH, CRASH, CRASH, row(2.0)])
+        bench = Bench(source)
+        began_s = asyncio.get_running_loop().time()
+        await bench.runner.run()
+        assert bench.values == {"sensor": 2}
+        assert source.opened_at == [None, 0, 0, 0]
+        assert 0.75 * 7 <= asyncio.get_running_loop().time() - began_s <= 9.0  # 1 + 2 + 4, and the end
+        assert bench.metric("restarts_total", reason="unavailable") == 3
+
+    run_virtually(main())
+
+
+def test_a_broken_source_keeps_what_came_before_and_says_why() -> None:
+    class Breaks(ScriptedSource):
+        async def __aiter__(self):  # type: ignore[no-untyped-def]
+            async for batch in super().__aiter__():
+                yield batch
+            raise SourceBroken("the file ends within a record")
+
+    async def main() -> None:
+        source = Breaks(rows(7))
+        bench = Bench(source)
+        await bench.runner.run()
+        assert (bench.runner.health, bench.runner.reason) == ("broken", "the file ends within a record")
+        assert bench.values == {"a": 7}
+        assert source.committed == [6]
+        assert bench.metric("source_up") == 0
+
+    run_virtually(main())
+
+
+def test_late_duplicate_and_bad_samples_are_counted_and_the_rest_goes_on() -> None:
+    async def main() -> None:
+        script = [row(1.0), row(2.0), DUPLICATE, LATE(0.5), row(2.0), Sample("sensor", b"bytes", 3.0), row(4.0)]
+        bench = Bench(ScriptedSource(script, redelivers=True))
+        await bench.runner.run()
+        assert bench.values == {"sensor": 3}
+        assert bench.metric("samples_duplicate_total") == 1
+        assert bench.metric("samples_bad_total", reason="clock") == 1
+        assert bench.metric("samples_bad_total", reason="format") == 1
+        assert bench.metric("clock_events_total", what="backward") == 1
+        assert bench.metric("samples_total") == 6
+
+    run_virtually(main())
+
+
+def test_a_refused_stream_does_not_stop_the_others() -> None:
+    class Refuses(FakeSink):
+        async def publish(self, session: str, stream: str, *rest: Any, **more: Any) -> Any:
+            if stream == "b":
+                raise StreamRefused("unknown_modality", "no such modality")
+            return await super().publish(session, stream, *rest, **more)
+
+    async def main() -> None:
+        bench = Bench(ScriptedSource([*rows(3), *rows(3, "b")]))
+        bench.sink.__class__ = Refuses
+        await bench.runner.run()
+        assert (bench.runner.health, bench.values) == ("ended", {"a": 3})
+        assert bench.runner.refused == {("s", "b")}
+        assert bench.metric("segments_refused_total", code="unknown_modality") == 1
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize("delivery", ["replayable", "live"])
+def test_a_refused_token_breaks_the_source_at_once(delivery: Any) -> None:
+    async def main() -> None:
+        bench = Bench(ScriptedSource([*rows(3), PAUSE(1000.0), END], delivery=delivery))
+        running = asyncio.create_task(bench.runner.run())
+        await asyncio.sleep(5.0)
+        bench.sink.refusal = Refused("unauthorised", "no such token")
+        bench.sink.notify()
+        await asyncio.sleep(5.0)
+        assert running.done()
+        assert (bench.runner.health, bench.runner.reason) == ("broken", "unauthorised: no such token")
+
+    run_virtually(main())
+
+
+def test_a_snapshot_that_cannot_be_written_breaks_the_source_and_commits_nothing() -> None:
+    class Full(MemorySnapshots):
+        async def save(self, snapshot: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    async def main() -> None:
+        source = ScriptedSource(rows(3))
+        bench = Bench(source)
+        bench.snapshots.__class__ = Full
+        await bench.runner.run()
+        assert bench.runner.health == "broken"
+        assert "No space left" in bench.runner.reason
+        assert source.committed == []
+
+    run_virtually(main())
+
+
+def test_a_snapshot_that_does_not_fit_breaks_the_source_before_it_is_opened() -> None:
+    class Foreign(MemorySnapshots):
+        def load(self) -> Any:
+            raise SnapshotError("made with other routes")
+
+    async def main() -> None:
+        source = ScriptedSource(rows(3))
+        bench = Bench(source)
+        bench.snapshots.__class__ = Foreign
+        await bench.runner.run()
+        assert (bench.runner.health, bench.runner.reason) == ("broken", "made with other routes")
+        assert source.opened_at == []
+
+    run_virtually(main())
+
+
+def test_stopping_commits_what_is_durable_and_leaves_the_rest_for_the_next_run() -> None:
+    async def main() -> None:
+        source = ScriptedSource([*rows(3), PAUSE(1000.0), row(200.0)])
+        bench = Bench(source, {**ROUTE, "window": {"frames": 2}})
+        running = asyncio.create_task(bench.runner.run())
+        await asyncio.sleep(0.1)
+        bench.runner.stop()
+        await running
+        assert bench.runner.health == "stopped"
+        assert bench.values == {"a": 1}, "the half window is in the snapshot, not in a segment"
+        assert source.committed == [2]
+
+    run_virtually(main())
+
+
+def test_a_live_source_is_numbered_by_the_client_and_has_no_snapshot() -> None:
+    async def main() -> None:
+        bench = Bench(ScriptedSource([*rows(3), END], delivery="live"))
+        await bench.runner.run()
+        assert (bench.runner.health, bench.values, bench.snapshots.saved) == ("ended", {"a": 3}, 0)
+
+    run_virtually(main())
+
+
+# ---- encoders ----
+
+
+class Summing(Encoder):
+    """A frame for every two samples: their sum. Knows one sample of memory."""
+
+    def __init__(self) -> None:
+        self.held: list[float] = []
+
+    async def encode(self, *, samples: Sequence[Sample]) -> Sequence[Frames]:
+        if any(isinstance(sample.value, bytes) for sample in samples):
+            raise BadSample("codec", "not a number")
+        await asyncio.sleep(0.001)
+        frames = []
+        for sample in samples:
+            self.held.append(float(sample.value[0]))
+            if len(self.held) == 2:
+                frames.append(_frame(sum(self.held), sample.event_time_s))
+                self.held = []
+        return frames
+
+    async def end(self) -> Sequence[Frames]:
+        return [_frame(self.held[0], 999.0)] if self.held else []
+
+    def snapshot(self) -> Any:
+        return self.held
+
+    def restore(self, *, state: Any) -> None:
+        self.held = state
+
+
+def _frame(value: float, time_s: float | None) -> Frames:
+    return Frames(np.array([[value]], np.float32), np.array([time_s], np.float64))
+
+
+class SummingFactory(EncoderFactory):
+    opened = closed = 0
+
+    async def open(self) -> None:
+        self.opened += 1
+
+    async def close(self) -> None:
+        self.closed += 1
+
+    def encoder(self, *, stream: str) -> Encoder:
+        return Summing()
+
+
+ENCODED = {**ROUTE, "encoder": {"kind": "python", "class": "any:Thing"}}
+
+
+def test_encoders_make_frames_stream_by_stream_and_bad_samples_fail_alone() -> None:
+    async def main() -> None:
+        factory = SummingFactory()
+        script = [
+            *rows(3),
+            *rows(4, "b"),
+            Sample("a", b"broken", 200.0),
+            row(201.0, 10.0, key="a"),
+            row(202.0, 5.0, key="a"),
+        ]
+        bench = Bench(ScriptedSource(script), ENCODED, factories={0: factory})
+        await bench.runner.run()
+        assert bench.runner.health == "ended", bench.runner.reason
+        told = {
+            stream: [float(np.frombuffer(frames, np.float32)[0]) for frames, _ in segments.values()]
+            for (_, stream), segments in bench.runtime.segments.items()
+        }
+        assert told == {"a": [1.0, 12.0, 5.0], "b": [1.0, 5.0]}
+        assert bench.metric("samples_bad_total", reason="codec") == 1
+        assert (factory.opened, factory.closed) == (1, 1)
+
+    run_virtually(main())
+
+
+def test_an_encoder_goes_on_from_its_snapshot() -> None:
+    async def main() -> None:
+        script = [*rows(3), PAUSE(1000.0), *rows(1, "late"), row(300.0, 7.0, key="a")]
+        first = Bench(ScriptedSource(script), ENCODED, factories={0: SummingFactory()})
+        running = asyncio.create_task(first.runner.run())
+        await asyncio.sleep(5.0)
+        running.cancel()
+        await asyncio.wait({running})
+        again = Bench(ScriptedSource(script), ENCODED, factories={0: SummingFactory()})
+        again.runner._snapshots = first.snapshots
+        again.sink._runtime = first.runtime
+        await again.runner.run()
+        sums = [float(np.frombuffer(frames, np.float32)[0]) for frames, _ in first.runtime.segments["s", "a"].values()]
+        assert sums == [1.0, 9.0]
+
+    run_virtually(main())
