@@ -4,7 +4,8 @@ Three raylets on this machine, two workers that serve and one that stands by, on
 One publisher streams to many sessions at a steady rate. Measured at the publisher:
 
     process, node   from the kill to the first fused segment, published after it, of a session that moved
-    migration       the longest that a segment of a moved session waited from its publication to being fused
+    migration       the longest that a segment of a moved session waited from its publication to being fused, since the
+                    change was asked for; `stayed`, the same of sessions that did not move, is what the machine adds
     errors          segments refused, and events other than none at all
 
     python -m benchmarks.failover            20 kills of a worker, 5 of a node, 6 changes of the number of workers
@@ -42,6 +43,8 @@ SESSIONS = 60
 EVERY_S = 0.1
 """between two segments of a session"""
 LOOK_EVERY_S = 0.002
+WINDOW_S = 3.0
+"""after a change of the number of workers was asked for: its moves are over by then"""
 DEFAULTS = ("runtime.lease_s=2", "runtime.heartbeat_s=0.25", "cluster.workers=2", "cluster.standbys=1")
 
 
@@ -98,8 +101,13 @@ class Streams:
         found: float = wait_until(first, 60.0, "a moved session goes on")
         return found
 
-    def longest_waits_since(self, began_s: float, sessions: list[str]) -> list[float]:
-        return [max(fused_s - at_s for at_s, fused_s in self.fused[one] if at_s > began_s - 1.0) for one in sessions]
+    def longest_waits_between(self, began_s: float, ended_s: float, sessions: list[str]) -> list[float]:
+        """Of segments that were published before the end and fused after the beginning."""
+        waits = [
+            [fused_s - at_s for at_s, fused_s in self.fused[one] if at_s < ended_s and fused_s > began_s]
+            for one in sessions
+        ]
+        return [max(some) for some in waits if some]
 
     def close(self) -> dict[str, int]:
         self._stopping.set()
@@ -149,19 +157,19 @@ class Bench:
         self.cluster.nodes.append(self.cluster.order("add"))
         return took_s
 
-    def scale(self, workers: int) -> list[float]:
-        """How long segments of sessions that moved waited at most."""
+    def scale(self, workers: int) -> tuple[list[float], list[float]]:
+        """How long segments waited at most once it was asked for: of sessions that moved, and of the others."""
         endpoints = [one["endpoint"] for one in self.cluster.workers()]
         before = {session: one for one in endpoints for session in self.streams.of_worker(one)}
-        began_s = time.monotonic()
         self.cluster.grf("scale", str(workers))
+        asked_s = [event["at_s"] for event in self.cluster.state()["events"] if event["kind"] == "scaled"][-1]
         self.cluster.wait_for(serving=workers, standby=1, within_s=120.0)
         pause_for(2.0)
         endpoints = [one["endpoint"] for one in self.cluster.workers()]
-        moved = [
-            one for endpoint in endpoints for one in self.streams.of_worker(endpoint) if before.get(one) != endpoint
-        ]
-        return self.streams.longest_waits_since(began_s, moved)
+        now = {session: one for one in endpoints for session in self.streams.of_worker(one)}
+        moved = [one for one in self.streams.sessions if before.get(one) != now.get(one)]
+        stayed = [one for one in self.streams.sessions if one not in moved]
+        return tuple(self.streams.longest_waits_between(asked_s, asked_s + WINDOW_S, some) for some in (moved, stayed))
 
 
 def main() -> None:
@@ -176,10 +184,10 @@ def main() -> None:
             streams = Streams(cluster.address)
             bench = Bench(cluster, streams)
             pause_for(3.0)
-            waits = [wait for workers in ([3, 2] * 3)[: 1 if quick else 6] for wait in bench.scale(workers)]
-            if quick:
-                bench.scale(2)
-            print(f"migration: {[round(1000 * wait) for wait in waits]} ms", flush=True)
+            changes = [bench.scale(workers) for workers in ([3, 2] * 3)[: 2 if quick else 6]]
+            waits = [wait for moved, _ in changes for wait in moved]
+            others = [wait for _, stayed in changes for wait in stayed]
+            print(f"migration: {[round(1000 * wait) for wait in sorted(waits)]} ms", flush=True)
             process = []
             for _ in range(3 if quick else 20):
                 process.append(bench.kill_process())
@@ -197,6 +205,7 @@ def main() -> None:
         "node_p50_s": round(median(node), 3),
         "migration_p50_ms": round(1000 * median(waits), 1),
         "migration_p99_ms": round(1000 * quantiles(waits, n=100, method="inclusive")[98], 1),
+        "stayed_p50_ms": round(1000 * median(others), 1),
         "publisher_errors": totals["refused"] + totals["lost"] + totals["events"],
     }
     print(json.dumps(answer | {"kills": len(process), "moved_sessions": len(waits), **totals}))

@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from runtime.store.base import Store
 from runtime.store.redis_store import RedisStore
@@ -43,9 +44,13 @@ def measure(store: Store, times: int) -> dict[str, float]:
 
 
 def wait_for_replicas(store: RedisStore) -> RedisStore:
-    while store._client.info("replication")["connected_slaves"] < store.address.options.replicas:
+    while store.address.options.replicas and not _is_online(store._client.info("replication")):
         time.sleep(0.05)
     return store
+
+
+def _is_online(replication: dict[str, Any]) -> bool:
+    return bool(replication["connected_slaves"]) and replication["slave0"]["state"] == "online"
 
 
 def main() -> None:
@@ -55,6 +60,7 @@ def main() -> None:
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         results["sqlite"] = measure(SqliteStore(Path(folder) / "grf.db"), times)
+        print("sqlite", results["sqlite"], flush=True)
         for name, sync in (("always", "always"), ("everysec", "everysec"), ("everysec, 1 replica", "everysec")):
             directory = Path(folder) / name
             directory.mkdir()
@@ -67,9 +73,11 @@ def main() -> None:
                 servers.append(RedisServer(directory / "replica", *options, sync=sync))
                 servers[1].start()
                 address += "?replicas=1"
-            results[f"redis {name}"] = measure(wait_for_replicas(RedisStore(address)), times)
-            for server in servers:
-                server.kill()
+            try:
+                results[f"redis {name}"] = measure(wait_for_replicas(RedisStore(address)), times)
+            finally:
+                for server in servers:
+                    server.kill()
             print(name, results[f"redis {name}"], flush=True)
     print(json.dumps({"write_ms_p50": results}))
 

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -107,6 +108,7 @@ class ControllerActor:
     def beat(self, beat: Beat) -> Orders:
         orders = self._controller.beat(beat, time.monotonic())
         self._witness.watch(beat)
+        self._hands.saw(beat)
         return orders
 
     def routes(self) -> dict[str, Any]:
@@ -159,6 +161,8 @@ class RayHands:
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "grf-hands")
         self._handles: dict[str, Handle] = {}
+        self._node_of: dict[str, str] = {}
+        """workers, by name"""
 
     def start(self, name: str) -> None:
         self._thread.submit(self._logged, self._start, name)
@@ -201,15 +205,27 @@ class RayHands:
             max_concurrency=8,
             num_cpus=cluster.num_cpus,
             num_gpus=cluster.num_gpus,
-            scheduling_strategy="SPREAD",
+            scheduling_strategy=self._emptiest_node(name),
             get_if_exists=True,
         )
         actor.remote(name, self._settings)
+
+    def _emptiest_node(self, name: str) -> NodeAffinitySchedulingStrategy:
+        """Ray's own spreading counts resources, of which our actors may ask for none: all would be lost with a node."""
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        used = Counter(node for other, node in self._node_of.items() if other != name)
+        chosen = min(nodes, key=lambda node: (used[node[:NODE_ID_CHARS]], node))
+        self._node_of[name] = chosen[:NODE_ID_CHARS]
+        return NodeAffinitySchedulingStrategy(chosen, soft=True)
+
+    def saw(self, beat: Beat) -> None:
+        self._node_of[beat.name] = beat.node
 
     def _stop(self, name: str) -> None:
         actor = ray.get_actor(name, NAMESPACE)
         ray.wait([actor.stop.remote(1.0)], timeout=3.0)
         ray.kill(actor, no_restart=True)
+        self._node_of.pop(name, None)
         self._handles.pop(name, None)  # the next one of this name is another actor
 
 
@@ -297,8 +313,8 @@ class WorkerActor:
 def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
     """Start the controller, or find it where one is running; it starts the workers. A detached one outlives drivers.
 
-    It lives on the head node: Ray needs long to see that a node is lost, and with it the controller, and meanwhile nobody
-    would replace the workers that were lost with it. The head is what Ray itself cannot do without.
+    It lives on the head node, which Ray itself cannot do without: Ray needs long to see that a node is lost, and
+    meanwhile nobody would replace the workers that were lost with it and with the controller.
     """
     actor = ray.remote(ControllerActor).options(
         scheduling_strategy=_on_head(),
