@@ -1,7 +1,8 @@
 """What is lost, counted twice or forked when things go wrong?
 
-One real runtime (`grf up`), publishers in processes of their own, and one disturbance after another. The load is
-reproducible, so what has to be settled at the end is computed by the offline model:
+One real runtime (`grf up`), then three raylets with several workers and a Redis; publishers in processes of their own,
+and one disturbance after another. The load is reproducible, so what has to be settled at the end is computed by the
+offline model:
 
     lost      segments published that are not in the settled state
     double    segments more in the settled state than were published
@@ -9,6 +10,7 @@ reproducible, so what has to be settled at the end is computed by the offline mo
 
     python -m benchmarks.loss            every event once, the kill 20 times
     python -m benchmarks.loss --quick    every event once
+    python -m benchmarks.loss --cluster  only those of several workers
 
 The last line is one JSON object with the keys lost, double, forked and table.
 """
@@ -24,6 +26,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from runtime.client import Publisher, StateClient
 from tests.cluster.load import JITTER_S, expected, make
 from tests.cluster.recorded import STREAMS
 from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, start_publisher, wait_until
+from tests.cluster.running_cluster import RunningCluster
 
 SESSIONS = 8
 SEGMENTS = 50
@@ -48,7 +52,7 @@ Row = dict[str, Any]
 
 
 class Bench:
-    def __init__(self, runtime: RunningRuntime) -> None:
+    def __init__(self, runtime: RunningRuntime | RunningCluster) -> None:
         self.runtime = runtime
         self.rng = random.Random(0)
         self.model = load_bundle(ROOT / "bundles" / "motion").step_model("cpu")
@@ -89,7 +93,9 @@ class Bench:
         self.rows.append(row)
         print(json.dumps(row), flush=True)
 
-    # ---- events ----
+
+class OneWorker(Bench):
+    runtime: RunningRuntime
 
     def undisturbed(self) -> None:
         self.under_load("undisturbed", lambda: None)
@@ -193,16 +199,12 @@ class Bench:
             publisher.publish(session, stream, modality, made.frames, made.event_time_s, sequence=number)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    started_s = time.monotonic()
+def on_one_worker(quick: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         runtime = RunningRuntime(Path(folder) / "state", "runtime.evict_after_s=1", *PATIENT)
         runtime.start()
         try:
-            bench = Bench(runtime)
+            bench = OneWorker(runtime)
             bench.undisturbed()
             bench.publisher_killed()
             bench.reconnect()
@@ -214,8 +216,72 @@ def main() -> None:
             bench.all_killed()
         finally:
             runtime.close()
-    totals = {name: sum(row[name] for row in bench.rows) for name in ("lost", "double", "forked")}
-    print(json.dumps(totals | {"seconds": round(time.monotonic() - started_s), "table": bench.rows}))
+    return bench.rows
+
+
+def on_a_cluster() -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = RunningCluster(Path(folder), "cluster.workers=2", "cluster.standbys=1", *PATIENT)
+        try:
+            cluster.start()
+            whole = partial(cluster.wait_for, serving=2, standby=1, within_s=120.0)
+            whole()
+            bench = Bench(cluster)
+
+            def a_worker() -> dict[str, Any]:
+                return bench.rng.choice(whole())
+
+            def worker_killed() -> None:
+                os.kill(a_worker()["pid"], signal.SIGKILL)
+                whole()
+
+            def worker_stopped() -> None:
+                pid = a_worker()["pid"]
+                os.kill(pid, signal.SIGSTOP)
+                select.select([], [], [], 10.0)
+                os.kill(pid, signal.SIGCONT)
+                whole()
+
+            def controller_killed() -> None:
+                for pid in cluster.pids_of("ControllerActor"):
+                    os.kill(pid, signal.SIGKILL)
+                whole()
+
+            def redis_killed() -> None:
+                cluster.redis.kill()
+                cluster.redis.start()
+
+            def scaled() -> None:
+                for workers in (4, 3, 2):
+                    cluster.grf("scale", str(workers))
+                    cluster.wait_for(serving=workers, standby=1, within_s=120.0)
+
+            def drained() -> None:
+                cluster.grf("drain", a_worker()["name"])
+                whole()
+
+            def node_lost() -> None:
+                nodes = {worker["node"] for worker in whole()}
+                cluster.kill_node(next(i for i, node in enumerate(cluster.nodes) if node[:12] in nodes))
+                whole()
+
+            events = worker_killed, worker_stopped, controller_killed, redis_killed, scaled, drained, node_lost
+            for event in events:
+                bench.under_load(f"cluster_{event.__name__}", event)
+        finally:
+            cluster.close()
+    return bench.rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--cluster", action="store_true")
+    arguments = parser.parse_args()
+    started_s = time.monotonic()
+    rows = [*([] if arguments.cluster else on_one_worker(arguments.quick)), *on_a_cluster()]
+    totals = {name: sum(row[name] for row in rows) for name in ("lost", "double", "forked")}
+    print(json.dumps(totals | {"seconds": round(time.monotonic() - started_s), "table": rows}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Several raylets, several workers, Redis: whatever dies under load, nothing is lost, doubled or forked."""
+"""Several raylets, several workers, Redis: whatever dies under load, nothing is lost, doubled or forked.
+
+Three of these run in `make test`, the others in `make chaos`: each costs ten seconds and more.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,7 @@ def under_load(cluster: RunningCluster, name: str, disturb: Callable[[], None]) 
     check_settled(cluster, sessions, COUNT)
 
 
+@pytest.mark.chaos
 def test_sessions_are_spread_over_workers_on_several_nodes(cluster: RunningCluster) -> None:
     serving = cluster.wait_for(serving=2, standby=1)
     assert min(worker["groups"] for worker in serving) > 300
@@ -79,6 +83,7 @@ def test_groups_move_to_a_new_worker_and_back_and_publishers_notice_nothing(clus
     under_load(cluster, "scaled", scale)
 
 
+@pytest.mark.chaos
 def test_a_drained_worker_hands_over_all_it_has_and_ends(cluster: RunningCluster) -> None:
     drained = cluster.workers("serving")[0]
 
@@ -91,6 +96,7 @@ def test_a_drained_worker_hands_over_all_it_has_and_ends(cluster: RunningCluster
     assert cluster.grf("drain", "worker-77").returncode == 1
 
 
+@pytest.mark.chaos
 def test_a_killed_and_restarted_redis_stops_streams_for_a_moment_only(cluster: RunningCluster) -> None:
     def restart() -> None:
         cluster.redis.kill()
@@ -100,6 +106,7 @@ def test_a_killed_and_restarted_redis_stops_streams_for_a_moment_only(cluster: R
     under_load(cluster, "redis-restarted", restart)
 
 
+@pytest.mark.chaos
 def test_a_stopped_worker_loses_its_groups_and_does_nothing_with_them_when_it_wakes(cluster: RunningCluster) -> None:
     def stop_and_wake() -> None:
         stopped = cluster.workers("serving")[0]
@@ -112,6 +119,7 @@ def test_a_stopped_worker_loses_its_groups_and_does_nothing_with_them_when_it_wa
     under_load(cluster, "worker-stopped", stop_and_wake)
 
 
+@pytest.mark.chaos
 def test_a_killed_controller_is_not_missed(cluster: RunningCluster) -> None:
     before = {worker["incarnation"] for worker in cluster.wait_for(serving=2, standby=1)}
 
