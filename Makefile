@@ -8,7 +8,7 @@ MEDIA  := .venv/.installed-media
 # `make demo SECONDS=30` and nothing else sets it: shells have a variable of that name, and may have exported it.
 DEMO_SECONDS := $(if $(filter command,$(origin SECONDS)),$(SECONDS))
 
-.PHONY: help setup setup-media system demo test check bench soak clean
+.PHONY: help setup setup-media system demo test check bench chaos soak clean
 
 help:     ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ check: setup  ## style and types
 
 bench: setup  ## every benchmark, full length; the last line of each is one JSON object
 	@set -e; for file in $(wildcard benchmarks/[a-z]*.py); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
+
+chaos: setup  ## whatever may die dies under load, on several raylets with Redis: the long form of tests/cluster
+	@$(BIN)/python -m pytest -m chaos --timeout 0
+	@$(BIN)/python -m benchmarks.failover
 
 soak: setup  ## the long forms of the tests
 	@$(BIN)/python -m pytest -m soak --timeout 0

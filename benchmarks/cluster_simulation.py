@@ -97,6 +97,9 @@ class Simulation:
         worker = self.workers[name]
         self.after(HOP_S, lambda: self.beat(worker, worker.incarnation))
 
+    def kill(self, beat: Beat) -> None:
+        """No store locks here."""
+
     # ---- time ----
 
     def after(self, seconds: float, do: Callable[[], None]) -> None:

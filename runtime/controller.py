@@ -379,7 +379,9 @@ class Controller:
         owning = {item.owner for item in self._ownership.values()}
         staying = [owner for owner in facts.alive if owner not in self._leaving]
         wanted = self._serving + self._policy.standbys
-        for _ in range(wanted - len(staying) - len(self._starting)):
+        # Starting one takes seconds of processor: who stands by may wait until nothing is on the move.
+        now_wanted = self._serving if self._asked else wanted
+        for _ in range(now_wanted - len(staying) - len(self._starting)):
             self._start(now_s)
         serving = targets(facts)
         spare = sorted((owner for owner in staying if owner not in {*owning, *serving}), key=self._joined_s)

@@ -175,15 +175,19 @@ def plan(facts: Facts, policy: ClusterPolicy) -> Plan:
 
 
 def targets(facts: Facts) -> list[str]:
-    """The owners that are to serve: those that do, the most loaded first, then those longest there, one per name."""
-    has = {item.owner for item in facts.ownership.values()}
+    """The owners that are to serve: those that do, then those that have been there longest.
+
+    An owner that has not been heard of, though its lease is in force, keeps its place: the controller may be new.
+    """
+    has = {item.owner for item in facts.ownership.values()} - {""}
     members = {member.beat.owner: member for member in facts.members.values()}
+    unheard = has - members.keys() - {*facts.over}
     candidates = [owner for owner in facts.alive if owner in members and owner not in facts.leaving]
 
     def rank(owner: str) -> tuple[bool, float, str]:
         return (owner not in has, members[owner].joined_s, owner)
 
-    return sorted(candidates, key=rank)[: facts.serving]
+    return sorted(candidates, key=rank)[: max(0, facts.serving - len(unheard))]
 
 
 def _is_free(facts: Facts, group: int, now: Ownership) -> bool:

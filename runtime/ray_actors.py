@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import ray
 from prometheus_client import CollectorRegistry, start_http_server
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runtime.controller import Controller, Orders
 from runtime.life_line import refuses, wait_for_end
@@ -33,6 +34,8 @@ CONTROLLER = "grf-controller"
 WORKERS = "worker-"
 STORE_RETRY_S = 0.5
 EVERYWHERE = "0.0.0.0"
+HEAD = "node:__internal_head__"
+"""a resource that Ray gives to its head node"""
 NODE_ID_CHARS = 12
 LOOK_AT_NODES_S = 1.0
 
@@ -55,7 +58,7 @@ def _place(settings: Settings) -> Place:
 
 def beat_timeout_s(settings: Settings) -> float:
     """Short enough to renew the lease elsewhere before it ends."""
-    return max(settings.runtime.lease_s / 4, settings.runtime.heartbeat_s)
+    return settings.runtime.lease_s / 2
 
 
 class ControllerActor:
@@ -292,8 +295,13 @@ class WorkerActor:
 
 
 def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
-    """Start the controller, or find it where one is running; it starts the workers. A detached one outlives drivers."""
+    """Start the controller, or find it where one is running; it starts the workers. A detached one outlives drivers.
+
+    It lives on the head node: Ray needs long to see that a node is lost, and with it the controller, and meanwhile nobody
+    would replace the workers that were lost with it. The head is what Ray itself cannot do without.
+    """
     actor = ray.remote(ControllerActor).options(
+        scheduling_strategy=_on_head(),
         name=CONTROLLER,
         namespace=NAMESPACE,
         lifetime="detached" if detached else None,
@@ -303,6 +311,11 @@ def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
         get_if_exists=True,
     )
     return actor.remote(settings)
+
+
+def _on_head() -> NodeAffinitySchedulingStrategy | None:
+    heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
+    return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else None
 
 
 def draining_nodes() -> list[str]:

@@ -190,6 +190,17 @@ def test_a_restarted_controller_waits_one_lease_for_an_owner_it_has_not_heard_of
     assert len(after.beat("worker-1", "b", 12.1)) == KEY_GROUPS
 
 
+def test_a_restarted_controller_does_not_fill_a_standby_that_it_hears_of_before_those_that_serve() -> None:
+    first = Cluster(workers=2, standbys=1)
+    for name in ("worker-0", "worker-1", "worker-2"):
+        first.beat(name, "1", 1.0)
+    move_all(first, "worker-0", ["worker-1", "worker-2"], 1.1)
+    after = Cluster(first.disk, now_s=2.0, expected=("worker-0", "worker-1", "worker-2"), workers=2, standbys=1)
+    for now_s in (2.1, 2.4):
+        for name in ("worker-2", "worker-0", "worker-1"):
+            assert after.orders(name, "1", now_s).releases == ()
+
+
 def test_how_many_workers_were_asked_for_survives_the_controller() -> None:
     first = Cluster()
     first.controller.scale(3, 1.0)

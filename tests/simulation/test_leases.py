@@ -44,6 +44,8 @@ class NoHands:
 
     def nudge(self, name: str) -> None: ...
 
+    def kill(self, beat: Beat) -> None: ...
+
 
 @dataclass
 class Answer:
