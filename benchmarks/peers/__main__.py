@@ -8,6 +8,7 @@ durable state in SQLite, updates to a subscriber.
 
     segments_per_s, p50_ms, p99_ms      as the clients see it
     batch                               segments in one step, in the mean
+    client_us                           processor time of the clients per segment, on the same two processors
     loss                                benchmarks/peers/loss.py: lost and double segments when things go wrong
 
     vs_triton, vs_mosec, vs_ray_serve   light block: ours / theirs with the readable form, segments per second
