@@ -238,7 +238,7 @@ def told(name: str, unit: str, amount: float, bare_s: list[float], ours_s: list[
 
 
 MEASUREMENTS: list[tuple[Callable[[Path, int, int], Awaitable[dict[str, Any]]], int, int]] = [
-    (measure_mqtt, 20_000, 2_000),
+    (measure_mqtt, 10_000, 2_000),
     (measure_mcap, 12_000, 2_000),
 ]
 """each with its messages per round, and those of --quick"""
