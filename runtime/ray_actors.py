@@ -297,7 +297,7 @@ class WorkerActor:
 def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
     """Start the controller, or find it where one is running; it starts the workers. A detached one outlives drivers.
 
-    It lives on the head node: Ray needs long to see that a node is lost, and with it the controller, and meanwhile nobody
+    It lives on the head node: Ray needs long to see that a node is lost, and with it the controller, and meanwhile
     would replace the workers that were lost with it. The head is what Ray itself cannot do without.
     """
     actor = ray.remote(ControllerActor).options(
