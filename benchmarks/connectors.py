@@ -6,6 +6,7 @@ on disk, commits) into a sink that takes every segment at once. What the runtime
 
     mqtt_msgs_per_s     QoS 1 messages of 3 numbers, 100 bytes, from a Mosquitto that has them queued; bare: aiomqtt
     mcap_mb_per_s       JSON messages of [25, 6] numbers, 3 KB, from a file of zstd chunks; bare: mcap
+    video_fps_per_core, talk_realtime_factor    pictures and sound: see benchmarks/harness/media.py
     ..._ratio           the connector's speed over the bare library's, medians of alternating rounds; the aim is 0.6
 
     python -m benchmarks.connectors            5 rounds
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
+from benchmarks.harness.media import measure_talk, measure_video
 from connectors.backoff import Backoff, RestartOptions
 from connectors.base import Source
 from connectors.clock import ClockOptions
@@ -238,10 +240,12 @@ def told(name: str, unit: str, amount: float, bare_s: list[float], ours_s: list[
 
 
 MEASUREMENTS: list[tuple[Callable[[Path, int, int], Awaitable[dict[str, Any]]], int, int]] = [
-    (measure_mqtt, 20_000, 2_000),
+    (measure_mqtt, 10_000, 2_000),
     (measure_mcap, 12_000, 2_000),
+    (measure_video, 600, 100),
+    (measure_talk, 20, 6),
 ]
-"""each with its messages per round, and those of --quick"""
+"""each with its messages, pictures or seconds per round, and those of --quick"""
 
 
 async def main(quick: bool) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.harness.machine import conclude
 from grf_core.config import GRFConfig, HeadConfig, ModalityConfig
 from grf_core.folded import FoldedStepModel
 from grf_core.inference import GRFStepModel
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", action="store_true", help="time by the wall clock")
+    parser.add_argument("--keep", action="store_true", help="write the answer to results/")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     clock = time.perf_counter if arguments.clock else time.thread_time
@@ -141,7 +143,7 @@ def main() -> None:
             for frames in (*lengths, RAGGED):
                 rows.append(compare(forms, config, count, frames, clock, seconds))
                 print(json.dumps(rows[-1]), flush=True)
-    print(json.dumps(summary(rows) | {"threads": arguments.threads, "table": rows}))
+    conclude("fusion_core", summary(rows) | {"threads": arguments.threads, "table": rows}, keep=arguments.keep)
 
 
 def summary(rows: Sequence[Row]) -> Row:

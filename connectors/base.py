@@ -126,3 +126,7 @@ class SourceOptions(Options, ABC):
     @abstractmethod
     def build(self) -> Source:
         """The source, not opened; nothing is imported, connected or read yet."""
+
+    def for_a_look(self) -> Self:
+        """The same for a dry run, which must not disturb a connector that runs with these options."""
+        return self

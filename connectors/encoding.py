@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -26,15 +27,19 @@ class Encoding:
         accepted = self._pipeline.accept(samples, wall_s=wall_s)
         if not self._factories:
             return self._pipeline.window(accepted)
-        segments: list[Segment] = []
         # Stable, so each stream's samples stay in order while its encoder gets as many at once as there are.
-        for target, group in groupby(sorted(accepted, key=_target_of), key=_target_of):
-            of_target = list(group)
-            if target.route in self._factories:
-                segments += await self._encode(target, of_target)
-            else:
-                segments += self._pipeline.window(of_target)
-        return segments
+        groups = [(target, list(group)) for target, group in groupby(sorted(accepted, key=_target_of), key=_target_of)]
+        # Side by side, for encoders work in processes of their own; all are waited for, whatever becomes of one.
+        done = await asyncio.gather(*(self._take(*group) for group in groups), return_exceptions=True)
+        for outcome in done:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [segment for outcome in done if not isinstance(outcome, BaseException) for segment in outcome]
+
+    async def _take(self, target: Target, accepted: Sequence[Accepted]) -> list[Segment]:
+        if target.route in self._factories:
+            return await self._encode(target, accepted)
+        return self._pipeline.window(accepted)
 
     async def _encode(self, target: Target, accepted: Sequence[Accepted]) -> list[Segment]:
         samples = [one.sample for one in accepted if one.sample is not None]

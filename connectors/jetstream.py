@@ -25,7 +25,9 @@ from connectors.decoding import SECONDS
 from connectors.errors import NETWORK, SourceBroken, SourceUnavailable, Translation, need, translated
 
 FETCH_S = 5.0
-"""how long one request for messages waits at the server"""
+"""how long a request for a message waits at the server"""
+HURRY_S = 0.02
+"""the same, for all that is there"""
 
 
 def errors_table() -> Translation:
@@ -115,16 +117,22 @@ class NatsSource(Source):
 
     async def __aiter__(self) -> AsyncGenerator[Sequence[Sample], None]:
         assert self._subscription is not None, "the source is not open"
-        timeout = need("nats.errors", "nats").TimeoutError
         with translated(self._errors, self._place):
             while True:
-                try:
-                    messages = await self._subscription.fetch(MAX_BATCH, timeout=FETCH_S)
-                except (timeout, TimeoutError):
+                # Many at once only for a moment: servers differ in whether they answer before all of them are there.
+                messages = await self._fetched(MAX_BATCH, HURRY_S) or await self._fetched(1, FETCH_S)
+                if messages:
+                    yield [self._sample(message) for message in messages]
+                else:
                     await self._connection.flush()  # raises if the connection is lost
                     await self._subscription.consumer_info()  # or the consumer, with its server
-                    continue
-                yield [self._sample(message) for message in messages]
+
+    async def _fetched(self, batch: int, timeout_s: float) -> list[Any]:
+        """None within this time is no error."""
+        with suppress(need("nats.errors", "nats").TimeoutError, TimeoutError):
+            messages: list[Any] = await self._subscription.fetch(batch, timeout=timeout_s)
+            return messages
+        return []
 
     def _sample(self, message: Any) -> Sample:
         metadata = message.metadata

@@ -13,11 +13,11 @@ A file that ends before its header says is given as far as it goes, and then bre
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from connectors.base import Position, Sample
 from connectors.errors import DISK, SourceBroken, Translation, need, translated
@@ -36,9 +36,21 @@ class MediaFileOptions(RecordedOptions, TrackOptions):
     extra: ClassVar[str] = "media"
     path: str = Field(min_length=1, description="The file.")
     key: str = Field("{stem}", description="Stream key before /pictures and /sound; {stem} is the file's name.")
-    start: datetime | float | None = Field(
-        None, description="When the recording began: seconds since 1970, or a date with a zone.  [default: see above]"
+    start: float | str | None = Field(
+        None,
+        description="When the recording began: seconds since 1970, or a date and time with a zone, as in "
+        "2026-01-31T12:00:00Z.  [default: see above]",
     )
+
+    @field_validator("start")
+    @classmethod
+    def _is_a_time(cls, start: float | str | None) -> float | None:
+        if not isinstance(start, str):
+            return start
+        began = datetime.fromisoformat(start)
+        if began.tzinfo is None:
+            raise ValueError(f"{start} names no zone; for UTC end it with Z")
+        return began.timestamp()
 
     def build(self) -> MediaFileSource:
         return MediaFileSource(self)
@@ -79,11 +91,8 @@ class MediaFileSource(RecordedSource):
             _check_pictures(name, tracks, reading)
 
     def _start_s(self, container: Any) -> float:
-        start = self._options.start
-        if isinstance(start, datetime):
-            return start.timestamp() if start.tzinfo else start.replace(tzinfo=UTC).timestamp()
-        if start is not None:
-            return start
+        if isinstance(self._options.start, float):
+            return self._options.start
         try:
             return datetime.fromisoformat(container.metadata["creation_time"]).timestamp()
         except (KeyError, ValueError):

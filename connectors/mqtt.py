@@ -25,9 +25,9 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from connectors.base import MAX_BATCH, Position, Sample, Source, SourceOptions
 from connectors.decoding import SECONDS
@@ -45,6 +45,10 @@ def errors_table() -> Translation:
     return {**NETWORK, aiomqtt.MqttError: SourceUnavailable, ssl.SSLError: SourceUnavailable}
 
 
+FILTER = r"^(?:(?:\+|[^/+#]*)/)*(?:\+|#|[^/+#]+)$"
+Filter = Annotated[str, StringConstraints(pattern=FILTER)]
+
+
 class MqttOptions(SourceOptions):
     extra: ClassVar[str] = "mqtt"
 
@@ -55,7 +59,7 @@ class MqttOptions(SourceOptions):
     tls_ca: str = Field("", description="File with the certificate to trust instead.")
     username: str = Field("", description="Empty: none.")
     password: str = Field("", description="Better as ${NAME}.", repr=False)
-    topics: tuple[str, ...] = Field(min_length=1, description="Filters: + is one level, # the rest.")
+    topics: tuple[Filter, ...] = Field(min_length=1, description="Filters: + is one level, # the rest.")
     qos: Literal[0, 1] = Field(1, description="1: replayable. 0: live.")
     client_id: str = Field("", description="Names the session at the broker; required for qos 1, and must not change.")
     session_expiry_s: int = Field(604_800, ge=1, description="How long the broker keeps messages while we are away.")
@@ -73,6 +77,10 @@ class MqttOptions(SourceOptions):
 
     def build(self) -> MqttSource:
         return MqttSource(self)
+
+    def for_a_look(self) -> MqttOptions:
+        """Beside the session, which keeps its messages for the connector that owns it."""
+        return self.model_copy(update={"qos": 0, "client_id": ""})
 
 
 class _Queue(asyncio.Queue[Any]):
@@ -113,7 +121,10 @@ class MqttSource(Source):
         self._unacknowledged.clear()
         with translated(self._errors, self._place):
             self._client = await self._stack.enter_async_context(self._connection(aiomqtt))
-            await self._client.subscribe([(topic, self._subscription()) for topic in self._options.topics])
+            codes = await self._client.subscribe([(topic, self._subscription()) for topic in self._options.topics])
+        for topic, code in zip(self._options.topics, codes, strict=True):
+            if code.is_failure:
+                raise SourceBroken(f"{self._place}: {topic} cannot be subscribed: {code}")
 
     def _connection(self, aiomqtt: Any) -> Any:
         packets = need("paho.mqtt.packettypes", "mqtt")

@@ -100,6 +100,8 @@ class Runner:
         self._no_barrier = asyncio.Event()
         self._no_barrier.set()
         self._stopping = asyncio.Event()
+        self._is_within_batch = False
+        """some of a batch's samples are segments and some are not: no barrier can be here"""
         self._dropped = 0
         self._flushed_at_s = -math.inf
         self._bad_told_at_s = -math.inf
@@ -150,11 +152,14 @@ class Runner:
                     try:
                         ended = await self._read()
                     except SourceBroken:
-                        await self._finish(ended=False)  # what came before it is good
+                        if not self._is_within_batch:
+                            await self._finish(ended=False)  # what came before it is good
                         raise
                     await self._finish(ended)
                     return
             except SourceUnavailable as error:
+                if self._is_within_batch:
+                    raise SourceBroken(f"an encoder failed: {error}") from error
                 wait_s = self._backoff.after_failure(lasted_s=self._clocks.now_s() - opened_at_s)
                 self._say("waiting", f"{error}; again in {wait_s:.1f} s")
                 self._metrics.restarts.labels(self.name, "unavailable").inc()
@@ -192,8 +197,11 @@ class Runner:
         return LOOK_EVERY_S if wake_in_s is None else min(wake_in_s, LOOK_EVERY_S)
 
     async def _take(self, samples: Sequence[Sample]) -> None:
+        self._is_within_batch = True
         await self._publish(await self._encoding.take(samples, wall_s=self._clocks.wall_s()))
-        self._delivery.took(len(samples), self._clocks.now_s())
+        self._is_within_batch = False
+        if self._is_replayable:
+            self._delivery.took(len(samples), self._clocks.now_s())
 
     async def _publish(self, segments: Sequence[Segment]) -> None:
         for session, stream, modality, frames, event_time_s, sequence in segments:

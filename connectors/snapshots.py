@@ -36,8 +36,8 @@ class Snapshots(Protocol):
 
 
 def digest(*parts: Options | str) -> str:
-    """Of all that a snapshot's meaning depends on."""
-    texts = [part if isinstance(part, str) else part.model_dump_json() for part in parts]
+    """Of all that a snapshot's meaning depends on. Defaults are left out: a new option changes no snapshot."""
+    texts = [part if isinstance(part, str) else part.model_dump_json(exclude_defaults=True) for part in parts]
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 

@@ -73,7 +73,8 @@ class Supervisor:
         factories = {
             index: route.encoder.build() for index, route in enumerate(entry.routes) if route.encoder is not None
         }
-        meaning = digest(entry.clock, *(route.model_dump_json() for route in entry.routes))
+        encoders = (type(route.encoder).__name__ for route in entry.routes)
+        meaning = digest(entry.clock, *entry.routes, *encoders)
         runner = self.runners[name] = Runner(
             name, source, pipeline, factories, publisher, self._folder.of(name, meaning), self._metrics,
             options=entry.snapshot, backoff=Backoff(entry.restart),

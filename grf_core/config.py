@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from grf_core.step import HeadKind
 
 Carry = Literal["enriched", "context"]
+DropoutBy = Literal["frame", "segment"]
 
 MAX_MODALITIES = 64
 MAX_HEADS_OF_OUTPUT = 16
@@ -80,6 +81,7 @@ class GRFConfig:
     n_heads: int = 4  # attention heads
     d_ffn: int = 256
     dropout: float = 0.2
+    dropout_by: DropoutBy = "frame"  # in the block: other features in every frame, or the same in all of a segment
     context_slots: int = 1  # K; 1 in the paper
     carry: Carry = "enriched"  # what a closed gate keeps: s' (author's code), or the context as it was
     gate_bias: float = 0.0  # initial b_z; negative starts with a gate that keeps
@@ -97,6 +99,7 @@ class GRFConfig:
         _check_int("n_heads", self.n_heads, 1, self.d_model)
         _check_int("d_ffn", self.d_ffn, 1, 8 * MAX_D_MODEL)
         _check_float("dropout", self.dropout, 0.0, 0.95)
+        _check_choice("dropout_by", self.dropout_by, get_args(DropoutBy))
         _check_int("context_slots", self.context_slots, 1, MAX_CONTEXT_SLOTS)
         _check_choice("carry", self.carry, get_args(Carry))
         _check_float("gate_bias", self.gate_bias, -20.0, 20.0)

@@ -47,8 +47,9 @@ class DecoderLayer(nn.TransformerDecoderLayer):
         super().__init__(
             config.d_model, config.n_heads, config.d_ffn, config.dropout, activation="gelu", batch_first=True
         )
-        for name in ("dropout", "dropout1", "dropout2", "dropout3"):
-            setattr(self, name, SegmentDropout(config.dropout))
+        if config.dropout_by == "segment":
+            for name in ("dropout", "dropout1", "dropout2", "dropout3"):
+                setattr(self, name, SegmentDropout(config.dropout))
         for attention in (self.self_attn, self.multihead_attn):
             # No dropout of attention: where the context is the one key, it would drop all of it; and PyTorch's fused
             # attention on a CPU has no dropout, which makes an epoch 1.4 times as long.
@@ -66,7 +67,8 @@ class DecoderLayer(nn.TransformerDecoderLayer):
             return dropped
 
         def to_memory(x: Tensor) -> Tensor:
-            dropped: Tensor = self.dropout2(attend(self.multihead_attn, x, memory, memory_key_padding_mask))
+            attended = attend(self.multihead_attn, x, memory, memory_key_padding_mask)
+            dropped: Tensor = self.dropout2(attended.expand_as(x))
             return dropped
 
         def feed_forward(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ durable state in SQLite, updates to a subscriber.
 
     segments_per_s, p50_ms, p99_ms      as the clients see it
     batch                               segments in one step, in the mean
+    client_us                           processor time of the clients per segment, on the same two processors
     loss                                benchmarks/peers/loss.py: lost and double segments when things go wrong
 
     vs_triton, vs_mosec, vs_ray_serve   light block: ours / theirs with the readable form, segments per second
@@ -15,7 +16,7 @@ durable state in SQLite, updates to a subscriber.
     table, loss                         lists of rows
 
     benchmarks/peers/make-envs.sh                       once: environments for the peers (4 GB)
-    python -m benchmarks.peers [--quick] [--keep] [--only PEER ...] [--no-loss]
+    python -m benchmarks.peers [--quick] [--keep] [--only PEER ...] [--part loss]
 
 Peers without an environment are left out, and said so. The last line is one JSON object; `--keep` writes it to
 results/, beside the rows of other peers measured the same day.
@@ -142,15 +143,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--only", nargs="*", choices=list(PEERS), help="these peers (and ours)")
-    parser.add_argument("--no-loss", action="store_true", help="throughput only")
+    parser.add_argument("--part", choices=["throughput", "loss"], help="one of the two only")
     arguments = parser.parse_args()
     wanted = list(PEERS) if arguments.only is None else arguments.only
     peers = [peer for peer in wanted if is_installed(peer)]
     for missing in set(wanted) - set(peers):
         print(f"{missing}: no environment; benchmarks/peers/make-envs.sh {missing} makes it")
     blocks, seconds = ([LIGHT], 1.0) if arguments.quick else (list(BLOCKS.values()), 4.0)
-    table = measure(peers, seconds, blocks)
-    loss = [] if arguments.no_loss else [row for peer in ("grf", *peers) for row in lose(peer)]
+    table = measure(peers, seconds, blocks) if arguments.part != "loss" else []
+    loss = [row for peer in ("grf", *peers) for row in lose(peer)] if arguments.part != "throughput" else []
     if arguments.keep:
         table, loss = merged(table, loss)
     conclude("peers", summary(table) | {"table": table, "loss": loss}, keep=arguments.keep)

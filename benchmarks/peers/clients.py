@@ -2,7 +2,7 @@
 
 One process, one thread. It is asked, a JSON line each:
 
-    {"closed": seconds, "sessions": n}      -> {"segments_per_s": ..., "p50_ms": ..., "p99_ms": ..., "failed": ...}
+    {"closed": seconds, "sessions": n}      -> {"segments_per_s": ..., "p50_ms": ..., "p99_ms": ..., ...}
     {"ask": session, "times": n}            -> {"count": segments in its context}, or {"error": text}
     {"stats": true}                         -> {"steps": ..., "segments": ...}
 
@@ -92,7 +92,7 @@ class Client:
                 else:
                     times_s.append(time.perf_counter() - started_s)
 
-        started_s = time.perf_counter()
+        started_s, cpu_s = time.perf_counter(), time.process_time()
         await asyncio.gather(*(one(session) for session in range(1, sessions + 1)))
         rate = len(times_s) / (time.perf_counter() - started_s)
         times_s.sort()
@@ -103,6 +103,7 @@ class Client:
             "segments_per_s": round(rate),
             "p50_ms": round(1000 * middle, 2),
             "p99_ms": round(1000 * high, 2),
+            "client_us": round(1e6 * (time.process_time() - cpu_s) / len(times_s), 1),
             "failed": failed,
         }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.processes import ROOT
-from tests.cluster.running import descendants, free_port
+from tests.cluster.running import command_line, descendants, free_port
 
 ENVIRONMENTS = Path(__file__).parent / ".envs"
 TRITON_IDLE_S = 5.0
@@ -81,13 +81,6 @@ class Server:
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
-
-
-def command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return ""
 
 
 def python_of(peer: str) -> str:

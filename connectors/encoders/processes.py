@@ -8,8 +8,9 @@ A stream always goes to the same process, for its memory is there (a followed fa
 busy, what comes for it waits; then all of it goes over in one call, so streams share the way there and the model's
 batch. Nobody waits for a timer.
 
-A process that dies takes the memory of its streams along: whoever waits is told SourceUnavailable, a new process is
-started, and each stream goes on in it from its snapshot.
+A process that dies takes the memory of its streams along: a new one is started, each stream goes on in it from its
+snapshot, and what was on its way is given to it again, this time stream by stream. Samples over which it dies a second
+time are bad.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from connectors.base import JsonValue, Sample
-from connectors.errors import ConnectorError, SourceBroken, SourceUnavailable
+from connectors.errors import BadSample, ConnectorError, SourceBroken, SourceUnavailable
 
 MAX_JOBS = 64
 """streams that go over in one call"""
@@ -68,9 +69,15 @@ class BatchingWorkshop(Workshop, Protocol):
 class _Order(NamedTuple):
     stream: str
     anew: bool
+    alone: bool
+    """in a call of its own: it may be what killed the process before"""
     state: JsonValue
     samples: Sequence[Sample] | None
     """None: the stream is at its end"""
+
+
+class _Died(ConnectorError):
+    """The process is gone; a new one has been started."""
 
 
 class _Forgotten(ConnectorError):
@@ -82,10 +89,13 @@ class Answer(NamedTuple):
     snapshot: JsonValue
 
 
+_Waiting = tuple[_Order, asyncio.Future[Answer]]
+
+
 @dataclass(slots=True)
 class _Process:
     executor: ProcessPoolExecutor
-    waiting: list[tuple[_Order, asyncio.Future[Answer]]] = field(default_factory=list)
+    waiting: list[_Waiting] = field(default_factory=list)
     busy: asyncio.Task[None] | None = None
 
 
@@ -138,20 +148,26 @@ class Processes:
     async def encode(self, stream: str, samples: Sequence[Sample], *, anew: bool, state: JsonValue) -> Answer:
         """`anew`: the stream begins, or goes on from `state`, whatever is known of one of its name.
 
-        Raises BadSample, SourceBroken; SourceUnavailable if the process has died.
+        Raises BadSample, SourceBroken; SourceUnavailable if it is not open.
         """
         plain = [sample._replace(attributes=dict(sample.attributes)) for sample in samples]  # a proxy cannot go over
-        return await self._ask(_Order(stream, anew, state, plain))
+        return await self._ask(_Order(stream, anew, False, state, plain))
 
     async def end(self, stream: str, *, anew: bool, state: JsonValue) -> Answer:
         """What was held back; the stream is forgotten."""
-        return await self._ask(_Order(stream, anew, state, None))
+        return await self._ask(_Order(stream, anew, False, state, None))
 
     async def _ask(self, order: _Order) -> Answer:
         try:
             return await self._put(order if order.anew else order._replace(state=None))
         except _Forgotten:  # by a process that was started since
-            return await self._put(order._replace(anew=True))
+            again = order._replace(anew=True)
+        except _Died:
+            again = order._replace(anew=True, alone=True)
+        try:
+            return await self._put(again)
+        except _Died as died:
+            raise BadSample("codec", f"the encoder's process died over it: {order.stream}") from died
 
     async def _put(self, order: _Order) -> Answer:
         if not self._processes:
@@ -167,7 +183,7 @@ class Processes:
         """Whatever waits, as long as something does."""
         loop = asyncio.get_running_loop()
         while process.waiting:
-            taken, process.waiting = process.waiting[:MAX_JOBS], process.waiting[MAX_JOBS:]
+            taken = self._next(process)
             orders = [order for order, _ in taken]
             answers: Sequence[Answer | ConnectorError]
             try:
@@ -188,6 +204,13 @@ class Processes:
                 else:
                     future.set_exception(answer)
 
+    def _next(self, process: _Process) -> list[_Waiting]:
+        """As many as go over together."""
+        count = next((at for at, (order, _) in enumerate(process.waiting) if order.alone), len(process.waiting))
+        count = min(max(count, 1), MAX_JOBS)
+        taken, process.waiting = process.waiting[:count], process.waiting[count:]
+        return taken
+
     async def _start_again(self, process: _Process) -> ConnectorError:
         """What to tell those who waited for the one that died."""
         process.executor.shutdown(wait=False)
@@ -196,7 +219,7 @@ class Processes:
             error = await asyncio.get_running_loop().run_in_executor(process.executor, _make_workshop, self._make)
         except BrokenProcessPool as broken:
             return SourceBroken(f"the encoder's process died, and a new one does not start: {broken}")
-        return error or SourceUnavailable("the encoder's process died; a new one has been started")
+        return error or _Died()
 
 
 def _executor() -> ProcessPoolExecutor:

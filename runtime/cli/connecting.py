@@ -45,7 +45,9 @@ def connect(file: Path, dry_run: bool, seconds: float) -> None:
 async def _dry_run(options: ConnectOptions, seconds: float) -> int:
     from connectors.dry_run import try_out
 
-    trials = await asyncio.gather(*(try_out(entry.from_.build(), entry, seconds) for entry in options.sources.values()))
+    trials = await asyncio.gather(
+        *(try_out(entry.from_.for_a_look().build(), entry, seconds) for entry in options.sources.values())
+    )
     console = Console()
     for name, trial in zip(options.sources, trials, strict=True):
         console.print(_table(name, trial))

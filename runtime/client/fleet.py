@@ -54,7 +54,10 @@ class Fleet(Generic[LaneT]):
 
     def lane_of(self, session: str) -> LaneT:
         """The lane of a session's worker, opened if need be."""
-        endpoint = self._endpoint_of.get(key_group(SessionKey(self._tenant, session)))
+        try:
+            endpoint = self._endpoint_of.get(key_group(SessionKey(self._tenant, session)))
+        except UnicodeEncodeError:  # no id of a session: home says so, as of any other fault
+            return self.home
         if endpoint is None or endpoint == self._home_endpoint:
             return self.home
         return self._open(endpoint)

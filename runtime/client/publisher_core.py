@@ -34,12 +34,17 @@ class PublisherPolicy:
     """of segments that are not durable yet"""
     when_full: Literal["block", "drop_oldest"] = "block"
     """block: `publish` waits. drop_oldest: the oldest segment is given up, and counted"""
+    linger_ms: float = 0.0
+    """how long a segment may wait for others to share its message with; a full message goes at once. Without it, what
+    is published while the last message is being sent shares the next one"""
 
     def __post_init__(self) -> None:
         if self.when_full not in ("block", "drop_oldest"):
             raise ValueError(f"when_full must be block or drop_oldest: {self.when_full!r}")
         if self.max_buffer_bytes < 1:
             raise ValueError("max_buffer_bytes must be positive")
+        if not 0 <= self.linger_ms < inf:
+            raise ValueError(f"linger_ms must be finite and not negative: {self.linger_ms}")
 
 
 class PublisherEvent(NamedTuple):
@@ -118,6 +123,10 @@ class PublisherCore:
         self._paused: dict[StreamName, float] = {}
         """streams told to slow down, and until when"""
         self._was_connected = False
+        self._unsent = 0
+        """segments published since there was nothing to send"""
+        self._due_s = inf
+        """when there is to be sent what there is: -inf at once, inf never"""
         self._in_flight_segments = 0
         self._in_flight_bytes = 0
 
@@ -157,7 +166,8 @@ class PublisherCore:
         entry = Entry(event_time_s, frames, now_s)
         self._account.n_bytes += sum(kept.n_bytes for kept in buffer.append(entry, sequence))
         self.stats.published += 1
-        self._make_sendable(name)
+        self._unsent += 1
+        self._make_sendable(name, now_s + self.policy.linger_ms / 1000)
         while not self.has_room(0) and self._drop_oldest(buffer):
             pass
         return entry.receipt
@@ -265,13 +275,20 @@ class PublisherCore:
 
     @property
     def wake_at_s(self) -> float:
-        return min(self._link.wake_at_s, min(self._paused.values(), default=inf))
+        due_s = self._due_s if self._due_s > -inf else inf  # due already: it waits for the worker, not for time
+        return min(self._link.wake_at_s, due_s, min(self._paused.values(), default=inf))
 
     def outgoing(self, now_s: float) -> m.Message | None:
         message = self._link.outgoing()
         if message is not None or self._link.welcome is None:
             return message
-        return self._open_or_end() or self._segments()
+        return self._open_or_end() or (self._segments() if self._is_due(now_s) else None)
+
+    def _is_due(self, now_s: float) -> bool:
+        if self._due_s > now_s and self._unsent < MESSAGE_SEGMENTS:
+            return False
+        self._due_s = -inf
+        return True
 
     def _open_or_end(self) -> m.Message | None:
         while self._to_open_or_end:
@@ -306,6 +323,8 @@ class PublisherCore:
             n_segments, n_bytes = n_segments + len(taken), n_bytes + sent_bytes
             self._in_flight_segments += len(taken)
             self._in_flight_bytes += sent_bytes
+        if not self._sendable:
+            self._due_s, self._unsent = inf, 0
         groups: list[m.StreamSegments] = []
         for buffer, sent in entries.items():
             groups += stream_segments(buffer.session, buffer.stream, buffer.oldest, (entry.on_wire() for entry in sent))
@@ -400,10 +419,13 @@ class PublisherCore:
         self._in_flight_segments = sum(segments for segments, _ in counts)
         self._in_flight_bytes = sum(n_bytes for _, n_bytes in counts)
 
-    def _make_sendable(self, name: StreamName) -> None:
+    def _make_sendable(self, name: StreamName, due_s: float = -inf) -> None:
         buffer = self._streams.get(name)
         if buffer is None:
             return
         if not buffer.is_open:
             self._to_open_or_end[name] = None
-        self._sendable.setdefault(buffer.session, {})[name] = None
+        names = self._sendable.setdefault(buffer.session, {})
+        if name not in names:
+            names[name] = None
+            self._due_s = min(self._due_s, due_s)

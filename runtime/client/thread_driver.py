@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
+from runtime import multipart
 from runtime.client.errors import ClientClosed
 from runtime.client.fleet import HOME, Fleet, Lane
 from runtime.client.locate import Locate, NotLocated
@@ -135,13 +136,13 @@ class ThreadDriver(Generic[FleetT]):
                 message = lane.outgoing(time.monotonic())
             if message is None:
                 return True
-            socket.send_multipart(encode(message), zmq.DONTWAIT, copy=False)
+            multipart.send(socket, encode(message))
         return False
 
     def _receive(self, lane: Lane, socket: Socket) -> None:
         while True:
             try:
-                frames = socket.recv_multipart(zmq.DONTWAIT)
+                frames = multipart.receive(socket)
             except zmq.Again:
                 return
             try:

@@ -95,8 +95,11 @@ class Intake:
             behind_s = timeline.watermark_s - event_time_s
             return self.reject(session, stream, sequence, "late", f"{behind_s:.6f} s behind the watermark")
         placed_s = timeline.just_after_watermark() if late else event_time_s
-        key = FusionKey(placed_s, state.rank, stream, sequence)
-        refusal = self._accept(session, state, Entry(key, frames.copy() if copy else frames, now_s), now_s)
+        entry = Entry(FusionKey(placed_s, state.rank, stream, sequence), frames.copy() if copy else frames, now_s)
+        if entry.n_bytes > self._quotas.largest_segment_bytes:
+            fault = f"segment has {entry.n_bytes} bytes, this worker takes {self._quotas.largest_segment_bytes:.0f}"
+            return self.reject(session, stream, sequence, "too_large", fault)
+        refusal = self._accept(session, state, entry, now_s)
         if refusal is not None:
             return self._slow_down(session, stream, refusal, now_s)
         if late and self._order.mode != "arrival":

@@ -59,6 +59,11 @@ class Quotas:
         self.pending_bytes = 0
         """of all tenants together"""
 
+    @property
+    def largest_segment_bytes(self) -> float:
+        """A larger one could wait for ever: it may have to enter ahead of others."""
+        return SHARE_OF_THOSE_AHEAD * min(self._policy.max_pending_bytes, self._policy.worker_pending_bytes)
+
     def refuses_session(self, tenant: str) -> Refusal | None:
         usage = self._tenants.get(tenant)
         if usage is not None and usage.sessions >= self._policy.max_sessions:

@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from connectors.base import Sample
 from connectors.errors import BadSample, SourceBroken
@@ -112,7 +113,9 @@ def test_the_start_is_given_or_told_by_the_file_or_zero(tmp_path: Path) -> None:
     path = write_media(tmp_path / "a.wav", sound=tone(440, 0.5))
     assert read(path, pictures=False)[0].event_time_s == 0.0
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    assert read(path, pictures=False, start=noon)[0].event_time_s == noon.timestamp()
+    assert read(path, pictures=False, start="2026-01-01T13:00:00+01:00")[0].event_time_s == noon.timestamp()
+    with pytest.raises(ValidationError, match="zone"):
+        read(path, pictures=False, start="2026-01-01T12:00:00")
     dated = tmp_path / "dated.mp4"
     with av.open(str(dated), "w") as container:
         container.metadata["creation_time"] = "2026-01-01T12:00:00Z"

@@ -188,6 +188,21 @@ def test_a_snapshot_that_does_not_fit_breaks_the_source_before_it_is_opened() ->
     run_virtually(main())
 
 
+def test_what_breaks_within_a_batch_leaves_the_position_before_it() -> None:
+    """Some of its samples are segments and some are not, so there is nothing true to note."""
+
+    async def main() -> None:
+        source = ScriptedSource([*rows(3), PAUSE(10.0), *rows(2), row(200.0, key="b"), *rows(2)])
+        both = {**ROUTE, "stream": "one"}
+        bench = Bench(source, {**both, "match": "a"}, {**both, "match": "b"})
+        await bench.runner.run()
+        assert bench.runner.health == "broken"
+        assert "two routes make stream 'one' of session 's'" in bench.runner.reason
+        assert source.committed == [2]
+
+    run_virtually(main())
+
+
 def test_stopping_commits_what_is_durable_and_leaves_the_rest_for_the_next_run() -> None:
     async def main() -> None:
         source = ScriptedSource([*rows(3), PAUSE(1000.0), row(200.0)])

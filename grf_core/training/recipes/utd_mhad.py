@@ -35,6 +35,7 @@ UTD_MHAD = Recipe(
         n_heads=4,
         d_ffn=128,
         dropout=0.1,
+        dropout_by="segment",
         carry="context",
         gate_bias=-1.0,
         auxiliary_heads=False,

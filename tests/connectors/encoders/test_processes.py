@@ -30,11 +30,6 @@ async def told(encoder: HostedEncoder, *values: object) -> list[float]:
     return list(await encoder.encode(samples=[Sample("s", value, 0.0) for value in values]))  # type: ignore[arg-type]
 
 
-async def _told_until_it_fails(encoder: HostedEncoder) -> None:
-    while True:
-        await told(encoder)
-
-
 def test_streams_have_memories_of_their_own_and_end_one_by_one() -> None:
     async def main() -> None:
         async with HostedFactory(Counting, processes=1) as factory:
@@ -105,25 +100,38 @@ def test_the_event_loop_goes_on_while_a_process_works() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("kill", ["from within", "from without"])
-def test_a_process_that_is_killed_is_started_again_and_every_stream_goes_on(kill: str) -> None:
+def test_a_process_that_is_killed_is_started_again_and_every_stream_goes_on() -> None:
     async def main() -> None:
         processes = Processes(Counting, count=1)
         await processes.open()
         a, b = HostedEncoder(processes, "a"), HostedEncoder(processes, "b")
         await told(a, 1)
         await told(b, 10)
-        if kill == "from within":
-            with pytest.raises(SourceUnavailable, match="died"):
-                await told(a, 2, "die")
-        else:
+        for _ in range(3):
             (pid,) = processes.process_ids
             os.kill(pid, signal.SIGKILL)
-            with pytest.raises(SourceUnavailable, match="died"):
-                await _told_until_it_fails(a)
-        assert await told(a, 2) == [3]  # what failed came again
+            total = (await told(a, 1))[0]
+        assert total == 4
         assert await told(b, 1) == [11]
         await processes.close()
+
+    run(main())
+
+
+def test_a_sample_that_kills_the_process_is_bad_and_the_streams_beside_it_lose_nothing() -> None:
+    async def main() -> None:
+        async with HostedFactory(Counting, processes=1) as factory:
+            encoders = [factory.encoder(stream=str(number)) for number in range(4)]
+            await asyncio.gather(*(told(encoder, 1) for encoder in encoders))
+            slow = asyncio.create_task(told(encoders[0], "slow"))
+            await asyncio.sleep(0.05)
+            answers = await asyncio.gather(
+                told(encoders[1], 2), told(encoders[2], 2, "die"), told(encoders[3], 2), return_exceptions=True
+            )
+            assert await slow == [1]
+            assert answers[0] == answers[2] == [3]
+            assert isinstance(answers[1], BadSample)
+            assert await told(encoders[2], 2) == [3]  # without it
 
     run(main())
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.engine.quota import QuotaPolicy
 from runtime.messages import SegmentEntry
 from tests.runtime.engine.bench import WALL_S, Bench
 
@@ -68,6 +69,13 @@ def test_frames_of_a_message_are_kept_one_by_one() -> None:
     whole = np.ones((4, 3), np.float32)
     take(bench, [SegmentEntry(1, 1.0, whole[:2]), SegmentEntry(2, 2.0, whole[2:])])
     assert not any(np.shares_memory(entry.frames, whole) for entry in bench.session().timeline.entries)
+
+
+def test_a_segment_that_no_limit_would_ever_let_in_is_refused_for_good() -> None:
+    bench = Bench(quota=QuotaPolicy(max_pending_bytes=700))
+    (first,) = entries(1.0)
+    assert take(bench, [first._replace(frames=np.ones((8, 3), np.float32))]) == ["too_large"]
+    assert take(bench, [first._replace(sequence=2, frames=FRAMES[:1])]) == ["accepted"]
 
 
 @pytest.mark.parametrize("value", [3e38, -3e38])

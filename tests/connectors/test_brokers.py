@@ -1,0 +1,231 @@
+"""Brokers and networks that fail, at the level of the source."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+from pydantic import ValidationError
+
+from connectors.base import Source
+from connectors.contract import run, take
+from connectors.errors import SourceBroken, SourceUnavailable
+from connectors.jetstream import NatsOptions
+from connectors.mqtt import MqttOptions, MqttSource
+from tests.connectors.materials import mqtt_options, publish_mqtt, publish_nats, run_nats
+from tests.connectors.servers import Mosquitto, Nats
+
+
+class Cable:
+    """A TCP connection to a server, to be cut."""
+
+    def __init__(self, port: int) -> None:
+        self.port = 0
+        self._to = port
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cut()
+        self._server.close()
+        await self._server.wait_closed()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        self._writers += [writer, far_writer]
+        with suppress(OSError):
+            await asyncio.gather(_pass_on(reader, far_writer), _pass_on(far_reader, writer))
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+def numbers(samples: Any) -> list[int]:
+    return [json.loads(sample.value)["n"] for sample in samples]
+
+
+def test_a_cut_network_is_told_and_what_was_not_committed_comes_again(mosquitto: Mosquitto) -> None:
+    async def main() -> None:
+        async with Cable(mosquitto.port) as cable:
+            source = mqtt_options(cable.port, "cut").build()
+            async with source.opened():
+                await publish_mqtt(mosquitto.port, "cut", range(10))
+                first = await take(source, 10)
+                cable.cut()
+                with pytest.raises(SourceUnavailable, match=f":{cable.port}"):
+                    await take(source, 1)
+            await source.commit(position=first[-1].position)  # too late: it was of the connection that is lost
+            async with source.opened():
+                assert numbers(await take(source, 10)) == list(range(10))
+
+    run(main())
+
+
+def test_a_cut_network_is_told_by_jetstream_too(nats: Nats) -> None:
+    run_nats(nats, lambda jetstream: jetstream.add_stream(name="CUT", subjects=["CUT.>"]))
+
+    async def main() -> None:
+        async with Cable(nats.port) as cable:
+            source = NatsOptions(servers=(f"nats://127.0.0.1:{cable.port}",), stream="CUT").build()
+            async with source.opened():
+                await publish_nats(nats, "CUT.row", range(5))
+                first = await take(source, 5)
+                cable.cut()
+                with pytest.raises(SourceUnavailable, match="stream CUT at"):
+                    await take(source, 1)
+            async with source.opened(position=first[2].position):
+                assert numbers(await take(source, 2)) == [3, 4]
+
+    run(main())
+
+
+def test_a_stream_that_is_not_there_or_is_another_breaks_the_source(nats: Nats) -> None:
+    def options(stream: str) -> NatsOptions:
+        return NatsOptions(servers=(f"nats://127.0.0.1:{nats.port}",), stream=stream)
+
+    async def opened(source: Source, position: Any = None) -> None:
+        async with source.opened(position=position):
+            pass
+
+    with pytest.raises(SourceBroken, match="NOWHERE"):
+        run(opened(options("NOWHERE").build()))
+    run_nats(nats, lambda jetstream: jetstream.add_stream(name="OTHER", subjects=["OTHER.>"]))
+    with pytest.raises(SourceBroken, match="ends at 0, and 12 was read"):
+        run(opened(options("OTHER").build(), 12))
+
+
+def test_what_a_streams_limits_removed_is_counted_and_new_means_from_now_on(nats: Nats) -> None:
+    run_nats(nats, lambda jetstream: jetstream.add_stream(name="SHORT", subjects=["SHORT.>"], max_msgs=4))
+
+    async def main() -> None:
+        await publish_nats(nats, "SHORT.row", range(10))
+        options = NatsOptions(servers=(f"nats://127.0.0.1:{nats.port}",), stream="SHORT")
+        source = options.build()
+        async with source.opened(position=2):
+            assert numbers(await take(source, 4)) == [6, 7, 8, 9]
+        assert source.dropped == 4
+        new = options.model_copy(update={"start": "new"}).build()
+        async with new.opened():
+            await publish_nats(nats, "SHORT.row", range(10, 12))
+            assert numbers(await take(new, 2)) == [10, 11]
+
+    run(main())
+
+
+def test_a_wrong_password_is_told(tmp_path: Path, server_program: Callable[[str], str]) -> None:
+    class Guarded(Mosquitto):
+        def command(self) -> Any:
+            command = super().command()
+            config = self.folder / "mosquitto.conf"
+            config.write_text(config.read_text().replace("allow_anonymous true", "allow_anonymous false"))
+            return command
+
+    async def main(port: int) -> None:
+        async with mqtt_options(port, "guarded").build().opened():
+            pass
+
+    with (
+        Guarded(server_program("mosquitto"), tmp_path, persistent=False) as server,
+        pytest.raises(SourceUnavailable, match=r"(?i)not authori[sz]ed"),
+    ):
+        run(main(server.port))
+
+
+def test_a_topic_that_may_not_be_read_breaks_the_source(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mosquitto grants what it will never deliver; other brokers say so, with this code."""
+    import aiomqtt
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.reasoncodes import ReasonCode
+
+    async def refused(client: aiomqtt.Client, topics: Any) -> list[ReasonCode]:
+        return [ReasonCode(PacketTypes.SUBACK, "Not authorized") for _ in topics]
+
+    async def main() -> None:
+        async with mqtt_options(mosquitto.port, "closed").build().opened():
+            pass
+
+    monkeypatch.setattr(aiomqtt.Client, "subscribe", refused)
+    with pytest.raises(SourceBroken, match="closed/# cannot be subscribed: Not authorized"):
+        run(main())
+
+
+@pytest.mark.parametrize("topic", ["a/#/b", "a/b#", "a+/b", ""])
+def test_a_filter_that_is_none_is_told_before_anything_is_connected(topic: str) -> None:
+    with pytest.raises(ValidationError, match="topics"):
+        MqttOptions(host="h", topics=(topic,), client_id="c")
+
+
+def test_a_look_leaves_the_session_alone(mosquitto: Mosquitto) -> None:
+    async def main() -> None:
+        options = mqtt_options(mosquitto.port, "looked-at")
+        async with options.build().opened():
+            pass
+        async with options.for_a_look().build().opened() as look:
+            await publish_mqtt(mosquitto.port, "looked-at", range(3))
+            assert numbers(await take(look, 3)) == [0, 1, 2]
+        async with options.build().opened() as source:
+            assert numbers(await take(source, 3)) == [0, 1, 2]
+
+    run(main())
+
+
+def test_times_and_identities_come_from_user_properties(mosquitto: Mosquitto) -> None:
+    import aiomqtt
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+
+    async def main() -> None:
+        options = MqttOptions(
+            host="127.0.0.1", port=mosquitto.port, topics=("timed/#",), client_id="timed",
+            time_property="ms", time_unit="ms", identity_property="id",
+        )  # fmt: skip
+        async with options.build().opened() as source:
+            async with aiomqtt.Client("127.0.0.1", mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+                for stamp in ("1500", "noon"):
+                    properties = Properties(PacketTypes.PUBLISH)
+                    properties.UserProperty = [("ms", stamp), ("id", f"is-{stamp}")]
+                    await client.publish("timed/a", b"1", qos=1, properties=properties)
+            samples = await take(source, 2)
+        assert [sample.event_time_s for sample in samples] == [1.5, None]
+        assert [sample.identity for sample in samples] == ["is-1500", "is-noon"]
+
+    run(main())
+
+
+def test_a_queue_of_qos_0_gives_up_the_oldest_and_counts(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.mqtt.QUEUE", 5)
+
+    async def main() -> None:
+        source = mqtt_options(mosquitto.port, "flood", qos=0).build()
+        assert isinstance(source, MqttSource)
+        async with source.opened():
+            assert source._queue is not None
+            await publish_mqtt(mosquitto.port, "flood", range(20), qos=0)
+            await publish_mqtt(mosquitto.port, "flood", range(20, 21), qos=1)  # answered behind the others
+            while source._queue.dropped < 16:
+                await asyncio.sleep(0.01)
+            assert numbers(await take(source, 5)) == [16, 17, 18, 19, 20]
+            assert source.dropped == 16
+
+    run(main())
