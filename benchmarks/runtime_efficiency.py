@@ -189,11 +189,11 @@ def main() -> None:
     rows: list[Row] = []
     if arguments.only in (None, "null"):
         loads = ["small"] if arguments.quick else ["small", "large", "product"]
-        rows += measure_null(loads, 3_000 if arguments.quick else 50_000)
+        rows += measure_null(loads, 3_000 if arguments.quick else 30_000)
     for name, block in BLOCKS.items():
         if arguments.only == name or (arguments.only is None and not (arguments.quick and name == "light")):
-            loads = ["product"] if arguments.quick else ["small", "large", "product"]
-            rows += measure_block(block, loads, 2.0 if arguments.quick else 12.0)
+            loads = ["small", "large", "product"] if name == PAPER.name and not arguments.quick else ["product"]
+            rows += measure_block(block, loads, 2.0 if arguments.quick else 8.0)
     conclude("runtime_efficiency", summary(rows) | {"table": rows}, keep=arguments.keep)
 
 
