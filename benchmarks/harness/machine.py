@@ -15,11 +15,12 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def machine() -> dict[str, Any]:
-    """The hardware, and the versions that matter for speed."""
+    """The hardware, how busy it was (1, 5 and 15 minutes), and the versions that matter for speed."""
     return {
         "processor": _processor(),
         "processors": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_average": [round(load, 1) for load in os.getloadavg()],
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -4,7 +4,7 @@
 1 layer, 8 frames; paper: 4 layers, 20 frames). Peers run the readable form of GRF, as their users would; `folded` gives
 them our form of it. Each peer is set up as its documentation advises (`servers.py` and the `*_server.py` say how), with
 one process for the model and one thread for torch, like our worker. What only ours does meanwhile: order, exactly-once,
-durable state in SQLite, updates to a subscriber.
+durable state in SQLite, updates to a subscriber. Ours and theirs run in turns; the medians are kept.
 
     segments_per_s, p50_ms, p99_ms      as the clients see it
     batch                               segments in one step, in the mean
@@ -27,8 +27,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,26 +45,55 @@ from benchmarks.peers.servers import PEERS, is_installed, version_of
 
 SESSIONS = 64
 READY_WITHIN_S = 90.0
+WARM_UP_S = 1.0
+TURNS = 3
 
 Row = dict[str, Any]
 
 
-def ours(block: Block, seconds: float) -> Row:
+class Side:
+    """A server with its clients, ours or a peer's: `run` for a while, again and again; `row` is the middle of them."""
+
+    def __init__(self, client: ClientProcess, count: Callable[[], tuple[float, float]], **named: str) -> None:
+        """`count` gives the steps so far, and the segments in them."""
+        self._client = client
+        self._count = count
+        self._named = named
+        self._runs: list[Row] = []
+        self._client.closed(WARM_UP_S, SESSIONS)
+        self._before = count()
+
+    def run(self, seconds: float) -> None:
+        self._runs.append(self._client.closed(seconds, SESSIONS))
+
+    @property
+    def last_rate(self) -> float:
+        return float(self._runs[-1]["segments_per_s"])
+
+    def row(self) -> Row:
+        steps, segments = (after - before for after, before in zip(self._count(), self._before, strict=True))
+        middle = {name: statistics.median(run[name] for run in self._runs) for name in self._runs[0]}
+        return self._named | middle | {"batch": round(segments / steps, 1)}
+
+
+@contextmanager
+def ours(block: Block) -> Iterator[Side]:
     with tempfile.TemporaryDirectory() as folder:
         bundle = save_block(block, Path(folder))
         with (
             WorkerProcess(Path(folder) / "state", bundle) as worker,
             ClientProcess("benchmarks.peers.grf_client", {"endpoint": worker.endpoint, "block": block.name}) as client,
         ):
-            client.closed(seconds / 3, SESSIONS)
-            before = worker.metrics()
-            told = client.closed(seconds, SESSIONS)
-            after = worker.metrics()
-    segments, batches = (after[name] - before[name] for name in ("grf_batch_segments_sum", "grf_batch_segments_count"))
-    return {"peer": "grf", "block": block.name, "form": "folded"} | told | {"batch": round(segments / batches, 1)}
+
+            def count() -> tuple[float, float]:
+                told = worker.metrics()
+                return told["grf_batch_segments_count"], told["grf_batch_segments_sum"]
+
+            yield Side(client, count, peer="grf", block=block.name, form="folded")
 
 
-def theirs(peer: str, block: Block, form: str, seconds: float) -> Row:
+@contextmanager
+def theirs(peer: str, block: Block, form: str) -> Iterator[Side]:
     with tempfile.TemporaryDirectory() as folder:
         server = PEERS[peer](block.name, form, Path(folder))
         try:
@@ -72,14 +104,14 @@ def theirs(peer: str, block: Block, form: str, seconds: float) -> Row:
                     if time.monotonic() > until_s:
                         raise RuntimeError(f"{peer} is not ready after {READY_WITHIN_S:g} s: {answer['error']}")
                     time.sleep(0.2)
-                client.closed(seconds / 3, SESSIONS)
-                before = client.stats()
-                told = client.closed(seconds, SESSIONS)
-                after = client.stats()
+
+                def count() -> tuple[float, float]:
+                    told = client.stats()
+                    return told["steps"], told["segments"]
+
+                yield Side(client, count, peer=peer, block=block.name, form=form, version=version_of(peer))
         finally:
             server.close()
-    batch = (after["segments"] - before["segments"]) / (after["steps"] - before["steps"])
-    return {"peer": peer, "block": block.name, "form": form} | told | {"batch": round(batch, 1)}
 
 
 def say(row: Row) -> Row:
@@ -88,18 +120,24 @@ def say(row: Row) -> Row:
 
 
 def measure(peers: list[str], seconds: float, blocks: list[Block]) -> list[Row]:
-    """Ours beside each of the others, so that what else the machine does weighs on both."""
+    """Ours and theirs in turns, both running, one idle: what else the machine does weighs on both."""
     rows = []
     for block in blocks:
-        own = [say(ours(block, seconds))]
-        for peer in peers:
-            for form in ("readable", "folded"):
-                rows.append(theirs(peer, block, form, seconds))
-                rows[-1]["version"] = version_of(peer)
-                rows[-1]["ours_segments_per_s"] = own[-1]["segments_per_s"]
-                rows[-1]["ours_vs_this"] = round(own[-1]["segments_per_s"] / rows[-1]["segments_per_s"], 2)
-                say(rows[-1])
-        rows += own
+        with ours(block) as own:
+            own.run(seconds)
+            for peer in peers:
+                for form in ("readable", "folded"):
+                    with theirs(peer, block, form) as other:
+                        beside: list[float] = []
+                        for _ in range(TURNS):
+                            own.run(seconds)
+                            beside.append(own.last_rate)
+                            other.run(seconds)
+                        rows.append(other.row())
+                    rows[-1]["ours_segments_per_s"] = statistics.median(beside)
+                    rows[-1]["ours_vs_this"] = round(statistics.median(beside) / rows[-1]["segments_per_s"], 2)
+                    say(rows[-1])
+            rows.append(say(own.row()))
     return rows
 
 
@@ -149,7 +187,7 @@ def main() -> None:
     peers = [peer for peer in wanted if is_installed(peer)]
     for missing in set(wanted) - set(peers):
         print(f"{missing}: no environment; benchmarks/peers/make-envs.sh {missing} makes it")
-    blocks, seconds = ([LIGHT], 1.0) if arguments.quick else (list(BLOCKS.values()), 4.0)
+    blocks, seconds = ([LIGHT], 1.0) if arguments.quick else (list(BLOCKS.values()), 1.5)
     table = measure(peers, seconds, blocks) if arguments.part != "loss" else []
     loss = [row for peer in ("grf", *peers) for row in lose(peer)] if arguments.part != "throughput" else []
     if arguments.keep:

@@ -16,6 +16,7 @@ from benchmarks.harness.blocks import BLOCKS, MODALITIES
 from benchmarks.peers.clients import run_client
 
 CREDIT = 50_000
+PING_EVERY_S = 5.0
 STEP_S = 0.05
 
 
@@ -27,7 +28,6 @@ class GrfTransport:
         self._socket.connect(plan["endpoint"])
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._read)
-        self._welcome = self._loop.create_future()
         self._opened: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._waiting: dict[str, tuple[int, asyncio.Future[bytes]]] = {}
         self._sent: dict[tuple[str, str], int] = {}
@@ -36,6 +36,12 @@ class GrfTransport:
         self._granted = 0
         self._say("hello", "peers-client", "default", "")
         self._say("subscribe", "", CREDIT)
+        self._ping()
+
+    def _ping(self) -> None:
+        """A worker forgets a connection that is silent for long."""
+        self._say("ping", 1)
+        self._next_ping = self._loop.call_later(PING_EVERY_S, self._ping)
 
     def _say(self, *message: Any) -> None:
         self._socket.send(msgpack.packb([1, *message]))
@@ -53,7 +59,7 @@ class GrfTransport:
                 case ["opened", session, stream, *_]:
                     self._opened[session, stream].set_result(None)
                 case ["nack", code, text, *_]:
-                    raise RuntimeError(f"{code}: {text}")
+                    self._refused(ConnectionError(f"{code}: {text}"))
                 case _:
                     pass
 
@@ -67,6 +73,11 @@ class GrfTransport:
         if answer is not None and live is not None and live["version"] >= version and not answer.done():
             outputs = live["outputs"]["activity"]["probabilities"].values()
             answer.set_result(struct.pack("<I4f", live["version"], *outputs))
+
+    def _refused(self, error: ConnectionError) -> None:
+        for _, answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(error)
 
     async def request(self, number: int, body: bytes) -> bytes:
         session, rank = str(number), struct.unpack_from("<H", body, 4)[0]
@@ -87,6 +98,7 @@ class GrfTransport:
         return await answer
 
     async def close(self) -> None:
+        self._next_ping.cancel()
         self._loop.remove_reader(self._socket.getsockopt(zmq.FD))
         self._context.destroy(linger=0)
 
