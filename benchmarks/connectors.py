@@ -11,6 +11,7 @@ on disk, commits) into a sink that takes every segment at once. What the runtime
 
     python -m benchmarks.connectors            5 rounds
     python -m benchmarks.connectors --quick    1 round of fewer messages
+    python -m benchmarks.connectors --only mqtt mcap
 
 The last line is one JSON object. MQTT is left out where there is no Mosquitto (`make system`).
 """
@@ -239,24 +240,28 @@ def told(name: str, unit: str, amount: float, bare_s: list[float], ours_s: list[
     }
 
 
-MEASUREMENTS: list[tuple[Callable[[Path, int, int], Awaitable[dict[str, Any]]], int, int]] = [
-    (measure_mqtt, 10_000, 2_000),
-    (measure_mcap, 12_000, 2_000),
-    (measure_video, 600, 100),
-    (measure_talk, 20, 6),
-]
+Measure = Callable[[Path, int, int], Awaitable[dict[str, Any]]]
+MEASUREMENTS: dict[str, tuple[Measure, int, int]] = {
+    "mqtt": (measure_mqtt, 10_000, 2_000),
+    "mcap": (measure_mcap, 24_000, 2_000),
+    "video": (measure_video, 600, 100),
+    "talk": (measure_talk, 20, 6),
+}
 """each with its messages, pictures or seconds per round, and those of --quick"""
 
 
-async def main(quick: bool) -> None:
+async def main(quick: bool, only: list[str]) -> None:
     results: dict[str, Any] = {"aim": AIM}
-    for measure, messages, few in MEASUREMENTS:
+    for name in only or MEASUREMENTS:
+        measure, amount, few = MEASUREMENTS[name]
         with tempfile.TemporaryDirectory() as folder:
-            results |= await measure(Path(folder), 1 if quick else ROUNDS, few if quick else messages)
+            results |= await measure(Path(folder), 1 if quick else ROUNDS, few if quick else amount)
     print(json.dumps(results))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    asyncio.run(main(parser.parse_args().quick))
+    parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, default=[])
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.quick, arguments.only))

@@ -1,4 +1,5 @@
-"""A WebSocket server, for browsers and devices; it serves a page that publishes a phone's motion sensors.
+"""A WebSocket server, for browsers and devices; it serves a page that publishes a phone's motion sensors. Needs the
+extra `websocket` (websockets).
 
     from: {kind: websocket, port: 8443, tls_certificate: cert.pem, tls_key: key.pem, token: "${PHONE_TOKEN}"}
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import time
 from importlib import resources
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from starlette.applications import Starlette
@@ -24,13 +25,16 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from connectors.base import Sample
+from connectors.base import Position, Sample
+from connectors.errors import need
 from connectors.http_push import MAX_KEY, ListeningSource, ListenOptions
 
 POLICY_VIOLATION = 1008
 
 
 class WebSocketOptions(ListenOptions):
+    extra: ClassVar[str] = "websocket"
+
     kind: Literal["websocket"] = "websocket"
     page: bool = Field(True, description="Serve the page at /.")
 
@@ -42,6 +46,10 @@ class WebSocketSource(ListeningSource):
     def __init__(self, options: WebSocketOptions) -> None:
         super().__init__(options)
         self._serves_page = options.page
+
+    async def open(self, *, position: Position) -> None:
+        need("websockets", "websocket")
+        await super().open(position=position)
 
     def app(self) -> Starlette:
         return Starlette(routes=[Route("/", self._page), WebSocketRoute("/{key:path}", self._serve)])

@@ -28,6 +28,7 @@ from connectors.jetstream import NatsOptions
 from connectors.mcap_files import McapOptions
 from connectors.mqtt import MqttOptions
 from connectors.ros_bags import RosOptions
+from connectors.websocket import WebSocketOptions
 
 
 def exceptions_of(package: str, *modules: str) -> Iterator[type[Exception]]:
@@ -88,6 +89,7 @@ def test_the_nearest_class_counts_and_a_defect_stays_one() -> None:
         ("nats", NatsOptions(stream="S")),
         ("mcap", McapOptions(path="x.mcap")),
         ("rosbags", RosOptions(path="bag")),
+        ("websockets", WebSocketOptions(port=0)),
         ("pyarrow", FilesOptions.model_validate({"tables": [{"path": "x.parquet"}]})),
     ],
 )
@@ -110,7 +112,7 @@ def test_every_extra_is_one_of_the_project() -> None:
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
-    for kind in (MqttOptions, NatsOptions, McapOptions, RosOptions):
+    for kind in (MqttOptions, NatsOptions, McapOptions, RosOptions, WebSocketOptions):
         assert extras[kind.extra]
     assert extras["parquet"]
 

@@ -151,3 +151,92 @@ def test_the_command_converts_and_never_writes_over(tmp_path: Path) -> None:
     assert convert("a.grfrec", "bag") == 0
     assert convert("a.grfrec", "a.mcap") == 2
     assert convert("a.mcap", "bag2") == 2
+
+
+VECTOR3 = "float64 x\nfloat64 y\nfloat64 z"
+IMU = f"""\
+std_msgs/Header header
+geometry_msgs/Vector3 linear_acceleration
+================================================================================
+MSG: std_msgs/Header
+builtin_interfaces/Time stamp
+string frame_id
+================================================================================
+MSG: builtin_interfaces/Time
+int32 sec
+uint32 nanosec
+================================================================================
+MSG: geometry_msgs/Vector3
+{VECTOR3}
+"""
+IMU_ROUTE = {
+    "match": "/imu",
+    "session": "robot",
+    "stream": "imu",
+    "modality": "imu",
+    "window": {"frames": 5},
+    "decode": {
+        "fields": ["linear_acceleration.z", "linear_acceleration.x"],
+        "time": "header.stamp",
+        "time_unit": "ros",
+    },
+}
+
+
+async def windowed(source: Any, route: dict[str, Any]) -> tuple[list[Any], Pipeline]:
+    pipeline = Pipeline([RouteOptions.model_validate(route)], ClockOptions())
+    segments: list[Any] = []
+    async with source.opened():
+        async for samples in source:
+            segments += pipeline.window(pipeline.accept(samples, wall_s=0.0))
+    return segments + pipeline.end(), pipeline
+
+
+def test_cdr_messages_are_read_by_the_schema_in_the_file(tmp_path: Path) -> None:
+    from mcap_ros2.writer import Writer
+
+    with (tmp_path / "robot.mcap").open("wb") as file:
+        writer = Writer(file)
+        schema = writer.register_msgdef("sensor_msgs/msg/Imu", IMU)
+        for number in range(10):
+            stamp = {"sec": 100 + number, "nanosec": 500_000_000}
+            acceleration = {"x": float(number), "y": 0.0, "z": 9.5}
+            message = {"header": {"stamp": stamp, "frame_id": "base"}, "linear_acceleration": acceleration}
+            log_ns = (101 + number) * 10**9
+            writer.write_message("/imu", schema, message, log_time=log_ns, publish_time=log_ns, sequence=number)
+        writer.finish()
+    segments, pipeline = run(windowed(McapOptions(path=str(tmp_path / "robot.mcap"), speed="max").build(), IMU_ROUTE))
+    assert pipeline.tally.bad == {}
+    assert [segment.event_time_s for segment in segments] == [104.5, 109.5]
+    assert segments[1].frames.tolist() == [[9.5, float(number)] for number in range(5, 10)]
+
+
+def test_a_cdr_message_that_does_not_fit_its_schema_is_counted(tmp_path: Path) -> None:
+    from mcap.writer import Writer
+
+    with (tmp_path / "robot.mcap").open("wb") as file:
+        writer = Writer(file)
+        writer.start(profile="ros2")
+        schema = writer.register_schema("sensor_msgs/msg/Imu", "ros2msg", IMU.encode())
+        writer.add_message(writer.register_channel("/imu", "cdr", schema), 10**9, b"\0\1\0\0short", 10**9)
+        writer.finish()
+    segments, pipeline = run(windowed(McapOptions(path=str(tmp_path / "robot.mcap"), speed="max").build(), IMU_ROUTE))
+    assert segments == []
+    assert pipeline.tally.bad == {"field": 1}
+
+
+def test_a_bag_of_mcap_storage_is_read_like_one_of_sqlite(tmp_path: Path) -> None:
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    vector = store.types["geometry_msgs/msg/Vector3"]
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/force", vector.__msgtype__, typestore=store)
+        for number in range(4):
+            data = store.serialize_cdr(vector(x=float(number), y=1.0, z=2.0), vector.__msgtype__)
+            writer.write(connection, number * 10**9 + 1, data)
+    route = {**IMU_ROUTE, "match": "/force", "window": {"frames": 4}, "decode": {"fields": ["x", "z"]}}
+    segments, pipeline = run(windowed(RosOptions(path=str(tmp_path / "bag"), speed="max").build(), route))
+    assert pipeline.tally.bad == {}
+    assert segments[0].frames.tolist() == [[float(number), 2.0] for number in range(4)]
