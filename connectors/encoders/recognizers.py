@@ -97,9 +97,13 @@ class _Pocketsphinx:
         self._sphinx = need("pocketsphinx", "media")
         self._options = options
         self._grammar = _grammar_text(options.grammar) if options.grammar else ""
-        self.new()  # a grammar that cannot be used is told now
+        # A grammar that cannot be used is told now; loading the model takes half a second, so the first stream gets it.
+        self._ready: list[Recognizer] = [self._make()]
 
     def new(self) -> Recognizer:
+        return self._ready.pop() if self._ready else self._make()
+
+    def _make(self) -> Recognizer:
         searches = self._grammar or self._options.keywords
         try:
             decoder = self._sphinx.Decoder(

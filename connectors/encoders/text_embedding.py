@@ -32,6 +32,7 @@ class TextEmbedding:
         torch.set_num_threads(1)
         try:
             self._model: Any = sentence_transformers.SentenceTransformer(str(path), device="cpu", local_files_only=True)
+            self.sentences(["the first call is slow"])
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise SourceBroken(f"{path}: {error}") from error
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from runtime.demo.staging import Span
     from runtime.demo.talk import TalkDemo
 
-BUNDLE = "bundles/grid-s1"
+SETTINGS = ("runtime.bundle=bundles/grid-s1", "order.lateness_s=1.0")
+"""Where both cores are busy, lips come later than sound."""
 REFRESH_S = 0.2
 
 
@@ -61,7 +62,7 @@ def talk(
     shown = [from_devices()] if webcam else from_files(videos)
     console = Console()
     with tempfile.TemporaryDirectory(prefix="grf-talk-") as state_dir, stop_on_signal() as stopped:
-        settings = read_settings(config, (f"runtime.bundle={BUNDLE}", *flags))
+        settings = read_settings(config, (*SETTINGS, *flags))
         runtime = LocalRuntime(replace(settings, runtime=replace(settings.runtime, state_dir=state_dir)))
         with console.status("starting") as status:
             runtime.start(lambda text: status.update(text))

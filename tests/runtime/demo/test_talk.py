@@ -52,7 +52,7 @@ def play(
     folder: Path, clips: list[Path], *, mute: Span = NEVER, cover: Span = NEVER, words: bool = False
 ) -> list[Watched]:
     model = partial(load_bundle(ROOT / "bundles/grid-s1").step_model)
-    patient = EnginePolicy(order=OrderPolicy(lateness_s=0.5, idle_timeout_s=0.5))
+    patient = EnginePolicy(order=OrderPolicy(lateness_s=1.0, idle_timeout_s=2.0))
     with RunningWorker(folder, model=model, engine=patient) as worker:
         show = TalkDemo(worker.endpoint, from_files(clips), mute=mute, cover=cover, words=words)
         try:
