@@ -73,7 +73,9 @@ class Bundle:
     @property
     def digest(self) -> str:
         """Changes with anything that changes an answer: weights, config, normalisation."""
-        described = {"config": self.config.to_json(), "normalisation": asdict(self.normalisation)}
+        config = self.config.to_json()
+        del config["dropout_by"]  # of training only, and younger than digests that stores hold
+        described = {"config": config, "normalisation": asdict(self.normalisation)}
         text = json.dumps(described, sort_keys=True, separators=(",", ":"))
         return _blake2b(text.encode(), _weights_digest(self.weights).encode())
 

@@ -129,6 +129,11 @@ def test_a_step_model_is_ready_to_drive(tmp_path: Path) -> None:
     assert result.outputs.shape == (4, model.signature.output_width)
 
 
+def test_how_dropout_was_drawn_is_no_part_of_the_digest(tmp_path: Path) -> None:
+    by_frame, by_segment = (saved(tmp_path, small_model(dropout_by=by)) for by in ("frame", "segment"))
+    assert by_frame.digest == by_segment.digest
+
+
 def test_the_digest_changes_with_weights_config_and_normalisation_only(tmp_path: Path) -> None:
     digests = {saved(tmp_path, small_model(seed=seed)).digest for seed in (0, 1)}
     digests.add(saved(tmp_path, small_model(carry="context")).digest)

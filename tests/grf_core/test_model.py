@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grf_core.model import GRF, Step, sinusoidal_positions
+from grf_core.model import GRF, SegmentDropout, Step, attend, sinusoidal_positions
 from grf_core.packing import pack_segments
 from grf_core.step import Float32Array
 from tests.grf_core.models import MODALITIES, random_frames, random_segments, small_model
@@ -39,6 +39,33 @@ def step(
 def random_contexts(model: GRF, count: int, rng: np.random.Generator) -> Tensor:
     shape = (count, model.config.context_slots, model.config.d_model)
     return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
+
+
+def test_dropout_by_segment_drops_the_same_features_in_all_frames() -> None:
+    dropout = SegmentDropout(0.5).train()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        dropped_BTD = dropout(torch.ones(20, 3, 8))
+    assert (dropped_BTD == dropped_BTD[:, :1]).all()
+    assert set(dropped_BTD.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(dropout.eval()(torch.ones(1, 3, 8)), torch.ones(1, 3, 8))
+
+
+@pytest.mark.parametrize(("by", "same"), [("frame", False), ("segment", True)])
+def test_the_config_says_how_the_block_drops(by: str, same: bool) -> None:
+    layers = small_model(dropout_by=by).blocks[0].enrich.layers
+    assert all(
+        isinstance(getattr(layer, name), SegmentDropout) == same
+        for layer in layers
+        for name in ("dropout", "dropout1", "dropout2", "dropout3")
+    )
+
+
+def test_attention_to_a_single_key_is_its_value_for_every_query() -> None:
+    attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    query_BQD, memory_B1D = torch.randn(3, 5, 8), torch.randn(3, 1, 8)
+    full_BQD, _ = attention(query_BQD, memory_B1D, memory_B1D)
+    torch.testing.assert_close(attend(attention, query_BQD, memory_B1D, None).expand_as(full_BQD), full_BQD)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,7 +1,7 @@
 """`utd-mhad`: which of 27 actions somebody does, from a motion sensor, a skeleton and a depth camera.
 
-The settings were chosen with subject 7 held out of the training subjects; then all four train, for a fixed number of
-epochs, because a fourth person to learn from is worth more than a person to stop by.
+The settings were chosen with subject 3 or 5 held out of the training subjects (docs/decisions/utd-mhad.md); then all
+four train, for a fixed number of epochs, because a fourth person to learn from is worth more than one to stop by.
 """
 
 from __future__ import annotations
@@ -63,5 +63,9 @@ UTD_MHAD = Recipe(
     ),
     limits="""Eight young subjects in one room before one camera, who were told which of 27 actions to do, once, from
 beginning to end. There is no class for "something else". The sensor was worn on the wrist for the actions of the arm
-and on the thigh for those of the leg, so where it is worn gives a part of the answer away.""",
+and on the thigh for those of the leg, so where it is worn gives a part of the answer away. On these
+test subjects the model is better without the depth picture than with it; on the subjects that the settings were chosen
+on neither was better throughout. A ridge regression on binned means of the same features reaches .947 (and .935 without
+depth), so sixty epochs do not exhaust what is there. The test subjects had been looked at before, with two older
+recipes (.83, .89); with this one once for each seed.""",
 )
