@@ -32,7 +32,9 @@ def product(rows: int, inner: int, columns: int) -> int:
 
 
 def attention(targets: int, sources: int, width: int) -> int:
-    """Query, key and value; scores and weighted sum, over all heads; output."""
+    """Query, key and value; scores and weighted sum, over all heads; output. A single source gives its value to all."""
+    if sources == 1:
+        return 2 * product(1, width, width)
     projections = product(targets, width, width) + product(sources, width, 2 * width)
     return projections + 2 * product(targets, width, sources) + product(targets, width, width)
 

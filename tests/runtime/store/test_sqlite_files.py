@@ -82,7 +82,7 @@ def test_a_database_of_another_program_with_our_mark_is_refused(path: Path) -> N
         "CREATE TABLE photos (name)",
     )
     with pytest.raises(
-        StoreUnusable, match=r"holds \['photos'\] instead of \['groups', 'history', 'leases', 'sessions'\]"
+        StoreUnusable, match=r"holds \['photos'\] instead of \['groups', 'history', 'leases', 'notes', 'sessions'\]"
     ):
         SqliteStore(path)
 
