@@ -10,7 +10,7 @@ without either, the arrival.
   sends again what was not acknowledged, `receive_maximum` messages at most, and those are recognised by their
   identity: a user property (`identity_property`) or a field (`decode.identity`). Without an identity, a message whose
   time stamp is not after the last one of its topic is taken for one that came again: good for a sensor that never
-  stamps two messages alike. A message with neither is refused.
+  stamps two messages alike, and whose clock is set. A message with neither is refused.
 - `qos: 0` is **live**: what comes while nobody takes it waits in a queue; at its end the oldest is dropped and counted.
 
 Mosquitto sends 20 unacknowledged messages to a client at most; set `max_inflight_messages 0` in its configuration, or

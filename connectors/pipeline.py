@@ -113,7 +113,7 @@ class Pipeline:
         """identities of the newest samples, as many as the source may hand over again"""
         self._max_recent = redelivers_at_most * len(routes)
         self._newest_s: dict[tuple[int, str], float] = {}
-        """newest stamp by route and key, where samples have no identity"""
+        """newest believed stamp by route and key: it tells what is known where samples have no identity"""
 
     # ---- samples ----
 
@@ -164,6 +164,9 @@ class Pipeline:
         if event_s is None:
             self.tally.bad["clock"] += 1
             return None
+        if not self._seeks and decoded.stamp_s is not None:
+            # Only now: a stamp that the clock does not believe must not make all that follow look known.
+            self._newest_s[key] = max(decoded.stamp_s, self._newest_s.get(key, decoded.stamp_s))
         if sample.arrival_s is not None:
             self.tally.lag_s = sample.arrival_s - event_s
         if self._clock_options.shift == "now":
@@ -185,13 +188,10 @@ class Pipeline:
             if len(self._recent) > self._max_recent:
                 del self._recent[next(iter(self._recent))]
             return False
-        if decoded.stamp_s is None:
-            raise BadSample("identity", "neither identity nor time: a message that comes again could not be recognised")
-        key = (target.route, sample.stream_key)
-        if decoded.stamp_s <= self._newest_s.get(key, float("-inf")):
-            return True
-        self._newest_s[key] = decoded.stamp_s
-        return False
+        if decoded.stamp_s is None or self._clock_options.kind == "device":
+            # A device's clock begins anew when it is switched on: what is stamped before the last one may well be new.
+            raise BadSample("identity", "neither identity nor wall time: what comes again could not be recognised")
+        return decoded.stamp_s <= self._newest_s.get((target.route, sample.stream_key), float("-inf"))
 
     # ---- segments ----
 

@@ -122,6 +122,29 @@ def test_late_duplicate_and_bad_samples_are_counted_and_the_rest_goes_on() -> No
     run_virtually(main())
 
 
+def test_without_identities_a_stamp_from_the_future_does_not_make_the_others_look_known() -> None:
+    def samples() -> list[Sample]:
+        stamps = [100.0, 101.0, 9e9, 102.0, 102.0, 103.0]
+        return [Sample("a", [1.0], stamp_s, 110.0) for stamp_s in stamps]
+
+    pipeline = Pipeline([RouteOptions.model_validate(ROUTE)], ClockOptions(), seeks=False, redelivers_at_most=10)
+    assert [one.times_s[0] for one in pipeline.accept(samples(), wall_s=0.0)] == [100.0, 101.0, 102.0, 103.0]
+    assert pipeline.tally.bad == {"clock": 1}
+    assert pipeline.tally.duplicates == 1
+    assert pipeline.accept(samples()[:2], wall_s=0.0) == []
+    assert pipeline.tally.duplicates == 3
+
+
+def test_a_device_that_merely_counts_needs_identities_where_messages_may_come_again() -> None:
+    clock = ClockOptions.model_validate({"kind": "device"})
+    pipeline = Pipeline([RouteOptions.model_validate(ROUTE)], clock, seeks=False, redelivers_at_most=10)
+    assert pipeline.accept([Sample("a", [1.0], 5.0, 110.0)], wall_s=0.0) == []
+    assert pipeline.tally.bad == {"identity": 1}
+    known = [Sample("a", [1.0], 50.0, 110.0, identity="m1"), Sample("a", [1.0], 0.1, 150.0, identity="m2")]
+    assert [one.times_s[0] for one in pipeline.accept([*known, *known], wall_s=0.0)] == [110.0, 150.0]
+    assert pipeline.tally.duplicates == 2
+
+
 def test_a_refused_stream_does_not_stop_the_others() -> None:
     class Refuses(FakeSink):
         async def publish(self, session: str, stream: str, *rest: Any, **more: Any) -> Any:
