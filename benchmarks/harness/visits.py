@@ -54,7 +54,7 @@ class Visits:
 
     def run(self) -> None:
         waiting = True
-        while waiting or self._upto:
+        while True:
             while waiting and len(self._upto) < self._at_once:
                 session = next(self._to_visit, None)
                 if session is None:
@@ -62,11 +62,12 @@ class Visits:
                 else:
                     self._upto[session] = 0
                     self._open(session)
+            if not self._upto:  # the last visits ended together
+                return self._sender.close()
             while self._again and self._again[0][0] <= time.monotonic():
                 self._open(heapq.heappop(self._again)[1])
             if not self._again or self._sender.socket.poll(5):
                 self._take(self._sender.receive())
-        self._sender.close()
 
     def _open(self, session: str) -> None:
         self._sender.say("open", session, STREAM, STREAM, 1, 0)
