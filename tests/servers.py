@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 READY_WITHIN_S = 10.0
+HIGHEST_CLUSTER_PORT = 55535
+"""a Redis of a cluster takes the port 10,000 above its own as well"""
 
 
 def find_program(name: str) -> str:
@@ -40,6 +42,8 @@ class RedisServer:
     def __init__(self, directory: Path, *options: str, sync: str = "always", port: int = 0) -> None:
         self.directory = directory
         self.port = port or free_port()
+        while "--cluster-enabled" in options and self.port > HIGHEST_CLUSTER_PORT:
+            self.port = free_port()
         self.options = ["--appendonly", "yes", "--appendfsync", sync, "--save", "", *options]
         self.process: subprocess.Popen[bytes] | None = None
 
