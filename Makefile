@@ -33,7 +33,6 @@ demo: setup  ## replay a real recording through the whole runtime, live; SECONDS
 
 test: check setup-media  ## check, then all tests
 	@if [ "$$CI" = true ]; then scripts/install-system.sh; else scripts/install-system.sh --missing; fi
-	@sync # what was just installed is still on its way to the disk, and tests that sync a file would wait for it
 	@$(BIN)/python -m pytest
 
 check: setup  ## style and types
