@@ -107,8 +107,7 @@ class Flow:
         if streams is None:
             streams = told[session.key] = {}
         streams[stream] = None
-        if session.lacks_rows or self._holds:
-            self.tell_if_held_back(session, stream)
+        self.tell_if_held_back(session, stream)
 
     def tell_if_held_back(self, session: Session, stream: str) -> None:
         """A segment that waits for others, or for rows, must not keep its place in the window: they could not come."""

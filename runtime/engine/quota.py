@@ -58,11 +58,8 @@ class Quotas:
         self._tenants: dict[str, _Usage] = {}
         self.pending_bytes = 0
         """of all tenants together"""
-
-    @property
-    def largest_segment_bytes(self) -> float:
-        """A larger one could wait for ever: it may have to enter ahead of others."""
-        return SHARE_OF_THOSE_AHEAD * min(self._policy.max_pending_bytes, self._policy.worker_pending_bytes)
+        self.largest_segment_bytes = SHARE_OF_THOSE_AHEAD * min(policy.max_pending_bytes, policy.worker_pending_bytes)
+        """a larger one could wait for ever: it may have to enter ahead of others"""
 
     def refuses_session(self, tenant: str) -> Refusal | None:
         usage = self._tenants.get(tenant)
