@@ -32,6 +32,9 @@ from runtime.engine.tally import Tally
 from runtime.keys import SessionKey
 from runtime.messages import SegmentEntry
 
+SILENT_PER_TICK = 64
+EVICTED_PER_TICK = 256
+
 
 @dataclass(frozen=True, slots=True)
 class EnginePolicy:
@@ -186,14 +189,20 @@ class Engine:
     # ---- time ----
 
     def tick(self, now_s: float) -> None:
-        """Settle sessions that have fallen silent; let go of sessions that have long been idle."""
+        """Settle sessions that have fallen silent; let go of sessions that have long been idle.
+
+        Of each so many at a time: sessions that began together come up together, and the others must not wait for all
+        of them.
+        """
         silent_at = self._flow.silent_at
-        while silent_at and silent_at[0][0] <= now_s:
+        for _ in range(SILENT_PER_TICK):
+            if not silent_at or silent_at[0][0] > now_s:
+                break
             at_s, key = heapq.heappop(silent_at)
             session = self.sessions.get(key)
             if session is not None and session.look_at_s == at_s:
                 self._flow.look(session, now_s)
-        self.residents.evict_inactive(now_s - self.policy.evict_after_s, now_s)
+        self.residents.evict_inactive(now_s - self.policy.evict_after_s, now_s, EVICTED_PER_TICK)
 
     @property
     def silent_at_s(self) -> float:

@@ -145,8 +145,9 @@ class Flow:
             heapq.heappush(self.silent_at, (at_s, session.key))
 
     def look(self, session: Session, now_s: float) -> None:
-        """The session may have fallen silent."""
+        """The session may have fallen silent; most of the time it has not, and is only looked at again later."""
         session.look_at_s = inf
-        session.timeline.advance_watermark(now_s)
-        self.go_on(session)
+        if session.timeline.idle_at_s <= now_s:
+            session.timeline.advance_watermark(now_s)
+            self.go_on(session)
         self.watch(session)

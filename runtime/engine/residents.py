@@ -86,9 +86,9 @@ class Residents:
     def _may_leave(self, session: Session, now_s: float) -> bool:
         return session.is_idle(now_s) and not self._untold(session.key)
 
-    def evict_inactive(self, since_s: float, now_s: float) -> None:
-        """Let go of every idle session that was last active before `since_s`."""
-        while self.sessions:
+    def evict_inactive(self, since_s: float, now_s: float, at_most: int) -> None:
+        """Let go of idle sessions that were last active before `since_s`."""
+        for _ in range(min(at_most, len(self.sessions))):
             session = next(iter(self.sessions.values()))
             if session.last_active_s > since_s:
                 return

@@ -21,15 +21,18 @@ from runtime.store.base import Ownership, StoreUnavailable
 from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
 from runtime.store.sealing import open_history, open_record, seal_record, sealed_history
 from runtime.store.sqlite_file import CONNECTION_SURVIVES, open_file, open_snapshot, primary_code, translated
+from runtime.store.sqlite_rows import FORGET_FROM, FORGET_HISTORY, WRITE_HISTORY, WRITE_RECORDS, execute_rows
 
 LOAD_CHUNK = 256
 """keys in one statement; SQLite before 3.32 takes 999 values"""
 MAX_LIMIT = 2**31
 """SQLite reads a negative limit as none at all, and refuses one beyond 64 bits"""
 
-WRITE_RECORD = """INSERT INTO sessions (tenant, session, record) VALUES (?, ?, ?)
-    ON CONFLICT (tenant, session) DO UPDATE SET record = excluded.record"""
-WRITE_HISTORY = "INSERT OR REPLACE INTO history (tenant, session, version, event_time_s, data) VALUES (?, ?, ?, ?, ?)"
+TRIM_EVERY = 32
+"""versions of a session: what is too old of its history is deleted only so often, and not read meanwhile"""
+
+READ_HISTORY = """SELECT version, event_time_s, data FROM history WHERE tenant = ? AND session = ?
+    AND version > (SELECT max(version) FROM history WHERE tenant = ? AND session = ?) - ?"""
 
 _RecordRow = tuple[str, str, bytes]
 _HistoryRow = tuple[str, str, int, float, bytes]
@@ -75,14 +78,17 @@ class SqliteStore:
         # Rows of an earlier life of a session (it was deleted, or reset) make way for those of this one.
         begins = [min((row.version for row in record.history), default=record.version + 1) for record in records]
         not_before = [(*record.key, version) for record, version in zip(records, begins, strict=True)]
-        too_old = [(*record.key, record.version - self.history_length) for record in records]
+        too_old = [
+            (*record.key, record.version - self.history_length)
+            for record, begin in zip(records, begins, strict=True)
+            if record.version // TRIM_EVERY > (begin - 1) // TRIM_EVERY
+        ]
         with self._transaction("BEGIN IMMEDIATE") as connection:
             check_epochs(_current(connection, epochs), epochs, (record.key for record in records))
-            delete = "DELETE FROM history WHERE tenant = ? AND session = ? AND version"
-            connection.executemany(f"{delete} >= ?", not_before)
-            connection.executemany(f"{delete} <= ?", too_old)
-            connection.executemany(WRITE_RECORD, record_rows)
-            connection.executemany(WRITE_HISTORY, history_rows)
+            execute_rows(connection, FORGET_FROM, not_before)
+            connection.executemany("DELETE FROM history WHERE tenant = ? AND session = ? AND version <= ?", too_old)
+            execute_rows(connection, WRITE_RECORDS, record_rows)
+            execute_rows(connection, WRITE_HISTORY, history_rows)
 
     def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
         with self._transaction("BEGIN IMMEDIATE") as connection:
@@ -101,9 +107,8 @@ class SqliteStore:
     def history(self, key: SessionKey, from_s: float, to_s: float, limit: int) -> list[HistoryRow]:
         with self._transaction("BEGIN") as connection:
             rows = connection.execute(
-                "SELECT version, event_time_s, data FROM history WHERE tenant = ? AND session = ?"
-                " AND event_time_s BETWEEN ? AND ? ORDER BY version DESC LIMIT ?",
-                (*key, from_s, to_s, _bounded(limit)),
+                f"{READ_HISTORY} AND event_time_s BETWEEN ? AND ? ORDER BY version DESC LIMIT ?",
+                (*key, *key, self.history_length, from_s, to_s, _bounded(limit)),
             ).fetchall()
         return [open_history(key, *row) for row in reversed(rows)]
 
@@ -161,11 +166,7 @@ class SqliteStore:
                     "SELECT tenant, session, record FROM sessions ORDER BY tenant, session"
                 ):
                     key = SessionKey(tenant, session)
-                    rows = connection.execute(
-                        "SELECT version, event_time_s, data FROM history WHERE tenant = ? AND session = ?"
-                        " ORDER BY version",
-                        key,
-                    )
+                    rows = connection.execute(f"{READ_HISTORY} ORDER BY version", (*key, *key, self.history_length))
                     history = tuple(open_history(key, *row) for row in rows)
                     yield replace(open_record(key, data), history=history)
         except sqlite3.Error as error:
@@ -174,10 +175,9 @@ class SqliteStore:
     def restore(self, records: Sequence[SessionRecord]) -> None:
         record_rows, history_rows = self._rows(records)
         with self._transaction("BEGIN IMMEDIATE") as connection:
-            keys = [record.key for record in records]
-            connection.executemany("DELETE FROM history WHERE tenant = ? AND session = ?", keys)
-            connection.executemany(WRITE_RECORD, record_rows)
-            connection.executemany(WRITE_HISTORY, history_rows)
+            execute_rows(connection, FORGET_HISTORY, [record.key for record in records])
+            execute_rows(connection, WRITE_RECORDS, record_rows)
+            execute_rows(connection, WRITE_HISTORY, history_rows)
 
     def close(self) -> None:
         self._closed = True
