@@ -6,6 +6,7 @@ The order of a class's fields is its order on the wire (`docs/protocol.md`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -163,6 +164,8 @@ class Subscribe:
     session: str = ""
     credit: int = 64
     """how many updates may be sent before the client grants more (Credit)"""
+    in_rows: bool = False
+    """as Updates, from now on and for all subscriptions of the connection, not as one Update each"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +313,40 @@ class Update:
     """updates of this session that were skipped since the last one, because the subscriber granted no credit"""
 
 
+class UpdateRow(NamedTuple):
+    """As Update, for who knows the model's signature: `runtime.state_maps` makes the same state of it."""
+
+    session: str
+    correction: bool
+    missed: int
+    version: int
+    """of the live state; 0 while there is none"""
+    event_time_s: float
+    settled_version: int
+    """of the settled state; 0 while there is none"""
+    settled_event_time_s: float
+    durable_version: int
+    watermark_s: float
+    """-inf before the first"""
+    pending: int
+    freshness_s: Sequence[float]
+    """newest event time of each modality, by rank; -inf where there is none"""
+    lineage: bytes
+    reset_reason: str
+    live: Float32Array
+    """[W]: outputs, shares, gate"""
+    settled: Float32Array
+    """[W]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """The states of several sessions have changed; followed by one tensor [2 rows, W]: live, settled, live, ..."""
+
+    tag: ClassVar[str] = "updates"
+    rows: tuple[UpdateRow, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Tapped:
     """One accepted segment, followed by one tensor frame [T, F]. After a crash a segment may be accepted again."""
@@ -362,6 +399,7 @@ ClientMessage = (
     | Tap | Ping | Goodbye
 )  # fmt: skip
 WorkerMessage = (
-    Welcome | Opened | Ack | Nack | State | Sessions | History | Deleted | Update | Tapped | Pong | Moved | Routes
+    Welcome | Opened | Ack | Nack | State | Sessions | History | Deleted | Update | Updates | Tapped | Pong | Moved
+    | Routes
 )  # fmt: skip
 Message = ClientMessage | WorkerMessage

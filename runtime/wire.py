@@ -29,6 +29,8 @@ from runtime.messages import (
     StreamAck,
     StreamSegments,
     Tapped,
+    UpdateRow,
+    Updates,
 )
 
 PROTOCOL_VERSION = 1
@@ -47,6 +49,8 @@ Frame = bytes | memoryview
 _TAPPED = ("session", "stream", "modality", "sequence", "event_time_s", "arrival_s", "missed")
 _NO_ENTRY = "segments: an entry is not [sequence, event time in seconds, T]"
 _TAPPED_TYPES = (str, str, str, int, float, float, int)
+_UPDATE_TYPES = (str, bool, int, int, float, int, float, int, float, int, list, bytes, str)
+_FRESHNESS = UpdateRow._fields.index("freshness_s")
 
 
 class DecodeError(ValueError):
@@ -73,6 +77,9 @@ def encode(message: Message) -> list[Frame]:
         case Ack(streams):
             rows = [[a.session, a.stream, a.fused, a.durable, a.version, a.taken] for a in streams]
             return [_pack([PROTOCOL_VERSION, Ack.tag, rows])]
+        case Updates(update_rows):
+            numbers = [row for update in update_rows for row in (update.live, update.settled)]
+            return [_pack([PROTOCOL_VERSION, Updates.tag, [update[:-2] for update in update_rows]]), _tensor(numbers)]
         case Tapped():
             header = [getattr(message, name) for name in _TAPPED]
             return [_pack([PROTOCOL_VERSION, Tapped.tag, *header, len(message.frames)]), _tensor([message.frames])]
@@ -126,6 +133,8 @@ def decode(frames: Sequence[Frame], max_header_bytes: int = MAX_HEADER_BYTES) ->
         return _decode_segments(fields, tensors)
     if tag == Tapped.tag:
         return _decode_tapped(fields, tensors)
+    if tag == Updates.tag:
+        return _decode_updates(fields, tensors)
     if tensors:
         raise _malformed(f"{tag}: {len(tensors)} tensor frames, expected none")
     if tag == Ack.tag:
@@ -268,6 +277,22 @@ def _decode_tapped(fields: list[Any], tensors: Sequence[Frame]) -> Tapped:
     raise _malformed("tapped: not [session, stream, modality, sequence, event time, arrival, missed, T] and a tensor")
 
 
+def _decode_updates(fields: list[Any], tensors: Sequence[Frame]) -> Updates:
+    if len(tensors) != 1 or not fields or not isinstance(fields[0], list) or not fields[0]:
+        raise _malformed("updates: not an array of rows and one tensor frame")
+    rows = fields[0]
+    numbers = _decode_tensor(tensors[0], "f32", 2 * len(rows))
+    return Updates(tuple(_decode_update(row, numbers[2 * at], numbers[2 * at + 1]) for at, row in enumerate(rows)))
+
+
+def _decode_update(row: Any, live: Float32Array, settled: Float32Array) -> UpdateRow:
+    if isinstance(row, list) and len(row) >= len(_UPDATE_TYPES):
+        values = row[: len(_UPDATE_TYPES)]
+        if all(map(_is_of, values, _UPDATE_TYPES)) and all(_is_of(seen_s, float) for seen_s in values[_FRESHNESS]):
+            return UpdateRow._make([*values, live, settled])
+    raise _malformed("updates: a row is not the fields of UpdateRow up to the reason of a reset")
+
+
 def _is_of(value: Any, kind: type) -> bool:
     return _CHECKS[kind][0](value)
 
@@ -290,6 +315,8 @@ _CHECKS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     float: (lambda value: type(value) in (int, float) and not math.isnan(value), _NUMBER),
     str: (lambda value: type(value) is str, "text"),
     bool: (lambda value: type(value) is bool, "true or false"),
+    list: (lambda value: type(value) is list, "an array"),
+    bytes: (lambda value: type(value) is bytes, "bytes"),
     dict[str, Any]: (lambda value: isinstance(value, dict), "a map"),
     list[str]: (lambda value: isinstance(value, list) and all(type(item) is str for item in value), "texts"),
     list[dict[str, Any]]: (lambda value: isinstance(value, list) and all(isinstance(m, dict) for m in value), "maps"),
@@ -307,7 +334,7 @@ def _plain(kind: type[Any]) -> _PlainMessage:
     )
 
 
-_PLAIN = {kind.tag: _plain(kind) for kind in typing.get_args(Message) if kind not in (Segments, Ack, Tapped)}
+_PLAIN = {kind.tag: _plain(kind) for kind in typing.get_args(Message) if kind not in (Segments, Ack, Tapped, Updates)}
 
 _FIELDS = {tag: [name for name, _, _ in plain.fields] for tag, plain in _PLAIN.items()}
 

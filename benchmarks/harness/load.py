@@ -226,7 +226,7 @@ def follow(plan: dict[str, Any]) -> dict[str, Any]:
     """Until it is told to end: updates of every session, with credit for a few hundred ahead."""
     sender = RawSender(plan["endpoint"])
     sender.open([])
-    sender.say("subscribe", "", CREDIT)
+    sender.say("subscribe", "", CREDIT, True)
     say({"ready": 0})
     poller = zmq.Poller()
     poller.register(sender.socket, zmq.POLLIN)
@@ -236,9 +236,9 @@ def follow(plan: dict[str, Any]) -> dict[str, Any]:
         granted = 0
         while ready and sender.socket.poll(0):
             message = sender.receive()
-            if message[0] == "update":
-                granted += 1
-                missed += message[3]
+            if message[0] == "updates":
+                granted += len(message[1])
+                missed += sum(row[2] for row in message[1])
                 if granted >= CREDIT // 4:
                     sender.say("credit", granted)
                     updates, granted = updates + granted, 0

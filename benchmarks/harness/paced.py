@@ -56,7 +56,7 @@ class Source:
         self._granted = 0
         self._sender = RawSender(plan["endpoint"])
         self._sender.open([(session, stream) for session in self._sessions for stream in MODALITIES])
-        self._sender.say("subscribe", "", CREDIT)
+        self._sender.say("subscribe", "", CREDIT, True)
 
     def publish(self, due_s: float) -> None:
         turn, position = divmod(self._n, len(self._sessions))
@@ -80,27 +80,25 @@ class Source:
                 continue
             message = self._sender.receive()
             now_s = time.monotonic()
-            if message[0] == "update":
-                self._updated(message[1], now_s)
+            if message[0] == "updates":
+                for session, _, _, version, *_ in message[1]:
+                    self._updated(session, version, now_s)
             else:
                 self._sender.take(message)
             if now_s > self._ping_at_s:
                 self._sender.say("ping", 1)
                 self._ping_at_s = now_s + PING_EVERY_S
 
-    def _updated(self, state: dict[str, Any], now_s: float) -> None:
+    def _updated(self, session: str, version: int, now_s: float) -> None:
         self._granted += 1
         if self._granted >= CREDIT // 10:
             self._sender.say("credit", self._granted)
             self._granted = 0
-        session, live = state["session"], state["live"]
-        if live is None:
-            return
         due = self._due[session]
-        for _ in range(live["version"] - self._shown[session]):
+        for _ in range(version - self._shown[session]):
             self.latencies_s.append(now_s - due.popleft())
             self._waiting -= 1
-        self._shown[session] = max(self._shown[session], live["version"])
+        self._shown[session] = max(self._shown[session], version)
 
     def wait_until_all_is_seen(self) -> None:
         until_s = time.monotonic() + 60.0

@@ -15,6 +15,7 @@ from runtime import messages as m
 from runtime.client.errors import ClientError, Refused
 from runtime.client.link import Identity, Link
 from runtime.keys import check_id
+from runtime.state_maps import StateMaps
 from runtime.wire import decode, encode
 
 Question = m.Query | m.ListSessions | m.QueryHistory | m.Delete
@@ -64,6 +65,8 @@ class StateCore:
         self._to_send: deque[m.ClientMessage] = deque()
         self._granted = 0
         """updates that the worker may still send"""
+        self._maps: StateMaps | None = None
+        """of the model that the worker serves"""
         self._tapped: deque[m.Tapped] | None = None
         """accepted segments not taken yet, once `tap` was called"""
 
@@ -109,7 +112,7 @@ class StateCore:
         session = subscription.session
         self._subscriptions.append(subscription)
         if self._link.welcome is not None:
-            self._to_send.append(m.Subscribe(session, self._grant()))
+            self._to_send.append(self._subscribe(session))
 
     def follows(self, subscription: Subscription) -> bool:
         return subscription in self._subscriptions
@@ -126,6 +129,9 @@ class StateCore:
         update = subscription.updates.popleft()
         self.grant_more()
         return update
+
+    def _subscribe(self, session: str) -> m.Subscribe:
+        return m.Subscribe(session, self._grant(), in_rows=self._maps is not None)
 
     def _grant(self) -> int:
         """How many updates the worker may send in addition: CREDIT for each subscription, less those not read yet."""
@@ -188,7 +194,8 @@ class StateCore:
         match message:
             case m.Welcome():
                 self._granted = 0
-                self._to_send.extend(m.Subscribe(one.session, self._grant()) for one in self._subscriptions)
+                self._maps = _maps(message)
+                self._to_send.extend(self._subscribe(one.session) for one in self._subscriptions)
                 self._to_send.extend(pending.question for pending in self._pending.values())
                 if self._tapped is not None:
                     self._to_send.append(m.Tap(TAP_CREDIT - len(self._tapped)))
@@ -200,6 +207,10 @@ class StateCore:
                 self._tapped.append(message)
             case m.Update():
                 self._updated(message)
+            case m.Updates() if self._maps is not None and self._link.welcome is not None:
+                for row in message.rows:
+                    state = self._maps.of_row(self._link.welcome.tenant, row)
+                    self._updated(m.Update(state, row.correction, row.missed))
             case m.Nack(request=request) if request:
                 self._refused(message, now_s)
             case m.Nack() if self._link.refusal is not None:
@@ -253,3 +264,10 @@ class StateCore:
     @property
     def wake_at_s(self) -> float:
         return min(self._link.wake_at_s, min((pending.retry_at_s for pending in self._pending.values()), default=inf))
+
+
+def _maps(welcome: m.Welcome) -> StateMaps | None:
+    try:
+        return StateMaps(welcome.signature)
+    except ValueError:  # a worker that describes its model otherwise: it makes the states itself
+        return None

@@ -198,12 +198,12 @@ class Dispatcher:
         if len(peer.subscriptions) >= MAX_SUBSCRIPTIONS and message.session not in peer.subscriptions:
             refuse("too_large", f"the connection has {MAX_SUBSCRIPTIONS} subscriptions")
             return
-        self.peers.subscribe(peer, message.session)
+        self.peers.subscribe(peer, message.session, in_rows=message.in_rows)
         self._grant(peer, message.credit)
 
     def _grant(self, peer: Peer, updates: int) -> None:
         for update in peer.grant(updates):
-            self.outbox.send(peer.identity, update)
+            self.outbox.update(peer.identity, update)
 
     # ---- ownership ----
 

@@ -1,4 +1,7 @@
-"""Messages that wait to be sent, and the count of refusals among them."""
+"""Messages that wait to be sent, and the count of refusals among them.
+
+Updates in rows are put together: one message for a connection and turn, or a few.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,24 @@ from collections import Counter
 from runtime import messages as m
 from runtime.dispatch.peers import Peer
 
+ROWS_OF_MESSAGE = 512
+"""updates in one message, at most"""
+
 
 class Outbox:
     def __init__(self) -> None:
         self._messages: list[tuple[bytes, m.WorkerMessage]] = []
+        self._rows: dict[bytes, list[m.UpdateRow]] = {}
         self._refused_by_code: Counter[str] = Counter()
 
     def send(self, identity: bytes, message: m.WorkerMessage) -> None:
         self._messages.append((identity, message))
+
+    def update(self, identity: bytes, update: m.Update | m.UpdateRow) -> None:
+        if isinstance(update, m.Update):
+            self._messages.append((identity, update))
+        else:
+            self._rows.setdefault(identity, []).append(update)
 
     def refuse(self, identity: bytes, code: m.Code, text: str, retry_after_ms: int = 0) -> None:
         """Answer a message that is about no stream and no request."""
@@ -30,7 +43,12 @@ class Outbox:
         self._nack(peer.identity, m.Nack(code, text, session, stream, sequence, 0, retry_after_ms))
 
     def take(self) -> list[tuple[bytes, m.WorkerMessage]]:
+        """All that waits; before the next step, for the numbers of rows are the slab's own."""
         taken, self._messages = self._messages, []
+        for identity, rows in self._rows.items():
+            for start in range(0, len(rows), ROWS_OF_MESSAGE):
+                taken.append((identity, m.Updates(tuple(rows[start : start + ROWS_OF_MESSAGE]))))
+        self._rows.clear()
         return taken
 
     def take_refusals(self) -> Counter[str]:

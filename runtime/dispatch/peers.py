@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from runtime.keys import SessionKey
-from runtime.messages import Update
+from runtime.messages import Update, UpdateRow
 
 MAX_CREDIT = 100_000
 MAX_WAITING_SESSIONS = 1024
@@ -21,8 +21,12 @@ MAX_SUBSCRIPTIONS = 10_000
 EVERY_SESSION = ""
 
 
+Change = dict[str, Any] | UpdateRow
+"""a session's new state, as the peer wants it"""
+
+
 class Waiting(NamedTuple):
-    state: dict[str, Any]
+    change: Change
     correction: bool
     skipped: int
 
@@ -32,6 +36,7 @@ class Peer:
         "client",
         "credit",
         "identity",
+        "in_rows",
         "joined",
         "last_heard_s",
         "missed",
@@ -53,6 +58,8 @@ class Peer:
         self.tenant = tenant
         self.last_heard_s = now_s
         self.subscriptions: set[str] = set()
+        self.in_rows = False
+        """it takes updates as rows of Updates"""
         self.credit = 0
         self.tap_credit = 0
         self.tap_missed = 0
@@ -61,28 +68,38 @@ class Peer:
         self.missed = 0
         """updates of sessions that were given up altogether; told with the next update of any session"""
 
-    def offer(self, session: str, state: dict[str, Any], correction: bool) -> Update | None:
+    def offer(self, session: str, change: Change, correction: bool) -> Update | UpdateRow | None:
         """The update to send now; None keeps it until there is credit."""
         if self.credit > 0 and session not in self.waiting:
             self.credit -= 1
-            return Update(state, correction, self._take_missed())
+            return self._update(change, correction, 0)
         earlier = self.waiting.get(session)  # which keeps its place: the longest waiting goes first
         skipped = earlier.skipped + 1 if earlier else 0
-        self.waiting[session] = Waiting(state, correction or (earlier is not None and earlier.correction), skipped)
+        if isinstance(change, UpdateRow):  # its numbers change with the next step
+            change = change._replace(live=change.live.copy(), settled=change.settled.copy())
+        self.waiting[session] = Waiting(change, correction or (earlier is not None and earlier.correction), skipped)
         if len(self.waiting) > MAX_WAITING_SESSIONS:
             _, given_up = self.waiting.popitem(last=False)
             self.missed += given_up.skipped + 1
         return None
 
-    def grant(self, updates: int) -> list[Update]:
+    def grant(self, updates: int) -> list[Update | UpdateRow]:
         """More credit; the updates that waited for it."""
         self.credit = min(self.credit + max(updates, 0), MAX_CREDIT)
         released = []
         while self.credit > 0 and self.waiting:
             _, waiting = self.waiting.popitem(last=False)
             self.credit -= 1
-            released.append(Update(waiting.state, waiting.correction, waiting.skipped + self._take_missed()))
+            released.append(self._update(waiting.change, waiting.correction, waiting.skipped))
         return released
+
+    def _update(self, change: Change, correction: bool, skipped: int) -> Update | UpdateRow:
+        missed = skipped + self._take_missed()
+        if not isinstance(change, UpdateRow):
+            return Update(change, correction, missed)
+        if missed or correction != change.correction:
+            return change._replace(correction=correction, missed=missed)
+        return change
 
     def _take_missed(self) -> int:
         missed, self.missed = self.missed, 0
@@ -149,8 +166,9 @@ class Peers:
             dropped.append(peer)
         return dropped
 
-    def subscribe(self, peer: Peer, session: str) -> None:
+    def subscribe(self, peer: Peer, session: str, *, in_rows: bool = False) -> None:
         peer.subscriptions.add(session)
+        peer.in_rows = peer.in_rows or in_rows
         self._by_session.setdefault(SessionKey(peer.tenant, session), {})[peer.identity] = peer
 
     def unsubscribe(self, peer: Peer, session: str) -> None:

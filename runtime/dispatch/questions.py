@@ -18,9 +18,10 @@ from runtime.dispatch.store_jobs import StoreJob, StoreQueue
 from runtime.engine.checkpoint import unsaved_history
 from runtime.engine.engine import Engine
 from runtime.engine.session import Session
-from runtime.engine.view import StateMap, StateView
+from runtime.engine.view import StateView
 from runtime.keys import InvalidId, SessionKey, check_id, key_group
 from runtime.records import HistoryRow, RecordError, SessionRecord
+from runtime.state_maps import StateMap
 from runtime.store.base import StoreError
 
 MAX_WAIT_MS = 60_000

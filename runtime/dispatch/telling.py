@@ -102,11 +102,13 @@ class Teller:
         subscribers = self._peers.subscribers(key)
         if not subscribers:
             return
-        state = self._view.session(self._engine.slab, session)
+        slab = self._engine.slab
+        row = self._view.row(slab, session, correction)
+        state = None if all(peer.in_rows for peer in subscribers) else self._view.session(slab, session)
         for peer in subscribers:
-            update = peer.offer(key.session, state, correction)
+            update = peer.offer(key.session, row if peer.in_rows or state is None else state, correction)
             if update is not None:
-                self._outbox.send(peer.identity, update)
+                self._outbox.update(peer.identity, update)
 
 
 def _ack(session: Session, name: str, taken: int) -> m.StreamAck:

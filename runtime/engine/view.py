@@ -1,7 +1,4 @@
-"""What anyone may see of a session: the same map in queries, updates, HTTP answers and the dashboard.
-
-It is made for every update of a followed session, so what the model's signature says is worked out once.
-"""
+"""What the engine knows of a session, as others see it: as a map (`runtime.state_maps`), or as a row of `Updates`."""
 
 from __future__ import annotations
 
@@ -10,65 +7,84 @@ from typing import Any
 
 import numpy as np
 
-from grf_core.step import HeadSignature, ModelSignature
+from grf_core.step import ModelSignature
 from runtime.engine.order import NO_SLOT
 from runtime.engine.session import Session
 from runtime.engine.slab import Slab
+from runtime.messages import Float32Array, UpdateRow
 from runtime.records import HistoryRow, SessionRecord
-
-StateMap = dict[str, Any]
+from runtime.state_maps import StateMap, StateMaps
 
 
 class StateView:
     """Views of sessions, records and history of one model."""
 
     def __init__(self, signature: ModelSignature) -> None:
-        self._signature = signature
+        self._digest = signature.digest
         self._modalities = [modality.name for modality in signature.modalities]
-        self._heads = [(head, _labels(head)) for head in signature.heads]
-        self._outputs = signature.output_width
+        self._maps = StateMaps(signature_map(signature))
+        self._nothing: Float32Array = np.zeros(signature.output_width + len(self._modalities) + 1, np.float32)
+
+    def row(self, slab: Slab, session: Session, correction: bool) -> UpdateRow:
+        """Live and settled state of a resident session. Its numbers are the slab's own: good until the next step."""
+        timeline, shown, live_slot, settled_slot = (
+            session.timeline,
+            session.shown,
+            session.live_slot,
+            session.settled_slot,
+        )
+        if shown is not None:
+            version, event_time_s, live = shown.version, shown.event_time_s, shown.host_row
+        elif live_slot != NO_SLOT:
+            version, event_time_s, live = session.live_version, session.live_event_time_s, slab.host[live_slot]
+        else:
+            version, event_time_s, live = 0, -inf, self._nothing
+        is_settled = settled_slot != NO_SLOT
+        return UpdateRow(
+            session.key.session,
+            correction,
+            0,
+            version,
+            event_time_s,
+            session.settled_version if is_settled else 0,
+            session.settled_event_time_s,
+            session.durable_version,
+            timeline.watermark_s,
+            len(timeline.entries),
+            tuple(session.freshness_s),
+            session.lineage,
+            session.reset_reason,
+            live,
+            slab.host[settled_slot] if is_settled else self._nothing,
+        )
 
     def session(self, slab: Slab, session: Session, include_context: bool = False) -> StateMap:
         """Live and settled state of a resident session."""
-        settled = self._slot(
-            slab, session.settled_slot, session.settled_version, session.settled_event_time_s, include_context
-        )
-        shown = session.shown
-        if shown is not None:
-            live: StateMap | None = self._fused(shown.version, shown.event_time_s, shown.host_row.tolist())
-            if live is not None and include_context:
-                live["context"] = shown.context_KD.tolist()
-        else:
-            live = self._slot(slab, session.live_slot, session.live_version, session.live_event_time_s, include_context)
-        return _state_map(
-            session.key,
-            self._signature,
-            live,
-            settled,
-            lineage=session.lineage,
-            watermark_s=session.timeline.watermark_s,
-            freshness_s=dict(zip(self._modalities, session.freshness_s, strict=True)),
-            pending=len(session.timeline.entries),
-            durable_version=session.durable_version,
-            reset_reason=session.reset_reason,
-        )
+        state = self._maps.of_row(session.key.tenant, self.row(slab, session, correction=False))
+        if include_context:
+            shown = session.shown
+            if state["live"] is not None:
+                context_KD = slab.contexts[session.live_slot] if shown is None else shown.context_KD
+                state["live"]["context"] = context_KD.tolist()
+            if state["settled"] is not None:
+                state["settled"]["context"] = slab.contexts[session.settled_slot].tolist()
+        return state
 
     def record(self, record: SessionRecord, include_context: bool = False) -> StateMap:
         """State of a session that is not in memory: live and settled are the same."""
         fused = None
-        if record.context_KD is not None and record.model_digest == self._signature.digest:
+        if record.context_KD is not None and record.model_digest == self._digest:
             numbers = _as_stored(*record.outputs, *record.shares, record.gate)
-            fused = self._fused(record.version, record.event_time_s, numbers)
+            fused = self._maps.fused(record.version, record.event_time_s, numbers)
             if include_context:
                 fused["context"] = record.context_KD.tolist()
-        return _state_map(
-            record.key,
-            self._signature,
+        return self._maps.state(
+            *record.key,
             fused,
             fused,
             lineage=record.lineage,
             watermark_s=record.watermark_s,
-            freshness_s=record.freshness_s,
+            freshness_s=[record.freshness_s.get(name, -inf) for name in self._modalities],
             pending=0,
             durable_version=record.version,
             reset_reason=record.reset_reason,
@@ -77,25 +93,7 @@ class StateView:
     def history(self, row: HistoryRow) -> StateMap:
         """One settled version."""
         numbers = _as_stored(*row.outputs, *row.shares, row.gate)
-        return {"modality": row.modality} | self._fused(row.version, row.event_time_s, numbers)
-
-    def _slot(self, slab: Slab, slot: int, version: int, event_time_s: float, include_context: bool) -> StateMap | None:
-        if slot == NO_SLOT:
-            return None
-        view = self._fused(version, event_time_s, slab.host[slot].tolist())
-        if include_context:
-            view["context"] = slab.contexts[slot].cpu().tolist()
-        return view
-
-    def _fused(self, version: int, event_time_s: float, numbers: list[float]) -> StateMap:
-        """`numbers`: outputs, shares and gate, as in `Slab.host`."""
-        return {
-            "version": version,
-            "event_time_s": event_time_s,
-            "outputs": {head.name: _head_view(head, labels, numbers) for head, labels in self._heads},
-            "shares": dict(zip(self._modalities, numbers[self._outputs : -1], strict=True)),
-            "gate": numbers[-1],
-        }
+        return {"modality": row.modality} | self._maps.fused(row.version, row.event_time_s, numbers)
 
 
 def signature_map(signature: ModelSignature) -> dict[str, Any]:
@@ -112,54 +110,7 @@ def signature_map(signature: ModelSignature) -> dict[str, Any]:
     }
 
 
-def _labels(head: HeadSignature) -> tuple[str, ...]:
-    return head.labels or tuple(map(str, range(head.stop - head.start)))
-
-
 def _as_stored(*numbers: float) -> list[float]:
     """As the slab would hold them: in single precision."""
     stored: list[float] = np.array(numbers, dtype=np.float32).tolist()
     return stored
-
-
-def _head_view(head: HeadSignature, labels: tuple[str, ...], numbers: list[float]) -> StateMap:
-    values = numbers[head.start : head.stop]
-    if head.kind == "regression":
-        return {"value": values[0]} if len(values) == 1 else {"values": values}
-    confidence = max(values)
-    label = labels[values.index(confidence)]
-    return {"label": label, "confidence": confidence, "probabilities": dict(zip(labels, values, strict=True))}
-
-
-def _state_map(
-    key: tuple[str, str],
-    signature: ModelSignature,
-    live: StateMap | None,
-    settled: StateMap | None,
-    *,
-    lineage: bytes,
-    watermark_s: float,
-    freshness_s: dict[str, float],
-    pending: int,
-    durable_version: int,
-    reset_reason: str,
-) -> StateMap:
-    newest_s = max(freshness_s.values(), default=-inf)
-    return {
-        "tenant": key[0],
-        "session": key[1],
-        "model": signature.name,
-        "version": live["version"] if live else 0,
-        "live": live,
-        "settled": settled,
-        "durable_version": durable_version,
-        "watermark_s": watermark_s if watermark_s > -inf else None,
-        "pending": pending,
-        "modalities": {
-            name: {"event_time_s": seen_s, "behind_s": newest_s - seen_s}
-            for name, seen_s in freshness_s.items()
-            if seen_s > -inf
-        },
-        "lineage": lineage.hex(),
-        "reset_reason": reset_reason,
-    }

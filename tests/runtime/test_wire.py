@@ -69,6 +69,20 @@ def groups(draw: st.DrawFn) -> m.StreamSegments:
     )
 
 
+def update_rows(width: int) -> st.SearchStrategy[m.UpdateRow]:
+    hints = typing.get_type_hints(m.UpdateRow)
+    kinds: dict[Any, st.SearchStrategy[Any]] = {
+        int: integers,
+        float: st.floats(allow_nan=False),
+        str: st.text(max_size=5),
+        bool: st.booleans(),
+        bytes: st.binary(max_size=8),
+        Sequence[float]: st.lists(st.floats(allow_nan=False), max_size=3),
+        m.Float32Array: tensors(st.just(1), st.just(width)).map(lambda tensor: tensor[0]),
+    }
+    return st.builds(m.UpdateRow, **{name: kinds[hints[name]] for name in m.UpdateRow._fields})
+
+
 FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     int: integers,
     float: st.floats(allow_nan=False),
@@ -83,6 +97,9 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
         st.builds(m.StreamAck, st.text(max_size=5), st.text(max_size=5), integers, integers, integers, integers),
         max_size=3,
     ).map(tuple),
+    tuple[m.UpdateRow, ...]: st.integers(1, 4).flatmap(
+        lambda width: st.lists(update_rows(width), min_size=1, max_size=3).map(tuple)
+    ),
 }
 
 
@@ -456,7 +473,7 @@ SAMPLES: tuple[m.Message, ...] = (
     m.ListSessions(8, "run/0", 50),
     m.QueryHistory(9, "run/1", -inf, 1732363300.0, 20),
     m.Delete(10, "run/1"),
-    m.Subscribe("run/1", 32),
+    m.Subscribe("run/1", 32, True),
     m.Unsubscribe("run/1"),
     m.Credit(16),
     m.Tap(128),
@@ -471,6 +488,18 @@ SAMPLES: tuple[m.Message, ...] = (
     m.History(9, [{"version": 1, "event_time_s": 1732363200.25}]),
     m.Deleted(10, True),
     m.Update({"version": 14}, True, 2),
+    m.Updates(
+        (
+            m.UpdateRow(
+                *("run/1", True, 2, 14, 7.5, 12, 6.5, 11, 6.75, 2, [7.5, -inf], b"\x00\xff", ""),
+                *np.eye(2, 3, dtype=np.float32),
+            ),
+            m.UpdateRow(
+                *("läuft", False, 0, 0, -inf, 0, -inf, 0, -inf, 0, [-inf, -inf], b"", "new"),
+                *np.zeros((2, 3), np.float32),
+            ),
+        )
+    ),
     m.Tapped("run/1", "mic", "audio", 3, 1732363200.75, 1732363201.0, 0, np.array([[1.5, 2.5]], np.float32)),
     m.Pong(5, "c0ffee"),
     m.Moved(801, "tcp://10.0.0.2:5555", 4, "run/1"),

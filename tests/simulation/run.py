@@ -246,10 +246,16 @@ class Run:
                 self._check_durable(SessionKey(tenant, message.session), message.stream, message.durable)
             case m.State(state=state) | m.Update(state=state):
                 assert state["tenant"] == tenant, f"{tenant} was shown {state}"
-                record = self.store.record(SessionKey(tenant, state["session"]))
-                assert state["durable_version"] <= (record.version if record else 0)
+                self._check_durable_version(SessionKey(tenant, state["session"]), state["durable_version"])
+            case m.Updates(rows):
+                for row in rows:
+                    self._check_durable_version(SessionKey(tenant, row.session), row.durable_version)
             case _:
                 pass
+
+    def _check_durable_version(self, key: SessionKey, version: int) -> None:
+        record = self.store.record(key)
+        assert version <= (record.version if record else 0), f"{key}: {version} is not in the store"
 
     def _check_durable(self, key: SessionKey, stream: str, durable: int) -> None:
         record = self.store.record(key)

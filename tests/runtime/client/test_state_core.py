@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from math import inf
 
+import numpy as np
 import pytest
 
 from runtime import messages as m
 from runtime.client.errors import Refused
 from runtime.client.link import Identity
 from runtime.client.state_core import CREDIT, TAP_CREDIT, Pending, StateCore
+from runtime.wire import DecodeError
 
 WELCOME = m.Welcome("w", "first", "default", {}, 8, 1 << 20, 1 << 20)
 
@@ -245,3 +249,42 @@ def test_a_tap_grants_credit_and_more_for_what_was_taken_and_again_on_the_next_c
     assert scene.sent() == [m.Tap(3)]
     scene.hear(tapped)
     assert scene.connect() == [m.Tap(TAP_CREDIT - 1)]
+
+
+# ---- updates in rows ----
+
+SIGNATURE = {
+    "name": "toy",
+    "modalities": [{"name": "audio", "width": 2, "max_frames": 9}, {"name": "video", "width": 3, "max_frames": 9}],
+    "heads": [{"name": "mood", "kind": "classification", "start": 0, "stop": 2, "labels": ["calm", "cross"]}],
+}
+ROW = m.UpdateRow(
+    *("s", True, 3, 2, 1.5, 0, -inf, 0, -inf, 2, [1.5, -inf], b"\x0a", ""),
+    live=np.array([0.25, 0.75, 1.0, 0.0, 0.5], np.float32),
+    settled=np.zeros(5, np.float32),
+)
+
+
+def test_rows_are_asked_for_where_the_model_is_known_and_become_the_same_updates() -> None:
+    scene = Scene(connected=False)
+    subscription = scene.core.subscribe("s")
+    scene.core.connected(scene.now_s)
+    scene.sent()
+    scene.hear(replace(WELCOME, signature=SIGNATURE))
+    assert scene.sent() == [m.Subscribe("s", CREDIT, in_rows=True)]
+    scene.hear(m.Updates((ROW, ROW._replace(session="another"))))
+    update = scene.core.next_update(subscription)
+    assert update is not None
+    assert (update.correction, update.missed, update.state["version"], update.state["settled"]) == (True, 3, 2, None)
+    assert update.state["live"]["outputs"]["mood"]["label"] == "cross"
+    assert update.state["modalities"] == {"audio": {"event_time_s": 1.5, "behind_s": 0.0}}
+    assert scene.core.next_update(subscription) is None
+    assert credits(scene.sent()) == 2
+
+
+def test_a_row_of_another_model_is_no_message() -> None:
+    scene = Scene(connected=False)
+    scene.core.connected(scene.now_s)
+    scene.hear(replace(WELCOME, signature=SIGNATURE))
+    with pytest.raises(DecodeError, match="no state of toy"):
+        scene.hear(m.Updates((ROW._replace(live=np.zeros(4, np.float32)),)))

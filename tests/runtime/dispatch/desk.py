@@ -16,7 +16,7 @@ from runtime.records import RecordError
 from runtime.security import Tokens
 from runtime.store.base import StoreError
 from runtime.store.memory import MemoryDisk, MemoryStore
-from runtime.wire import encode
+from runtime.wire import decode, encode
 from tests.runtime.toy_model import ToyModel
 
 FRAMES = np.ones((2, 3), np.float32)
@@ -62,7 +62,8 @@ class Desk:
             if not self.store_is_stuck:
                 is_busy = is_busy or bool(self.jobs) or not self.dispatcher.saver.is_clean
                 self.run_jobs()
-            self.told += self.dispatcher.outbox.take()
+            # Encoded at once, as the worker does: the numbers of updates are the slab's own until the next step.
+            self.told += [(to, decode(encode(message))) for to, message in self.dispatcher.outbox.take()]
             if not is_busy:
                 return
 

@@ -12,6 +12,7 @@ import pytest
 from runtime import messages as m
 from runtime.engine.order import OrderPolicy
 from runtime.keys import SessionKey, key_group
+from runtime.state_maps import StateMaps
 from runtime.wire import encode
 from tests.runtime.dispatch.desk import FRAMES, Desk
 
@@ -197,6 +198,39 @@ def test_a_subscriber_without_credit_gets_the_newest_and_is_told_what_it_missed(
     updates = desk.heard(b"slow", m.Update)
     assert [update.state["version"] for update in updates] == [10]
     assert updates[0].missed >= 8
+
+
+def test_updates_in_rows_say_the_same_as_updates_one_by_one() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    for reader, in_rows in ((b"maps", False), (b"rows", True)):
+        desk.hello(reader)
+        [welcome] = desk.heard(reader, m.Welcome)
+        desk.say(reader, m.Subscribe("", 3, in_rows))
+    maps = StateMaps(welcome.signature)
+    desk.say(b"a", m.Open("s", "mic", "audio", 1), m.Open("t", "mic", "audio", 1))
+    for number in (2, 1, 3, 4, 5):
+        for session in ("s", "t"):
+            desk.publish(b"a", session, number)
+    for reader in (b"maps", b"rows"):
+        desk.say(reader, m.Credit(100))
+    one_by_one = desk.heard(b"maps", m.Update)
+    rows = [row for updates in desk.heard(b"rows", m.Updates) for row in updates.rows]
+    assert [m.Update(maps.of_row("default", row), row.correction, row.missed) for row in rows] == one_by_one
+    assert any(update.correction for update in one_by_one)
+    assert any(update.missed for update in one_by_one)
+
+
+def test_the_updates_of_one_turn_are_one_message() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.say(b"a", m.Subscribe("", 100, in_rows=True))
+    names = [f"s{number}" for number in range(5)]
+    desk.say(b"a", *(m.Open(name, "mic", "audio", 1) for name in names))
+    groups = tuple(m.StreamSegments(name, "mic", 1, (m.SegmentEntry(1, 0.1, FRAMES),)) for name in names)
+    desk.say(b"a", m.Segments(groups))
+    [updates] = desk.heard(b"a", m.Updates)
+    assert [row.session for row in updates.rows] == names
 
 
 def test_a_correction_is_marked_as_one() -> None:
