@@ -54,6 +54,7 @@ WORKER_MESSAGES: dict[str, dict[str, Any]] = {
     "past": dict.fromkeys(("request", "rows"), REQUIRED),
     "deleted": dict.fromkeys(("request", "existed"), REQUIRED),
     "update": {"state": REQUIRED, "correction": False, "missed": 0},
+    "updates": {"rows": REQUIRED},
     "tapped": dict.fromkeys(
         ("session", "stream", "modality", "sequence", "event_time_s", "arrival_s", "missed", "frames"), REQUIRED
     ),

@@ -426,6 +426,7 @@ SAMPLES: dict[str, list[Any]] = {
     "past": [1, []],
     "deleted": [1, True],
     "update": [{}],
+    "updates": [[["good", False, 0, 9, 1.0, 9, 1.0, 9, 1.0, 0, [1.0], b"", ""]]],
     "tapped": ["good", "mic", "audio", 9, 1.0, 1.0, 0, 1],
     "pong": [1, "x"],
     "moved": [1, "tcp://127.0.0.1:1", 99],
@@ -434,7 +435,9 @@ SAMPLES: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("tag", WORKER_MESSAGES)
 def test_a_client_cannot_speak_for_the_worker(scene: Scene, tag: str) -> None:
-    nack = scene.nack(pack(tag, *SAMPLES[tag]), *([ROW] if tag == "tapped" else []))
+    nack = scene.nack(
+        pack(tag, *SAMPLES[tag]), *([ROW] if tag == "tapped" else [ROW + ROW] if tag == "updates" else [])
+    )
     check_refusal(nack, "malformed", f"^{tag} is a message of the worker's side$")
     scene.nothing_has_changed()
     scene.service_goes_on()

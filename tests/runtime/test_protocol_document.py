@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import keys, wire, worker_loop
+from runtime import keys, wire, wire_tensors, worker_loop
 from runtime import messages as m
 from runtime.dispatch import dispatcher, peers, publishing, questions
 from runtime.dispatch.dispatcher import DispatchPolicy
@@ -38,13 +38,16 @@ TYPES = {
     tuple[m.StreamSegments, ...]: "[group]",
     tuple[m.StreamAck, ...]: "[stream]",
     tuple[m.SegmentEntry, ...]: "[entry]",
+    tuple[m.UpdateRow, ...]: "[row]",
+    Sequence[float]: "[float]",
+    bytes: "bytes",
 }
 LIMITS = {
     **{
         name: value
         for module in (wire, keys)
         for name, value in vars(module).items()
-        if re.fullmatch("[A-Z][A-Z_]+", name)
+        if re.fullmatch("[A-Z][A-Z_]+", name) and isinstance(value, int | float)
     },
     **{name: getattr(admission, name) for name in ("MAX_SEQUENCES_AHEAD", "MAX_REFUSALS_KEPT")},
     **{name: getattr(dispatcher, name) for name in ("MAX_PEERS", "PEER_TIMEOUT_S")},
@@ -116,12 +119,14 @@ def test_every_message_is_documented_with_its_fields_in_order(kind: type[Any]) -
         ("segments", "group", m.StreamSegments),
         ("segments", "entry", m.SegmentEntry),
         ("ack", "stream", m.StreamAck),
+        ("updates", "row", m.UpdateRow),
     ],
 )
 def test_every_nested_array_is_documented(tag: str, table: str, kind: type[Any]) -> None:
     rows = [row for row in tables(section(f"`{tag}`"))[table] if row[table] != "`dtype`"]
     hints = typing.get_type_hints(kind)
-    assert [(row[table], row["type"]) for row in rows] == [(f"`{name}`", TYPES[hints[name]]) for name in kind._fields]
+    names = [name for name in kind._fields if name not in ("live", "settled")]  # lines of the tensor
+    assert [(row[table], row["type"]) for row in rows] == [(f"`{name}`", TYPES[hints[name]]) for name in names]
 
 
 def test_the_document_names_no_message_that_does_not_exist() -> None:
@@ -155,7 +160,7 @@ def test_limits_named_in_the_text_have_their_value_beside_them() -> None:
 
 
 def test_every_dtype_is_documented() -> None:
-    assert [row["dtype"].strip("`") for row in tables(section("Tensor frames"))["dtype"]] == list(wire._DTYPES)
+    assert [row["dtype"].strip("`") for row in tables(section("Tensor frames"))["dtype"]] == list(wire_tensors._DTYPES)
 
 
 def test_defaults_of_the_order_are_those_of_the_code() -> None:
@@ -300,6 +305,28 @@ def test_updates_cost_credit_and_tell_what_was_missed(worker: RunningWorker, con
     assert newest["state"]["settled"]["version"] == 7
     assert newest["missed"] >= 4
     assert newest["state"].keys() == connection.ask("query", "s")["state"].keys()
+
+
+def test_updates_in_rows_say_what_updates_say(worker: RunningWorker, connection: Connection) -> None:
+    connection.send("subscribe", "s", 2, True)
+    connection.sync()
+    with Connection(worker.endpoint) as publisher:
+        publisher.hello("publisher")
+        publisher.open("s", "mic", "audio")
+        publisher.send_frames(*segments("s", "mic", 1, [(1, 1.0, frames_of(1, 3))]))
+        publisher.acknowledged("s", "mic", fused=1)
+    updates = connection.receive_tag("updates")
+    names = [row["row"].strip("`") for row in tables(section("`updates`"))["row"]]
+    [row] = [dict(zip(names, row, strict=True)) for row in updates["rows"]]
+    live, _ = read_tensor(updates.tensors[0], 2)
+    state = connection.ask("query", "s")["state"]
+    assert (row["session"], row["version"], row["freshness_s"][0]) == ("s", 1, state["live"]["event_time_s"])
+    signature = connection.seen[0]["signature"]
+    mood = signature["heads"][0]
+    probabilities = dict(zip(mood["labels"], live[mood["start"] : mood["stop"]], strict=True))
+    assert probabilities == state["live"]["outputs"]["mood"]["probabilities"]
+    shares = live[-1 - len(signature["modalities"]) : -1]
+    assert (shares, live[-1]) == (list(state["live"]["shares"].values()), state["live"]["gate"])
 
 
 def test_a_new_publisher_goes_on_after_the_last_sequence(worker: RunningWorker, connection: Connection) -> None:

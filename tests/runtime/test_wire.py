@@ -180,8 +180,40 @@ def test_what_a_later_version_adds_to_segments_and_acks_is_skipped() -> None:
     assert ack == m.Ack((m.StreamAck("s", "t", 3, 2, 1, 4),))
 
 
+UPDATE_ROW = ["s", False, 0, 1, 0.5, 0, -inf, 0, -inf, 0, [0.5], b"", ""]
+
+
 @pytest.mark.parametrize(
-    "kind", [kind for kind in MESSAGES if kind not in (m.Segments, m.Ack, m.Tapped)], ids=lambda kind: kind.tag
+    ("rows", "tensors"),
+    [
+        ([UPDATE_ROW], []),
+        ([UPDATE_ROW], [bytes(8), bytes(8)]),
+        ([UPDATE_ROW], [bytes(7)]),
+        ([UPDATE_ROW, UPDATE_ROW], [bytes(8)]),
+        ([], [b""]),
+        ("rows", [bytes(8)]),
+        ([7], [bytes(8)]),
+        ([UPDATE_ROW[:-1]], [bytes(8)]),
+        ([[*UPDATE_ROW[:10], [0.5, "late"], b"", ""]], [bytes(8)]),
+        ([[*UPDATE_ROW[:10], [0.5, nan], b"", ""]], [bytes(8)]),
+        ([[*UPDATE_ROW[:3], 1.0, *UPDATE_ROW[4:]]], [bytes(8)]),
+    ],
+)
+def test_rows_that_are_no_updates_are_refused(rows: Any, tensors: list[bytes]) -> None:
+    with pytest.raises(DecodeError):
+        decode([msgpack.packb([1, "updates", rows]), *tensors])
+
+
+def test_fields_added_to_a_row_of_updates_are_skipped() -> None:
+    updates = decode([msgpack.packb([1, "updates", [[*UPDATE_ROW, "more"]]]), bytes(8)])
+    assert isinstance(updates, m.Updates)
+    assert list(updates.rows[0][:-2]) == UPDATE_ROW
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [kind for kind in MESSAGES if kind not in (m.Segments, m.Ack, m.Tapped, m.Updates)],
+    ids=lambda kind: kind.tag,
 )
 def test_fields_with_a_default_may_be_left_out_and_the_others_not(kind: Any) -> None:
     fields = dataclasses.fields(kind)
