@@ -21,6 +21,7 @@ from connectors.clock import ClockOptions
 from connectors.delivery import SnapshotOptions
 from connectors.errors import ConfigError
 from connectors.kinds import AnySource
+from connectors.known_streams import MAX_STREAMS
 from connectors.routes import RouteOptions
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -54,6 +55,13 @@ class SourceEntry(Options):
         "A replayable source always waits.",
     )
     buffer_bytes: int = Field(64 << 20, ge=1, description="Of segments that are not durable yet.")
+
+    max_streams: int = Field(
+        MAX_STREAMS,
+        ge=1,
+        description="Remembered, with their windows and encoders. Before one more begins, the one that was silent "
+        "longest is ended and forgotten; one that returns begins anew.",
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -12,8 +12,9 @@ from connectors.base import Source
 from connectors.config import SourceEntry
 from connectors.encoding import Encoding
 from connectors.errors import ConnectorError
-from connectors.pipeline import Segment, Tally
+from connectors.pipeline import Segment
 from connectors.supervisor import pipeline_of
+from connectors.tally import Tally
 
 MAX_SAMPLES = 2_000
 

@@ -10,6 +10,7 @@ from typing import Any
 from connectors.base import Sample
 from connectors.encoders.base import Encoder, EncoderFactory
 from connectors.errors import BadSample
+from connectors.known_streams import StreamName
 from connectors.pipeline import Accepted, Pipeline, Segment
 from connectors.routes import Target
 
@@ -69,11 +70,22 @@ class Encoding:
         """Nothing more comes: what the encoders hold back, then what is left in the windows."""
         segments: list[Segment] = []
         for target, encoder in self._encoders.items():
-            try:
-                segments += self._pipeline.window_frames(target, await encoder.end())
-            except BadSample as bad:
-                self._count(target, bad)
+            segments += await self._last_of(target, encoder)
         return segments + self._pipeline.end()
+
+    async def forget_one(self) -> tuple[StreamName, list[Segment]]:
+        """Make room for another stream: which one was forgotten, and what was held back of it."""
+        target = self._pipeline.longest_silent
+        encoder = self._encoders.pop(target, None)
+        segments = [] if encoder is None else await self._last_of(target, encoder)
+        return target.name, [*segments, *self._pipeline.forget(target.name)]
+
+    async def _last_of(self, target: Target, encoder: Encoder) -> list[Segment]:
+        try:
+            return self._pipeline.window_frames(target, await encoder.end())
+        except BadSample as bad:
+            self._count(target, bad)
+            return []
 
     def snapshot(self) -> dict[str, Any]:
         encoders = [[list(target), encoder.snapshot()] for target, encoder in self._encoders.items()]

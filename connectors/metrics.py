@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from connectors.pipeline import Tally
+from connectors.tally import Tally
 
 REASONS = frozenset(
     {"format", "field", "shape", "length", "not_finite", "time", "clock", "identity", "codec", "gap", "foreign"}
@@ -35,7 +35,9 @@ class ConnectMetrics:
         self._dropped = counter("dropped", "Given up because nobody took it in time: samples and segments", "what")
         self._refused = counter("segments_refused", "Segments that the runtime refused for good", "code")
         self.restarts = counter("restarts", "Times the source was opened again", "reason")
+        self.forgotten = counter("streams_forgotten", "Streams that were silent longest, forgotten to make room")
         self.up = gauge("source_up", "1 while the source is read")
+        self.runtime_up = gauge("runtime_up", "1 while the runtime answers")
         self.lag_s = gauge("lag_seconds", "Arrival less event time, of the newest sample")
         self.uncommitted = gauge("uncommitted_samples", "Taken, and not yet in a written snapshot's past")
         self.snapshot_s = gauge("snapshot_seconds", "Wall time at which the last snapshot was written")

@@ -7,13 +7,15 @@
 
 What it decides depends on the samples alone, so a pipeline restored from a snapshot makes of the samples after it the
 very segments, with the very numbers, that this one makes. That, and the worker's memory of numbers, is exactly once.
+
+Streams that were silent longest are forgotten to make room (`known_streams`). One number is left of them: every stream
+that begins later is numbered from above it, for it may be one that returns.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +25,10 @@ from connectors.base import Position, Sample
 from connectors.clock import Clock, ClockOptions
 from connectors.decoding import Decode, Decoded, decoder, undecoded
 from connectors.encoders.base import Frames
-from connectors.errors import BadSample, SnapshotError, SourceBroken
+from connectors.errors import BadSample, SnapshotError
+from connectors.known_streams import MAX_STREAMS, KnownStreams, StreamName
 from connectors.routes import RouteOptions, Routing, Target
+from connectors.tally import Tally
 from connectors.windowing import Times, Values, Window
 
 SNAPSHOT_VERSION = 1
@@ -56,29 +60,13 @@ class Accepted(NamedTuple):
     """[T]"""
 
 
-@dataclass(slots=True)
-class Tally:
-    """What happened since it was last taken, for the metrics. Nothing is left out without being counted."""
-
-    samples: int = 0
-    segments: int = 0
-    frames_left_out: int = 0
-    duplicates: int = 0
-    unrouted: int = 0
-    bad: Counter[str] = field(default_factory=Counter)
-    clock: Counter[str] = field(default_factory=Counter)
-    last_bad: str = ""
-    lag_s: float | None = None
-    """of the newest sample that has both: arrival less event time"""
-
-
 class _Stream:
     __slots__ = ("left_out", "modality", "next_sequence", "window")
 
-    def __init__(self, window: Window, modality: str) -> None:
+    def __init__(self, window: Window, modality: str, next_sequence: int) -> None:
         self.window = window
         self.modality = modality
-        self.next_sequence = 1
+        self.next_sequence = next_sequence
         self.left_out = 0
 
 
@@ -92,6 +80,7 @@ class Pipeline:
         *,
         seeks: bool = True,
         redelivers_at_most: int = 0,
+        max_streams: int = MAX_STREAMS,
     ) -> None:
         self.tally = Tally()
         self.position: Position = None
@@ -105,13 +94,16 @@ class Pipeline:
         self._clock_options = clock
         self._clock_counts = Counter[str]()
         self._clocks: dict[tuple[int, str], Clock] = {}
-        self._streams: dict[tuple[str, str], _Stream] = {}
-        self._route_of: dict[tuple[str, str], int] = {}
+        self._streams: dict[StreamName, _Stream] = {}
+        self._first_sequence = 1
+        """of a stream that begins"""
         self._shift_s: float | None = None
         self._seeks = seeks
         self._recent: dict[str, None] = {}
         """identities of the newest samples, as many as the source may hand over again"""
         self._max_recent = redelivers_at_most * len(routes)
+        # What is handed over again must find its streams and stamps, and the streams of one sample each other.
+        self._known = KnownStreams(max(max_streams, self._max_recent, len(routes)))
         self._newest_s: dict[tuple[int, str], float] = {}
         """newest believed stamp by route and key: it tells what is known where samples have no identity"""
 
@@ -120,16 +112,19 @@ class Pipeline:
     def accept(self, samples: Sequence[Sample], *, wall_s: float) -> list[Accepted]:
         """Decoded and timed, in order; bad ones, known ones and those of no route counted and left out.
 
-        `wall_s`: now; only for the very first sample of a source whose clock is shifted to now.
+        No more of them than fit. `wall_s`: now; only for the very first sample of a source whose clock is shifted to
+        now.
         """
         accepted: list[Accepted] = []
         tally = self.tally
         tally.samples += len(samples)
         for sample in samples:
-            targets = self._targets(sample.stream_key)
+            targets = self._routing.targets(sample.stream_key)
             if not targets:
                 tally.unrouted += 1
             for target in targets:
+                # Bad samples and known ones count as well: what fits must not depend on where a batch ends.
+                self._known.touch(target)
                 try:
                     one = self._accept(target, sample, wall_s)
                 except BadSample as bad:
@@ -142,11 +137,24 @@ class Pipeline:
             self.position = samples[-1].position
         return accepted
 
-    def _targets(self, key: str) -> tuple[Target, ...]:
-        try:
-            return self._routing.targets(key)
-        except ValueError as error:
-            raise SourceBroken(str(error)) from None
+    def fits(self, samples: Sequence[Sample]) -> int:
+        """How many of these may be accepted before a stream has to be forgotten (`longest_silent`)."""
+        return self._known.fits([self._routing.targets(sample.stream_key) for sample in samples])
+
+    @property
+    def longest_silent(self) -> Target:
+        """The stream to forget next."""
+        return self._known.longest_silent
+
+    def forget(self, name: StreamName) -> list[Segment]:
+        """What is left in its window; then all that is known of it but how far its numbers went."""
+        self._known.forget(name)
+        stream = self._streams.pop(name, None)
+        if stream is None:
+            return []
+        segments = self._numbered(*name, stream, stream.window.end())
+        self._first_sequence = max(self._first_sequence, stream.next_sequence)
+        return segments
 
     def _accept(self, target: Target, sample: Sample, wall_s: float) -> Accepted | None:
         decoded = self._decoders[target.route](sample)
@@ -154,11 +162,8 @@ class Pipeline:
             self.tally.duplicates += 1
             return None
         key = (target.route, sample.stream_key)
-        clock = self._clocks.get(key)
-        if clock is None:
-            clock = self._clocks[key] = Clock(self._clock_options, self._clock_counts)
         try:
-            event_s = clock.event_time(decoded.stamp_s, sample.arrival_s)
+            event_s = self._clock(key).event_time(decoded.stamp_s, sample.arrival_s)
         except ValueError as error:
             raise BadSample("time", str(error)) from None
         if event_s is None:
@@ -177,6 +182,16 @@ class Pipeline:
             given = sample._replace(event_time_s=event_s, value=decoded.values)
             return Accepted(target, given, NO_VALUES, NO_TIMES)
         return Accepted(target, None, decoded.values, _times(event_s, decoded.before_s, len(decoded.values)))
+
+    def _clock(self, key: tuple[int, str]) -> Clock:
+        """Of a route and a stream key; as many are remembered as streams."""
+        clock = self._clocks.pop(key, None) or Clock(self._clock_options, self._clock_counts)
+        self._clocks[key] = clock
+        if len(self._clocks) > self._known.max_streams:
+            longest_silent = next(iter(self._clocks))
+            del self._clocks[longest_silent]
+            self._newest_s.pop(longest_silent, None)
+        return clock
 
     def _is_known(self, target: Target, sample: Sample, decoded: Decoded) -> bool:
         """Of a source that may hand over a sample again: was this one taken before?"""
@@ -210,25 +225,17 @@ class Pipeline:
         return segments
 
     def _add(self, target: Target, values: Values, times_s: Times) -> list[Segment]:
-        stream = self._stream(target)
+        stream = self._streams.get(target.name)
+        if stream is None:
+            window = Window(self._routes[target.route].window)
+            stream = self._streams[target.name] = _Stream(window, target.modality, self._first_sequence)
         try:
             windowed = stream.window.add(values, times_s)
         except ValueError as error:
             self.tally.bad["shape"] += 1
             self.tally.last_bad = f"{target.session}/{target.stream}: {error}"
             return []
-        return self._numbered(target.session, target.stream, stream, windowed)
-
-    def _stream(self, target: Target) -> _Stream:
-        name = (target.session, target.stream)
-        stream = self._streams.get(name)
-        if stream is None:
-            window = Window(self._routes[target.route].window)
-            stream = self._streams[name] = _Stream(window, target.modality)
-            self._route_of[name] = target.route
-        elif self._route_of[name] != target.route:
-            raise SourceBroken(f"two routes make stream {target.stream!r} of session {target.session!r}")
-        return stream
+        return self._numbered(*target.name, stream, windowed)
 
     def _numbered(self, session: str, name: str, stream: _Stream, windowed: Iterable[Any]) -> list[Segment]:
         segments = []
@@ -249,8 +256,8 @@ class Pipeline:
         return segments
 
     @property
-    def streams(self) -> list[tuple[str, str]]:
-        """Session and stream of all that was ever seen."""
+    def streams(self) -> list[StreamName]:
+        """All that are remembered and had frames."""
         return list(self._streams)
 
     def take_tally(self) -> Tally:
@@ -270,9 +277,11 @@ class Pipeline:
             "shift_s": self._shift_s,
             "clocks": [[*key, clock.snapshot()] for key, clock in self._clocks.items()],
             "streams": [
-                [*name, self._route_of[name], stream.modality, stream.next_sequence, stream.window.snapshot()]
+                [*name, self._known[name].route, stream.modality, stream.next_sequence, stream.window.snapshot()]
                 for name, stream in self._streams.items()
             ],
+            "known": self._known.snapshot(),
+            "first_sequence": self._first_sequence,
             "recent": list(self._recent),
             "newest": [[*key, stamp_s] for key, stamp_s in self._newest_s.items()],
         }
@@ -292,10 +301,15 @@ class Pipeline:
             clock = self._clocks[route, key] = Clock(self._clock_options, self._clock_counts)
             clock.restore(clock_state)
         for session, name, route, modality, next_sequence, window_state in state["streams"]:
-            stream = _Stream(Window(self._routes[route].window), modality)
+            stream = _Stream(Window(self._routes[route].window), modality, next_sequence)
             stream.window.restore(window_state)
-            stream.next_sequence, stream.left_out = next_sequence, stream.window.left_out
-            self._streams[session, name], self._route_of[session, name] = stream, route
+            stream.left_out = stream.window.left_out
+            self._streams[session, name] = stream
+        # Snapshots of before streams were forgotten tell neither.
+        self._first_sequence = state.get("first_sequence", 1)
+        self._known.restore(
+            state.get("known") or [[route, *name, kind] for *name, route, kind, _, _ in state["streams"]]
+        )
         self._recent = dict.fromkeys(state["recent"])
         self._newest_s = {(route, key): stamp_s for route, key, stamp_s in state["newest"]}
 

@@ -23,7 +23,7 @@ from connectors.windowing import WindowOptions
 
 _TOKEN = re.compile(r"\{(\w+)\}|\*\*|\*")
 MAX_KEYS = 100_000
-"""stream keys that are remembered; beyond, a new key is refused: keys made from data are a mistake in the file"""
+"""stream keys whose targets are remembered; beyond, one that comes back is matched again"""
 
 
 class RouteOptions(Options):
@@ -81,6 +81,11 @@ class Target(NamedTuple):
     stream: str
     modality: str
 
+    @property
+    def name(self) -> tuple[str, str]:
+        """Session and stream."""
+        return self.session, self.stream
+
 
 class Routing:
     """Keys to targets; each key is matched once."""
@@ -90,11 +95,11 @@ class Routing:
         self._targets: dict[str, tuple[Target, ...]] = {}
 
     def targets(self, key: str) -> tuple[Target, ...]:
-        """In the order of the routes. Raises ValueError for more keys than can be meant."""
+        """In the order of the routes."""
         targets = self._targets.get(key)
         if targets is None:
             if len(self._targets) >= MAX_KEYS:
-                raise ValueError(f"more than {MAX_KEYS} stream keys")
+                del self._targets[next(iter(self._targets))]
             targets = self._targets[key] = tuple(self._match(key))
         return targets
 

@@ -49,6 +49,9 @@ class Sink(Protocol):
 
     def end(self, session: str, stream: str) -> None: ...
 
+    def forget(self, session: str, stream: str) -> None:
+        """Nothing more comes; if something does, it may have any higher number."""
+
     async def wait_until(self, is_done: Callable[[], bool]) -> None:
         """Wait until this is so, looking whenever something became durable or was refused. Raises Refused."""
 
@@ -198,10 +201,24 @@ class Runner:
 
     async def _take(self, samples: Sequence[Sample]) -> None:
         self._is_within_batch = True
-        await self._publish(await self._encoding.take(samples, wall_s=self._clocks.wall_s()))
+        rest = samples
+        while rest:
+            fits = self._pipeline.fits(rest)
+            await self._publish(await self._encoding.take(rest[:fits], wall_s=self._clocks.wall_s()))
+            rest = rest[fits:]
+            if rest:
+                await self._forget_one()
         self._is_within_batch = False
         if self._is_replayable:
             self._delivery.took(len(samples), self._clocks.now_s())
+
+    async def _forget_one(self) -> None:
+        """Make room for a stream that begins."""
+        name, segments = await self._encoding.forget_one()
+        await self._publish(segments)
+        self._sink.forget(*name)
+        self.refused.discard(name)
+        self._metrics.forgotten.labels(self.name).inc()
 
     async def _publish(self, segments: Sequence[Segment]) -> None:
         for session, stream, modality, frames, event_time_s, sequence in segments:

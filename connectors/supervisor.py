@@ -10,16 +10,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.asgi import make_asgi_app
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from connectors.backoff import Backoff
 from connectors.base import Source
-from connectors.config import ConnectOptions, SourceEntry
+from connectors.config import ConnectOptions, HttpOptions, SourceEntry
+from connectors.errors import ConfigError, SourceUnavailable
+from connectors.known_streams import MAX_STREAMS
 from connectors.listening import listening
 from connectors.metrics import ConnectMetrics
 from connectors.pipeline import Pipeline
@@ -29,12 +30,25 @@ from runtime.client import AsyncPublisher, PublisherEvent, PublisherPolicy
 
 log = logging.getLogger("grf.connect")
 
-DROPS_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0
+"""at a publisher: what it gave up, whether it has a runtime"""
+SILENT_FOR_S = 5.0
+"""of the runtime, before the log says so"""
 HEALTHY = ("running", "ended", "stopped")
 
 
 def pipeline_of(source: Source, entry: SourceEntry) -> Pipeline:
-    return Pipeline(entry.routes, entry.clock, seeks=source.seeks, redelivers_at_most=source.redelivers_at_most)
+    return Pipeline(
+        entry.routes, entry.clock, seeks=source.seeks, redelivers_at_most=source.redelivers_at_most,
+        max_streams=entry.max_streams,
+    )  # fmt: skip
+
+
+def meaning_of(entry: SourceEntry) -> str:
+    """Digest of all that the meaning of a snapshot depends on: how samples become numbered segments."""
+    encoders = [type(route.encoder).__name__ for route in entry.routes]
+    memory = [] if entry.max_streams == MAX_STREAMS else [f"max_streams={entry.max_streams}"]
+    return digest(entry.clock, *entry.routes, *encoders, *memory)
 
 
 class Supervisor:
@@ -54,7 +68,7 @@ class Supervisor:
     async def run(self, stop: asyncio.Event) -> dict[str, str]:
         """Until every source has ended or is broken, or `stop` is set. Returns the health of each source."""
         http = self._options.http
-        async with listening(self._app(), http.host, http.port) as self.http_port, AsyncExitStack() as stack:
+        async with self._listening(http) as self.http_port, AsyncExitStack() as stack:
             log.info("metrics and health at http://%s:%d", http.host, self.http_port)
             tasks = [asyncio.create_task(self._run(name, stack), name=name) for name in self._sources]
             stopping: asyncio.Task[object] = asyncio.create_task(stop.wait())
@@ -73,10 +87,8 @@ class Supervisor:
         factories = {
             index: route.encoder.build() for index, route in enumerate(entry.routes) if route.encoder is not None
         }
-        encoders = (type(route.encoder).__name__ for route in entry.routes)
-        meaning = digest(entry.clock, *entry.routes, *encoders)
         runner = self.runners[name] = Runner(
-            name, source, pipeline, factories, publisher, self._folder.of(name, meaning), self._metrics,
+            name, source, pipeline, factories, publisher, self._folder.of(name, meaning_of(entry)), self._metrics,
             options=entry.snapshot, backoff=Backoff(entry.restart),
         )  # fmt: skip
         try:
@@ -98,18 +110,26 @@ class Supervisor:
             policy=PublisherPolicy(entry.buffer_bytes, when_full),
             on_event=lambda event: self._told(name, event),
         ) as publisher:
-            counting = asyncio.create_task(self._count_drops(name, publisher))
+            looking = asyncio.create_task(self._look_after(name, publisher))
             try:
                 yield publisher
             finally:
-                counting.cancel()
+                looking.cancel()
 
-    async def _count_drops(self, name: str, publisher: AsyncPublisher) -> None:
-        known = 0
+    async def _look_after(self, name: str, publisher: AsyncPublisher) -> None:
+        """Count what the publisher gave up; say when the runtime does not answer, and when it does again."""
+        dropped, silent_s, is_told = 0, 0.0, False
         while True:
-            await asyncio.sleep(DROPS_EVERY_S)
-            self._metrics.dropped(name, "segments", publisher.stats.dropped - known)
-            known = publisher.stats.dropped
+            await asyncio.sleep(LOOK_EVERY_S)
+            self._metrics.dropped(name, "segments", publisher.stats.dropped - dropped)
+            dropped = publisher.stats.dropped
+            self._metrics.runtime_up.labels(name).set(publisher.is_connected)
+            silent_s = 0.0 if publisher.is_connected else silent_s + LOOK_EVERY_S
+            if is_told and publisher.is_connected:
+                log.info("%s: the runtime answers again", name)
+            elif silent_s >= SILENT_FOR_S and not is_told:
+                log.warning("%s: no runtime answers at %s; segments wait", name, self._options.runtime.address)
+            is_told = silent_s >= SILENT_FOR_S
 
     def _told(self, name: str, event: PublisherEvent) -> None:
         self._metrics.refused(name, event.code)
@@ -122,10 +142,20 @@ class Supervisor:
 
     # ---- health ----
 
+    @asynccontextmanager
+    async def _listening(self, http: HttpOptions) -> AsyncIterator[int]:
+        async with AsyncExitStack() as stack:
+            try:
+                port = await stack.enter_async_context(listening(self._app(), http.host, http.port))
+            except SourceUnavailable as error:
+                raise ConfigError(f"http: {error}; http.port of the file names another, 0 is any free one") from None
+            yield port
+
     def _app(self) -> Starlette:
-        return Starlette(
-            routes=[Route("/health", self._health), Mount("/metrics", make_asgi_app(self._registry))],
-        )
+        return Starlette(routes=[Route("/health", self._health), Route("/metrics", self._show_metrics)])
+
+    async def _show_metrics(self, request: Request) -> Response:
+        return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _health(self, request: Request) -> JSONResponse:
         """200 while every source is read or has ended; 503 names those that wait or are broken."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -50,19 +53,39 @@ async def _dry_run(options: ConnectOptions, seconds: float) -> int:
     )
     console = Console()
     for name, trial in zip(options.sources, trials, strict=True):
-        console.print(_table(name, trial))
+        console.print(f"[bold]{name}[/]")
+        if trial.streams:
+            console.print(_table(trial))
+        elif not trial.error:
+            console.print(f"no segment came of it within {seconds:g} s")
         for line in _remarks(trial):
-            console.print(f"  {line}", markup=False)
+            console.print(line, markup=False, highlight=False)
     return FAILED if any(trial.error for trial in trials) else 0
 
 
-def _table(name: str, trial: Trial) -> Table:
-    table = Table("session", "stream", "modality", "segments", "frames", "first event time", title=name)
+def _table(trial: Trial) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("session", "stream", "modality"):
+        table.add_column(column, overflow="fold")
+    for column in ("segments", "first event, UTC"):
+        table.add_column(column, no_wrap=True)
     for (session, stream, modality), segments in sorted(trial.streams.items()):
         first = segments[0]
         shape = " x ".join(str(size) for size in first.frames.shape)
-        table.add_row(session, stream, modality, str(len(segments)), shape, f"{first.event_time_s:.3f}")
+        table.add_row(session, stream, modality, f"{len(segments)} of {shape}", _moment(first.event_time_s))
     return table
+
+
+def _moment(event_time_s: float) -> str:
+    """Date and time; seconds for what no calendar has."""
+    try:
+        return datetime.fromtimestamp(event_time_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return f"{event_time_s:.3f} s"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
 
 
 def _remarks(trial: Trial) -> list[str]:
@@ -72,9 +95,9 @@ def _remarks(trial: Trial) -> list[str]:
     if tally.unrouted:
         remarks.append(f"samples that match no route: {tally.unrouted}")
     if tally.bad:
-        remarks.append(f"samples that cannot be used: {dict(tally.bad)}; the last: {tally.last_bad}")
+        remarks.append(f"samples that cannot be used: {_counts(tally.bad)}; the last: {tally.last_bad}")
     if tally.clock:
-        remarks.append(f"time stamps: {dict(tally.clock)}")
+        remarks.append(f"time stamps: {_counts(tally.clock)}")
     if trial.error:
         remarks.append(f"error: {trial.error}")
     return remarks

@@ -42,6 +42,11 @@ class AsyncPublisher:
     def stats(self) -> PublisherStats:
         return self._driver.core.stats
 
+    @property
+    def is_connected(self) -> bool:
+        """A worker has welcomed this client and answers."""
+        return self._driver.core.is_connected
+
     def open(self) -> None:
         self._driver.start()
 
@@ -62,6 +67,8 @@ class AsyncPublisher:
             n_bytes = array.nbytes + ENTRY_OVERHEAD_BYTES
             if not await self._driver.wait(lambda: core.has_room(n_bytes), timeout_s):
                 raise PublisherFull(f"{core.unfinished} segments are not durable after {timeout_s} s")
+        if sequence is not None and core.is_leaving(session, stream):
+            await self._driver.wait(lambda: not core.is_leaving(session, stream), timeout_s)
         receipt = core.publish(session, stream, modality, array, event_time_s, time.monotonic(), sequence)
         self._driver.wake()
         return receipt
@@ -71,8 +78,12 @@ class AsyncPublisher:
         self._driver.wake()
 
     def forget(self, session: str, stream: str) -> None:
-        """Free the memory of a stream that has nothing left to send."""
+        """End a stream and free its memory once all of it is durable. What comes for it later opens it again.
+
+        A stream numbered by its publisher may then go on at any higher number: `publish` waits until it is forgotten.
+        """
         self._driver.core.forget(session, stream)
+        self._driver.wake()
 
     async def wait(
         self, receipt: Receipt, *, until: Literal["fused", "durable"] = "durable", timeout_s: float | None = None

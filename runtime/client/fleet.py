@@ -95,6 +95,11 @@ class Fleet(Generic[LaneT]):
     def refusal(self) -> m.Nack | None:
         return self.home.refusal
 
+    @property
+    def is_connected(self) -> bool:
+        """A worker has welcomed this client and answers."""
+        return self.home.welcome is not None and not self.home.is_lost
+
     def next_home(self) -> str | None:
         """Where to connect home to, if the table knows a worker that was not tried since it was lost; else ask."""
         while self._untried:

@@ -120,6 +120,8 @@ class PublisherCore:
         """sessions that may have something to send, next turn first, and their streams that may"""
         self._to_open_or_end: dict[StreamName, None] = {}
         """streams for which a control message may be due"""
+        self._leaving: dict[StreamName, None] = {}
+        """streams to be forgotten"""
         self._paused: dict[StreamName, float] = {}
         """streams told to slow down, and until when"""
         self._was_connected = False
@@ -163,6 +165,9 @@ class PublisherCore:
             raise StreamRefused(buffer.refusal.code, buffer.refusal.text)
         if buffer.modality != modality:
             raise ValueError(f"stream {stream!r} of session {session!r} was published as {buffer.modality!r}")
+        if buffer.is_leaving:
+            buffer.is_leaving = False
+            del self._leaving[name]
         entry = Entry(event_time_s, frames, now_s)
         self._account.n_bytes += sum(kept.n_bytes for kept in buffer.append(entry, sequence))
         self.stats.published += 1
@@ -180,10 +185,20 @@ class PublisherCore:
             self._to_open_or_end[session, stream] = None
 
     def forget(self, session: str, stream: str) -> None:
-        """Let go of a stream that has nothing left to send; publishing to it opens it again."""
+        """End it, and let go of it once all is durable; publishing to it then opens it again, at any higher number."""
+        self.end(session, stream)
         buffer = self._streams.get((session, stream))
-        if buffer is not None and buffer.is_empty:
-            del self._streams[session, stream]
+        if buffer is not None:
+            buffer.is_leaving = True
+            self._leaving[session, stream] = None
+
+    def is_leaving(self, session: str, stream: str) -> bool:
+        """It is to be forgotten, and something of it is not durable yet."""
+        return (session, stream) in self._leaving
+
+    def _let_go(self) -> None:
+        for name in [name for name in self._leaving if self._streams[name].can_leave]:
+            del self._leaving[name], self._streams[name]
 
     def has_reached(self, receipt: Receipt, until: Literal["fused", "durable"]) -> bool:
         """No more is to be waited for: the segment came so far, or never will."""
@@ -226,8 +241,8 @@ class PublisherCore:
         names = [name for name in self._streams if name[0] in sessions]
         released = [self._streams.pop(name) for name in names]
         for name in names:
-            self._paused.pop(name, None)
-            self._to_open_or_end.pop(name, None)
+            for waiting in (self._paused, self._to_open_or_end, self._leaving):
+                waiting.pop(name, None)
         self._recount_in_flight()
         return released
 
@@ -235,6 +250,8 @@ class PublisherCore:
         """Go on with a stream that another connection has let go of."""
         name = (buffer.session, buffer.stream)
         self._streams[name] = buffer
+        if buffer.is_leaving:
+            self._leaving[name] = None
         self.stats.resent += buffer.reconnect()
         self._make_sendable(name)
 
@@ -268,6 +285,7 @@ class PublisherCore:
 
     def tick(self, now_s: float) -> None:
         self._link.tick(now_s)
+        self._let_go()
         for name in [name for name, until_s in self._paused.items() if until_s <= now_s]:
             del self._paused[name]
             self._make_sendable(name)

@@ -51,6 +51,9 @@ class PublisherFleet(Fleet[PublisherCore]):
     def forget(self, session: str, stream: str) -> None:
         self.lane_of(session).forget(session, stream)
 
+    def is_leaving(self, session: str, stream: str) -> bool:
+        return self.lane_of(session).is_leaving(session, stream)
+
     def has_reached(self, receipt: Receipt, until: Literal["fused", "durable"]) -> bool:
         return self.home.has_reached(receipt, until)
 

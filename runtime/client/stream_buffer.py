@@ -106,6 +106,8 @@ class StreamBuffer:
         self.refusal: m.Nack | None = None
         """why nothing can be published to this stream any more"""
         self.n_bytes = 0
+        self.is_leaving = False
+        """it is to be forgotten as soon as it can be"""
         self._state: Literal["closed", "opening", "open"] = "closed"
         self._entries: dict[int, Entry] = {}
         """by sequence number, without gaps"""
@@ -128,6 +130,12 @@ class StreamBuffer:
     @property
     def is_empty(self) -> bool:
         return not len(self)
+
+    @property
+    def can_leave(self) -> bool:
+        """Nothing is kept, and the worker knows that it has ended, if it needs to."""
+        is_told = self._ended and (self._end_sent or self._state == "closed")
+        return self.is_empty and (is_told or self.refusal is not None)
 
     @property
     def is_opening(self) -> bool:

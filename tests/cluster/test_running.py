@@ -89,7 +89,9 @@ def test_the_real_prometheus_finds_and_scrapes_every_process(
     runtime: RunningRuntime, server_program: Callable[[str], str], tmp_path: Path
 ) -> None:
     config = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text()
+    connect_port = free_port()
     config = config.replace("http://127.0.0.1:8000", runtime.address).replace("5s", "1s")
+    config = config.replace("127.0.0.1:9464", f"127.0.0.1:{connect_port}")
     (tmp_path / "prometheus.yml").write_text(config)
     port = free_port()
     prometheus = subprocess.Popen(
@@ -102,17 +104,28 @@ def test_the_real_prometheus_finds_and_scrapes_every_process(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    file = tmp_path / "connect.yaml"
+    options = {"runtime": {"address": runtime.address}, "state_dir": str(tmp_path), "http": {"port": connect_port}}
+    route = {"session": "posted", "stream": "all", "modality": "accelerometer"}
+    file.write_text(
+        json.dumps({**options, "sources": {"it": {"from": {"kind": "http", "port": 0}, "routes": [route]}}})
+    )
+    connector = subprocess.Popen([sys.executable, "-m", "connectors", str(file)], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
 
         def up() -> set[str]:
             answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up == 1"}).json()
-            return {result["metric"]["component"] for result in answer["data"]["result"]}
+            metrics = [result["metric"] for result in answer["data"]["result"]]
+            return {metric.get("component", metric["job"]) for metric in metrics}
 
-        wait_until(lambda: up() == {"worker", "controller", "gateway"}, 60.0, "all processes are scraped")
+        every_process = {"worker", "controller", "gateway", "grf-connect"}
+        wait_until(lambda: up() == every_process, 60.0, "all processes are scraped")
         query = {"query": "sum(grf_key_groups_owned)"}
         answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params=query).json()
         assert answer["data"]["result"][0]["value"][1] == "1024"
     finally:
+        connector.terminate()
+        connector.wait(20)
         prometheus.terminate()
         prometheus.wait(20)
 

@@ -85,6 +85,10 @@ class FakeSink:
     def end(self, session: str, stream: str) -> None:
         self._runtime.ended.add((session, stream))
 
+    def forget(self, session: str, stream: str) -> None:
+        self.end(session, stream)
+        self._next.pop((session, stream), None)
+
     async def wait_until(self, is_done: Callable[[], bool]) -> None:
         while not is_done():
             if self.refusal is not None:

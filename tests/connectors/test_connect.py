@@ -83,12 +83,11 @@ def test_health_and_metrics_are_served(tmp_path: Path, caplog: pytest.LogCapture
     sources = {"slow": files(tmp_path / "slow.csv", speed=1), "gone": files(tmp_path / "nowhere.csv")}
 
     async def look(supervisor: Supervisor, stop: asyncio.Event) -> None:
-        while len(supervisor.runners) < 2 or supervisor.runners["gone"].health != "broken":
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(0.5)
+        while [runner.health for runner in supervisor.runners.values()] != ["running", "broken"]:
+            await asyncio.sleep(0.01)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{supervisor.http_port}") as client:
             health = await client.get("/health")
-            metrics = (await client.get("/metrics/")).text
+            metrics = (await client.get("/metrics")).text
         assert health.status_code == 503
         assert health.json()["sources"]["slow"]["health"] == "running"
         assert "nowhere.csv" in health.json()["sources"]["gone"]["reason"]

@@ -170,10 +170,54 @@ def test_a_forgotten_stream_is_numbered_on_by_the_worker() -> None:
     scene = Scene(segments=2)
     scene.open()
     scene.core.forget("s", "mic")
+    assert scene.core.is_leaving("s", "mic")
     scene.ack(fused=2, durable=2)
-    scene.core.forget("s", "mic")
+    assert [type(message) for message in scene.after(0.1)] == [m.End]
+    scene.after(0.1)
+    assert not scene.core.is_leaving("s", "mic")
     scene.publish()
     (opening,) = scene.sent()
     assert isinstance(opening, m.Open)
     assert (opening.base, opening.known_durable) == (1, 0)
     assert numbers(scene.open(durable=2, last=2)) == [3]
+
+
+def test_a_forgotten_stream_numbered_by_its_publisher_goes_on_at_any_higher_number() -> None:
+    scene = Scene()
+    scene.core.publish("s", "mic", "audio", FRAMES, 0.0, scene.now_s, sequence=1)
+    scene.sent()
+    scene.open()
+    scene.ack(fused=1, durable=1)
+    scene.core.forget("s", "mic")
+    scene.after(0.1)  # sends the end
+    scene.after(0.1)
+    scene.core.publish("s", "mic", "audio", FRAMES, 0.0, scene.now_s, sequence=1_000_000)
+    (opening,) = scene.sent()
+    assert isinstance(opening, m.Open)
+    assert opening.base == 1_000_000
+    assert numbers(scene.open(durable=1, last=1)) == [1_000_000]
+
+
+def test_a_stream_to_be_forgotten_that_goes_on_at_once_is_kept() -> None:
+    scene = Scene(segments=2)
+    scene.open()
+    scene.core.forget("s", "mic")
+    scene.publish()
+    assert not scene.core.is_leaving("s", "mic")
+    scene.ack(fused=2, durable=2)
+    assert numbers(scene.after(0.1)) == [3]
+
+
+def test_a_stream_to_be_forgotten_is_so_on_the_connection_that_it_moves_to() -> None:
+    scene, other = Scene(segments=2), Scene()
+    scene.open()
+    scene.core.forget("s", "mic")
+    for buffer in scene.core.release({"s"}):
+        other.core.adopt(buffer)
+    assert (scene.core.is_leaving("s", "mic"), other.core.is_leaving("s", "mic")) == (False, True)
+    other.sent()
+    other.open()
+    other.ack(fused=2, durable=2)
+    other.after(0.1)
+    other.after(0.1)
+    assert not other.core.sessions
