@@ -24,6 +24,8 @@ from connectors.base import MAX_BATCH, Position, Sample, Source, SourceOptions
 from connectors.decoding import SECONDS
 from connectors.errors import NETWORK, SourceBroken, SourceUnavailable, Translation, need, translated
 
+ANSWER_WITHIN_S = 5
+"""a server that is asked whether it is there; one whose network has fallen silent never says"""
 FETCH_S = 5.0
 """how long a request for a message waits at the server"""
 HURRY_S = 0.02
@@ -76,14 +78,15 @@ class NatsSource(Source):
         return f"stream {self._options.stream} at {', '.join(self._options.servers)}"
 
     async def open(self, *, position: Position) -> None:
-        nats = need("nats", "nats")
+        # Not `nats.connect`: where a server takes the connection and never answers, it leaves it open.
+        self._connection = need("nats.aio.client", "nats").Client()
         self._errors = errors_table()
         options = self._options
         with translated(self._errors, self._place):
-            self._connection = await nats.connect(
+            await self._connection.connect(
                 list(options.servers),
                 allow_reconnect=False,  # opening again is ours to do
-                connect_timeout=5, max_reconnect_attempts=1, reconnect_time_wait=0.1,
+                connect_timeout=ANSWER_WITHIN_S, max_reconnect_attempts=1, reconnect_time_wait=0.1,
                 user=options.user or None, password=options.password or None, token=options.token or None,
                 user_credentials=options.credentials or None,
                 error_cb=_ignored,
@@ -124,7 +127,7 @@ class NatsSource(Source):
                 if messages:
                     yield [self._sample(message) for message in messages]
                 else:
-                    await self._connection.flush()  # raises if the connection is lost
+                    await self._connection.flush(ANSWER_WITHIN_S)  # raises if the connection is lost
                     await self._subscription.consumer_info()  # or the consumer, with its server
 
     async def _fetched(self, batch: int, timeout_s: float) -> list[Any]:

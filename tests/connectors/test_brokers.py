@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -18,47 +16,9 @@ from connectors.contract import run, take
 from connectors.errors import SourceBroken, SourceUnavailable
 from connectors.jetstream import NatsOptions
 from connectors.mqtt import MqttOptions, MqttSource
+from tests.connectors.cable import Cable
 from tests.connectors.materials import mqtt_options, publish_mqtt, publish_nats, run_nats
 from tests.connectors.servers import Mosquitto, Nats
-
-
-class Cable:
-    """A TCP connection to a server, to be cut."""
-
-    def __init__(self, port: int) -> None:
-        self.port = 0
-        self._to = port
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.cut()
-        self._server.close()
-        await self._server.wait_closed()
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
-        self._writers += [writer, far_writer]
-        with suppress(OSError):
-            await asyncio.gather(_pass_on(reader, far_writer), _pass_on(far_reader, writer))
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-        await writer.drain()
-    writer.close()
 
 
 def numbers(samples: Any) -> list[int]:
