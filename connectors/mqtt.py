@@ -64,9 +64,7 @@ class MqttOptions(SourceOptions):
     client_id: str = Field("", description="Names the session at the broker; required for qos 1, and must not change.")
     session_expiry_s: int = Field(604_800, ge=1, description="How long the broker keeps messages while we are away.")
     receive_maximum: int = Field(4096, ge=1, le=65_535, description="Messages not acknowledged, at most.")
-    keepalive_s: int = Field(
-        30, ge=1, description="So long silent, the broker is asked; so long again, it is lost."
-    )
+    keepalive_s: int = Field(30, ge=1, description="So long silent, the broker is asked; so long again, it is lost.")
     identity_property: str = Field("", description="User property that tells a message from every other.")
     time_property: str = Field("", description="User property with the time stamp.")
     time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="Of time_property.")

@@ -14,7 +14,7 @@ from runtime import messages as m
 from runtime.client.async_driver import AsyncDriver
 from runtime.client.errors import ClientClosed, PublisherFull, Refused, RequestTimeout
 from runtime.client.locate import Locate, locator
-from runtime.client.publisher_core import PublisherEvent, PublisherPolicy, PublisherStats
+from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_fleet import PublisherFleet
 from runtime.client.state_core import Answer, Question
 from runtime.client.state_fleet import StateFleet

@@ -84,16 +84,13 @@ class AsyncDriver(Generic[FleetT]):
 
     def _connect(self) -> None:
         """A socket for every lane that should have one; none for those that are not wanted any more."""
-        lanes = self.core.lanes
-        for name, (lane, socket) in list(self._connections.items()):
-            if lanes.get(name) is not lane or lane.is_lost:
-                socket.close(linger=0)
-                del self._connections[name]
-        for name, lane in lanes.items():
-            if name not in self._connections:
-                endpoint = name if name != HOME else self._find_home()
-                if endpoint is not None:
-                    self._open(name, lane, endpoint)
+        for name in self.core.unwanted(self._connections):
+            _, socket = self._connections.pop(name)
+            socket.close(linger=0)
+        for name, lane in self.core.missing(self._connections):
+            endpoint = name if name != HOME else self._find_home()
+            if endpoint is not None:
+                self._open(name, lane, endpoint)
 
     def _find_home(self) -> str | None:
         """Where the table says; else where whoever was asked says, once there is an answer."""
@@ -120,9 +117,7 @@ class AsyncDriver(Generic[FleetT]):
         socket = zmq.asyncio.Socket(self._context, zmq.DEALER)
         socket.connect(endpoint)
         self._connections[name] = (lane, socket)
-        lane.connected(time.monotonic())
-        if name == HOME:
-            self.core.located(endpoint)
+        self.core.connected(name, lane, endpoint, time.monotonic())
 
     async def _turn(self) -> None:
         self._wake.clear()

@@ -6,9 +6,9 @@ this client has something to do with, and one more to hear news while home alone
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from runtime import messages as m
 from runtime.client.link import Core
@@ -33,6 +33,8 @@ class Lane(Core, Protocol):
 
 
 LaneT = TypeVar("LaneT", bound=Lane)
+Connections = Mapping[str, tuple[LaneT, Any]]
+"""of a driver: by name the lane and its socket"""
 
 
 class Fleet(Generic[LaneT]):
@@ -99,6 +101,21 @@ class Fleet(Generic[LaneT]):
     def is_connected(self) -> bool:
         """A worker has welcomed this client and answers."""
         return self.home.welcome is not None and not self.home.is_lost
+
+    def unwanted(self, connections: Connections[LaneT]) -> list[str]:
+        """Names of connections to close: lost, or of a lane that is not wanted any more."""
+        lanes = self.lanes
+        return [name for name, (lane, _) in connections.items() if lanes.get(name) is not lane or lane.is_lost]
+
+    def missing(self, connections: Connections[LaneT]) -> list[tuple[str, LaneT]]:
+        """Lanes to open a connection for, with their names."""
+        return [(name, lane) for name, lane in self.lanes.items() if name not in connections]
+
+    def connected(self, name: str, lane: LaneT, endpoint: str, now_s: float) -> None:
+        """A new connection of this lane is open."""
+        lane.connected(now_s)
+        if name == HOME:
+            self.located(endpoint)
 
     def next_home(self) -> str | None:
         """Where to connect home to, if the table knows a worker that was not tried since it was lost; else ask."""

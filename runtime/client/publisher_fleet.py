@@ -7,7 +7,8 @@ from typing import Literal
 
 from runtime.client.fleet import Fleet
 from runtime.client.link import Identity
-from runtime.client.publisher_core import Account, PublisherCore, PublisherEvent, PublisherPolicy, PublisherStats
+from runtime.client.publisher_account import Account, PublisherEvent, PublisherPolicy, PublisherStats
+from runtime.client.publisher_core import PublisherCore
 from runtime.client.stream_buffer import Receipt
 from runtime.messages import Float32Array
 

@@ -79,16 +79,16 @@ class ThreadDriver(Generic[FleetT]):
     def _connect(self) -> None:
         """A socket for every lane that should have one; none for those that are not wanted any more."""
         with self.changed:
-            lanes = self.core.lanes
-        for name, (lane, socket) in list(self._connections.items()):
-            if lanes.get(name) is not lane or lane.is_lost:
-                socket.close(linger=0)
-                del self._connections[name]
-        for name, lane in lanes.items():
-            if name not in self._connections:
-                endpoint = name if name != HOME else self._find_home()
-                if endpoint is not None:
-                    self._open(name, lane, endpoint)
+            unwanted = self.core.unwanted(self._connections)
+        for name in unwanted:
+            _, socket = self._connections.pop(name)
+            socket.close(linger=0)
+        with self.changed:
+            missing = self.core.missing(self._connections)
+        for name, lane in missing:
+            endpoint = name if name != HOME else self._find_home()
+            if endpoint is not None:
+                self._open(name, lane, endpoint)
 
     def _find_home(self) -> str | None:
         with self.changed:
@@ -106,9 +106,7 @@ class ThreadDriver(Generic[FleetT]):
         socket.connect(endpoint)
         self._connections[name] = (lane, socket)
         with self.changed:
-            lane.connected(time.monotonic())
-            if name == HOME:
-                self.core.located(endpoint)
+            self.core.connected(name, lane, endpoint, time.monotonic())
 
     def _turn(self) -> None:
         poller = zmq.Poller()

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from runtime import messages as m
 from runtime.client.link import Core, Identity
-from runtime.client.publisher_core import PublisherCore, PublisherEvent, PublisherPolicy
+from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
+from runtime.client.publisher_core import PublisherCore
 from runtime.client.state_core import Pending, StateCore, Subscription
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.wire import decode, encode

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from runtime.client.publisher_core import PublisherPolicy
+from runtime.client.publisher_account import PublisherPolicy
 from runtime.dispatch.dispatcher import DispatchPolicy
 from runtime.engine.batcher import BatchPolicy
 from runtime.engine.engine import EnginePolicy

@@ -9,7 +9,8 @@ import numpy as np
 from runtime import messages as m
 from runtime.client.fleet import HOME
 from runtime.client.link import Identity
-from runtime.client.publisher_core import PublisherCore, PublisherPolicy
+from runtime.client.publisher_account import PublisherPolicy
+from runtime.client.publisher_core import PublisherCore
 from runtime.client.publisher_fleet import PublisherFleet
 from runtime.client.state_core import StateCore
 from runtime.client.state_fleet import StateFleet

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from runtime import messages as m
 from runtime.client.errors import StreamRefused
 from runtime.client.link import Identity
-from runtime.client.publisher_core import PublisherCore, PublisherPolicy
+from runtime.client.publisher_account import PublisherPolicy
+from runtime.client.publisher_core import PublisherCore
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.wire import encode
 
@@ -101,8 +102,8 @@ class Played:
         core = self.core
         assert core._account.n_bytes == sum(buffer.n_bytes for buffer in core._streams.values()) >= 0
         flights = [buffer.in_flight() for buffer in core._streams.values()]
-        assert core._in_flight_segments == sum(segments for segments, _ in flights) >= 0
-        assert core._in_flight_bytes == sum(n_bytes for _, n_bytes in flights) >= 0
+        assert core._queue.in_flight_segments == sum(segments for segments, _ in flights) >= 0
+        assert core._queue.in_flight_bytes == sum(n_bytes for _, n_bytes in flights) >= 0
         fates = [receipt.is_durable + receipt.is_dropped + receipt.is_refused for receipt in self.receipts]
         assert max(fates, default=0) <= 1
         assert core.unfinished == fates.count(0)

@@ -6,7 +6,8 @@ from math import inf
 
 import pytest
 
-from runtime.client.publisher_core import MESSAGE_SEGMENTS, PublisherPolicy
+from runtime.client.publisher_account import PublisherPolicy
+from runtime.client.send_queue import MESSAGE_SEGMENTS
 from tests.runtime.client.test_publishing import WINDOW, Scene
 
 

@@ -8,7 +8,8 @@ import pytest
 from runtime import messages as m
 from runtime.client.errors import StreamRefused
 from runtime.client.link import Identity
-from runtime.client.publisher_core import PublisherCore, PublisherEvent, PublisherPolicy
+from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
+from runtime.client.publisher_core import PublisherCore
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 
 FRAMES = np.ones((4, 3), np.float32)

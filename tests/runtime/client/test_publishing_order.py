@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runtime import messages as m
-from runtime.client.publisher_core import TURN_SEGMENTS
+from runtime.client.send_queue import TURN_SEGMENTS
 from tests.runtime.client.test_publishing import FRAMES, WINDOW, Scene
 
 Sent = tuple[str, str, int]
