@@ -27,26 +27,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
-from prometheus_client import CollectorRegistry
 
+from benchmarks.harness.connector import Taking, runner_of, told
 from benchmarks.harness.media import measure_talk, measure_video
-from connectors.backoff import Backoff, RestartOptions
 from connectors.base import Source
-from connectors.clock import ClockOptions
-from connectors.delivery import SnapshotOptions
 from connectors.mcap_files import McapOptions
-from connectors.metrics import ConnectMetrics
 from connectors.mqtt import MqttOptions
-from connectors.pipeline import Pipeline
-from connectors.routes import RouteOptions
-from connectors.runner import Runner
-from connectors.snapshots import SnapshotFile
-from connectors.windowing import Values
-from runtime.client.stream_buffer import Receipt
 from tests.connectors.servers import Mosquitto
 
 ROUNDS = 5
@@ -56,68 +45,21 @@ MQTT_DECODE = {"format": "json", "fields": ["x", "y", "z"], "time": "t", "identi
 MCAP_DECODE = {"format": "json", "values": "frames", "time": "t", "rate_hz": 100}
 
 
-class Taking:
-    """A sink that has everything durable at once."""
-
-    def __init__(self) -> None:
-        self.segments = 0
-
-    async def publish(
-        self, session: str, stream: str, modality: str, frames: Values, event_time_s: float, *, sequence: int | None
-    ) -> Receipt:
-        self.segments += 1
-        receipt = Receipt()
-        receipt.is_durable = True
-        return receipt
-
-    def end(self, session: str, stream: str) -> None:
-        pass
-
-    async def wait_until(self, is_done: Callable[[], bool]) -> None:
-        while not is_done():
-            await asyncio.sleep(3600.0)
-
-    async def flush(self, timeout_s: float | None = None) -> None:
-        pass
-
-
-async def through_the_connector(source: Source, decode: dict[str, Any], samples: int, folder: Path) -> float:
-    """Seconds until so many samples are segments and committed."""
-    route = {
-        "match": "**",
-        "session": "s",
-        "stream": "{key}",
-        "modality": "x",
-        "decode": decode,
-        "window": {"frames": 10},
-    }
-    registry, sink = CollectorRegistry(), Taking()
-    pipeline = Pipeline(
-        [RouteOptions.model_validate(route)], ClockOptions(),
-        seeks=source.seeks, redelivers_at_most=source.redelivers_at_most,
-    )  # fmt: skip
-    kept = SnapshotFile(folder / f"{time.monotonic_ns()}.snapshot", "bench")
-    runner = Runner(
-        "bench", source, pipeline, {}, sink, kept, ConnectMetrics(registry, ["bench"]),
-        options=SnapshotOptions(), backoff=Backoff(RestartOptions()),
-    )  # fmt: skip
+async def through_the_connector(source: Source, decode: dict[str, Any], frames: int, folder: Path) -> float:
+    """Seconds until so many frames are in segments, and the samples they came from committed."""
+    window = {"frames": 10}
+    route = {"match": "**", "session": "s", "stream": "{key}", "modality": "x", "decode": decode, "window": window}
+    sink = Taking(frames)
+    runner = runner_of(source, [route], {}, sink, folder / f"{time.monotonic_ns()}.snapshot")
     began_s = time.perf_counter()
-    running = asyncio.create_task(runner.run())
-    while (
-        not running.done()
-        and (registry.get_sample_value("grf_connect_samples_total", {"source": "bench"}) or 0) < samples
-    ):
-        await asyncio.sleep(0.005)
+    running, enough = asyncio.create_task(runner.run()), asyncio.create_task(sink.enough.wait())
+    await asyncio.wait((running, enough), return_when=asyncio.FIRST_COMPLETED)
     runner.stop()
     await running
     took_s = time.perf_counter() - began_s
     assert runner.health in ("ended", "stopped"), runner.reason
-    assert sink.segments >= samples // 10 - 1, f"{sink.segments} segments of {samples} samples"
+    assert enough.done(), f"{sink.frames} of {frames} frames"
     return took_s
-
-
-def taken(registry: CollectorRegistry) -> float:
-    return registry.get_sample_value("grf_connect_samples_total", {"source": "bench"}) or 0.0
 
 
 # ---- MCAP ----
@@ -156,12 +98,12 @@ def bare_mcap(path: Path) -> float:
 async def measure_mcap(folder: Path, rounds: int, messages: int) -> dict[str, Any]:
     path = folder / "bench.mcap"
     megabytes = write_mcap(path, messages) / 1e6
-    bare_s, ours_s = [], []
+    bare, ours = [], []
     for _ in range(rounds):
-        bare_s.append(bare_mcap(path))
+        bare.append(megabytes / bare_mcap(path))
         source = McapOptions(path=str(path), speed="max").build()
-        ours_s.append(await through_the_connector(source, MCAP_DECODE, messages, folder))
-    return told("mcap", "mb", megabytes, bare_s, ours_s)
+        ours.append(megabytes / await through_the_connector(source, MCAP_DECODE, 25 * messages, folder))
+    return told("mcap_mb_per_s", bare, ours)
 
 
 # ---- MQTT ----
@@ -220,24 +162,15 @@ async def measure_mqtt(folder: Path, rounds: int, messages: int) -> dict[str, An
     if program is None:
         print("mosquitto is not installed: MQTT is left out", flush=True)
         return {}
-    bare_s, ours_s = [], []
+    bare, ours = [], []
     with Mosquitto(program, folder, persistent=False) as server:
         for turn in range(rounds):
             async with queued(server, f"bare-{turn}", messages) as options:
-                bare_s.append(await bare_mqtt(options, messages))
+                bare.append(messages / await bare_mqtt(options, messages))
             async with queued(server, f"ours-{turn}", messages) as options:
-                ours_s.append(await through_the_connector(options.build(), MQTT_DECODE, messages, folder))
-    return told("mqtt", "msgs", messages, bare_s, ours_s)
-
-
-def told(name: str, unit: str, amount: float, bare_s: list[float], ours_s: list[float]) -> dict[str, Any]:
-    bare, ours = amount / median(bare_s), amount / median(ours_s)
-    print(f"{name}: bare {bare:,.1f} {unit}/s, connector {ours:,.1f} {unit}/s, {ours / bare:.2f} of it", flush=True)
-    return {
-        f"{name}_{unit}_per_s": round(ours, 1),
-        f"{name}_{unit}_per_s_bare": round(bare, 1),
-        f"{name}_ratio": round(ours / bare, 3),
-    }
+                took_s = await through_the_connector(options.build(), MQTT_DECODE, messages, folder)
+                ours.append(messages / took_s)
+    return told("mqtt_msgs_per_s", bare, ours)
 
 
 Measure = Callable[[Path, int, int], Awaitable[dict[str, Any]]]

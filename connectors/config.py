@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from connectors.backoff import RestartOptions

@@ -17,6 +17,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Self
@@ -24,6 +25,7 @@ from typing import Any, Literal, NamedTuple, Self
 import msgpack
 import numpy as np
 import numpy.typing as npt
+import orjson
 from pydantic import Field, model_validator
 
 from connectors.base import Options, Sample
@@ -232,8 +234,10 @@ def _as_given(options: DecodeOptions, value: Any) -> Any:
 def _json(options: DecodeOptions, value: Any) -> Any:
     if not isinstance(value, bytes | str):
         return value  # the source has read it already
+    with suppress(orjson.JSONDecodeError):
+        return orjson.loads(value)
     try:
-        return json.loads(value)
+        return json.loads(value)  # NaN, numbers of any length
     except (ValueError, TypeError, RecursionError) as error:
         raise BadSample("format", f"not JSON: {error}") from None
 

@@ -84,7 +84,7 @@ class LiveMediaSource(Source):
         self._dropped_before = 0
 
     @property
-    def dropped(self) -> int:  # type: ignore[override]
+    def dropped(self) -> int:  # type: ignore[override]  # nobody sets it: it is the intakes' count
         return self._dropped_before + (self._intake.dropped if self._intake is not None else 0)
 
     async def open(self, *, position: Position) -> None:

@@ -55,7 +55,7 @@ class DecoderLayer(nn.TransformerDecoderLayer):
             # attention on a CPU has no dropout, which makes an epoch 1.4 times as long.
             attention.dropout = 0.0
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # without the masks that nobody here has
         self,
         tgt: Tensor,
         memory: Tensor,

@@ -75,7 +75,7 @@ class Message(NamedTuple):
     fields: dict[str, Any]
     tensors: list[bytes]
 
-    def __getitem__(self, name: str) -> Any:  # type: ignore[override]
+    def __getitem__(self, name: str) -> Any:
         return self.fields[name]
 
 

@@ -12,7 +12,6 @@ the talk is left out.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import time
 from collections.abc import Callable
@@ -21,11 +20,8 @@ from typing import Any
 
 import av
 import numpy as np
-from prometheus_client import CollectorRegistry
 
-from connectors.backoff import Backoff, RestartOptions
-from connectors.clock import ClockOptions
-from connectors.delivery import SnapshotOptions
+from benchmarks.harness.connector import Taking, runner_of, told
 from connectors.encoders.face_mesh import FaceMesh
 from connectors.encoders.lips import lips_of
 from connectors.encoders.recognizers import PocketsphinxOptions
@@ -33,11 +29,7 @@ from connectors.encoders.text_embedding import TextEmbedding
 from connectors.encoders.transcription import TranscriptionOptions, TranscriptionWorkshop
 from connectors.media import Picture
 from connectors.media_file import MediaFileOptions
-from connectors.metrics import ConnectMetrics
-from connectors.pipeline import Pipeline
 from connectors.routes import RouteOptions
-from connectors.runner import Runner
-from connectors.snapshots import SnapshotFile
 from grf_core.data.log_mel import log_mel
 from runtime.demo.talk import grid_grammar
 from tests.connectors.encoders.faces import portrait, shifted
@@ -72,7 +64,7 @@ async def measure_video(folder: Path, rounds: int, pictures: int) -> dict[str, A
                 taken += len(batch)
         assert taken == pictures
         ours.append(pictures / (time.process_time() - began_s))
-    return told("video_fps_per_core", "pictures/s of one core", bare, ours)
+    return told("video_fps_per_core", bare, ours)
 
 
 def bare_decode(path: Path) -> None:
@@ -103,7 +95,7 @@ async def measure_talk(folder: Path, rounds: int, seconds: int) -> dict[str, Any
         libraries.run(path)
         bare.append(seconds / (time.perf_counter() - began_s))
         ours.append(seconds / await through_the_connector(path, folder / f"talk-{turn}.snapshot"))
-    return told("talk_realtime_factor", "times real time", bare, ours)
+    return told("talk_realtime_factor", bare, ours)
 
 
 def talking(folder: Path, espeak: str, seconds: int) -> Path:
@@ -138,31 +130,6 @@ class Bare:
         log_mel(np.concatenate(sounds))
 
 
-class Taking:
-    """A sink that has everything durable at once."""
-
-    def __init__(self) -> None:
-        self.frames: dict[str, int] = {}
-
-    async def publish(self, session: str, stream: str, modality: str, frames: Any, *_: Any, **__: Any) -> Any:
-        from runtime.client.stream_buffer import Receipt
-
-        self.frames[stream] = self.frames.get(stream, 0) + len(frames)
-        receipt = Receipt()
-        receipt.is_durable = True
-        return receipt
-
-    def end(self, session: str, stream: str) -> None:
-        pass
-
-    async def wait_until(self, is_done: Callable[[], bool]) -> None:
-        while not is_done():
-            await asyncio.sleep(3600.0)
-
-    async def flush(self, timeout_s: float | None = None) -> None:
-        pass
-
-
 async def through_the_connector(path: Path, kept: Path) -> float:
     """Seconds from the first picture to the last segment; the encoders' processes are there already."""
     recognizer = {"kind": "pocketsphinx", "grammar": grid_grammar()}
@@ -177,29 +144,14 @@ async def through_the_connector(path: Path, kept: Path) -> float:
         )
         for name, (match, encoder) in encoders.items()
     ]
-    source = MediaFileOptions(path=str(path)).build()
     factories = {index: route.encoder.build() for index, route in enumerate(routes) if route.encoder is not None}
     for factory in factories.values():
         await factory.open()
     sink = Taking()
-    runner = Runner(
-        "talk", source, Pipeline(routes, ClockOptions()), factories, sink, SnapshotFile(kept, "bench"),
-        ConnectMetrics(CollectorRegistry(), ["talk"]), options=SnapshotOptions(), backoff=Backoff(RestartOptions()),
-    )  # fmt: skip
+    runner = runner_of(MediaFileOptions(path=str(path)).build(), routes, factories, sink, kept)
     began_s = time.perf_counter()
     await runner.run()
     took_s = time.perf_counter() - began_s
     assert runner.health == "ended", runner.reason
     assert min(sink.frames.get(name, 0) for name in encoders) > 0, sink.frames
     return took_s
-
-
-def told(name: str, unit: str, bare: list[float], ours: list[float]) -> dict[str, Any]:
-    bare_median, our_median = float(np.median(bare)), float(np.median(ours))
-    ratio = our_median / bare_median
-    print(f"{name}: bare {bare_median:,.2f}, connector {our_median:,.2f} {unit}, {ratio:.2f} of it", flush=True)
-    return {
-        name: round(our_median, 2),
-        f"{name}_bare": round(bare_median, 2),
-        f"{name.partition('_')[0]}_ratio": round(ratio, 3),
-    }

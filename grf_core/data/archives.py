@@ -134,7 +134,8 @@ def _array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     if claimed != len(member.getbuffer()) - member.tell():
         raise ValueError(f"{name} is not as long as its shape {shape} says")
     member.seek(0)
-    return np.load(member, allow_pickle=False)  # type: ignore[no-any-return]
+    array: np.ndarray = np.load(member, allow_pickle=False)
+    return array
 
 
 def _unpacked_xz(content: bytes, largest_bytes: int) -> bytes:

@@ -51,7 +51,7 @@ PREPOSITIONS = {"a": "at", "b": "by", "i": "in", "w": "with"}
 LETTERS = {letter: letter for letter in "abcdefghijklmnopqrstuvxyz"}
 """Without w, whose name is three syllables long."""
 DIGITS = {"z": "zero"} | dict(
-    zip("123456789", "one two three four five six seven eight nine".split(), strict=True)  # noqa: SIM905
+    zip("123456789", ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine"), strict=True)
 )
 ADVERBS = {"a": "again", "n": "now", "p": "please", "s": "soon"}
 HEADS = {"digit": DIGITS, "colour": COLOURS, "command": COMMANDS, "letter": LETTERS}

@@ -154,7 +154,8 @@ def _h5py(place: Path) -> ModuleType:
         import h5py
     except ImportError:
         raise IctMmmoDataError(place, "is HDF5 and needs h5py: pip install grf-runtime[data]") from None
-    return h5py  # type: ignore[no-any-return]
+    found: ModuleType = h5py
+    return found
 
 
 def _place(path: Path | None) -> Path:

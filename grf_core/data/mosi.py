@@ -156,7 +156,8 @@ class _Utterances:
         tokens_N3T = self._numbers("text_bert", 3)
         if tokens_N3T.shape[1] != 3 or tokens_N3T.shape[2] != self._frames["text"].shape[1]:
             raise self._error("text_bert", f"its shape is {tokens_N3T.shape}, not [N, 3, T] with the T of text")
-        return tokens_N3T[:, 1].sum(axis=1)  # type: ignore[no-any-return]
+        lengths_N: Array = tokens_N3T[:, 1].sum(axis=1)
+        return lengths_N
 
     def _before_padding(self, modality: str, lengths_N: Array) -> npt.NDArray[np.int64]:
         steps = self._frames[modality].shape[1]
@@ -228,7 +229,8 @@ def _is_list(value: object) -> TypeGuard[list[object] | tuple[object, ...] | Arr
 
 def _any_value(frames_NTF: Array) -> Array:
     """[N, T]: a step that is not all zeros. What is not finite is a value: the step was measured."""
-    return np.any(frames_NTF != 0, axis=2)  # type: ignore[no-any-return]
+    any_NT: Array = np.any(frames_NTF != 0, axis=2)
+    return any_NT
 
 
 def _behind_padding(frames_NTF: Array) -> npt.NDArray[np.int64]:

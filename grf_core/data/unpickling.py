@@ -203,7 +203,8 @@ class _Unpickler(pickle._Unpickler):
         self._set_array_state(array, (1,), dtype, False, data)
         if array.array is None:
             raise UnpicklingRefused("an object scalar")
-        return array.array[0]  # type: ignore[no-any-return]
+        scalar: np.generic = array.array[0]
+        return scalar
 
     def _encode(self, text: object, encoding: object) -> bytes:
         """How Python 3 writes bytes in protocols 0 to 2."""

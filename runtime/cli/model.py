@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 import torch
-import yaml  # type: ignore[import-untyped]
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -52,7 +52,7 @@ FLOAT_1_2 = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 """1e-3 is a number in YAML 1.2 and in everybody's mind, and text in the YAML 1.1 that PyYAML reads."""
 
 
-class RecipeLoader(yaml.SafeLoader):  # type: ignore[misc]
+class RecipeLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     pass
 
 

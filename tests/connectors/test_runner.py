@@ -90,7 +90,7 @@ def test_a_source_that_goes_away_is_opened_again_after_ever_longer_waits() -> No
 
 def test_a_broken_source_keeps_what_came_before_and_says_why() -> None:
     class Breaks(ScriptedSource):
-        async def __aiter__(self):  # type: ignore[no-untyped-def]
+        async def __aiter__(self):
             async for batch in super().__aiter__():
                 yield batch
             raise SourceBroken("the file ends within a record")

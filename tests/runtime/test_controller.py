@@ -46,13 +46,13 @@ class Cluster:
         self.hands = Hands()
         self.registry = CollectorRegistry()
         store = MemoryStore(self.disk)
-        settings = ClusterPolicy(**policy)  # type: ignore[arg-type]
+        settings = ClusterPolicy(**policy)
         self.controller = Controller(store, self.hands, settings, LEASE_S, self.registry, now_s, expected)
 
     def orders(
         self, name: str, incarnation: str, now_s: float, released: dict[int, int] | None = None, **more: object
     ) -> Orders:
-        beat = Beat(name, incarnation, f"tcp://{name}", "http://m", released=released or {}, **more)  # type: ignore[arg-type]
+        beat = Beat(name, incarnation, f"tcp://{name}", "http://m", released=released or {}, **more)
         return self.controller.beat(beat, now_s)
 
     def beat(self, name: str, incarnation: str, now_s: float) -> dict[int, int]:

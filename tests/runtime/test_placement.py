@@ -109,7 +109,7 @@ def test_rounds_of_plans_come_to_rest_balanced_and_move_little(
     workers: int, serving: int, load: dict[int, float], seed: object, over: set[int]
 ) -> None:
     names = [f"w{number}" for number in range(workers)]
-    ownership = {group: Ownership(f"w{seed.randrange(7)}/1", 1) for group in ALL}  # type: ignore[attr-defined]
+    ownership = {group: Ownership(f"w{seed.randrange(7)}/1", 1) for group in ALL}
     released: dict[str, dict[int, int]] = {name: {} for name in names}
     gone = tuple(f"w{number}/1" for number in range(workers, 7)) + tuple(f"w{n}/1" for n in over if n < workers - 1)
     moved: Counter[int] = Counter()

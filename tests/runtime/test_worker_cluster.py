@@ -12,6 +12,7 @@ import pytest
 
 from runtime.client import Publisher, PublisherEvent, StateClient
 from runtime.keys import SessionKey, key_group
+from runtime.leases import lease_clock
 from tests.runtime.toy_model import SIGNATURE
 from tests.runtime.worker_cluster import WorkerCluster
 
@@ -140,7 +141,10 @@ def test_streams_flow_and_queries_are_answered_while_the_controller_is_away_for_
     load = Load(cluster.endpoint("worker-0"))
     load.go_on_for(5)
     cluster.is_deaf = True
-    time.sleep(1.5 * cluster.settings.runtime.lease_s)
+    lease_s = cluster.settings.runtime.lease_s
+    renewed_until_s = lease_clock() + 2.5 * lease_s  # as who renews by itself 1.5 leases from now does
+    leases = [cluster.workers[name]._dispatcher.lease for name in cluster.serving()]
+    wait_until(lambda: not any(lease.is_over(renewed_until_s) for lease in leases))
     load.go_on_for(5)
     with StateClient(cluster.endpoint("worker-0")) as reader:
         assert all(reader.state(session)["version"] > 0 for session in SESSIONS)
@@ -156,8 +160,11 @@ def test_a_worker_cut_off_from_controller_and_store_stops_answering_by_itself(cl
     name = next(iter(cluster.serving()))
     worker = cluster.workers[name]
     worker._send_beat = lambda beat: (_ for _ in ()).throw(ConnectionError("cut off"))
-    worker._renew_at_store = lambda owner: None  # type: ignore[method-assign]
-    owns = lambda: bool(worker._loop.call(lambda: worker._dispatcher.owned.epochs).result(10.0))  # noqa: E731
+    worker._renew_at_store = lambda owner: None
+
+    def owns() -> bool:
+        return bool(worker._loop.call(lambda: worker._dispatcher.owned.epochs).result(10.0))
+
     began_s = time.monotonic()
     wait_until(lambda: not owns())
     assert time.monotonic() - began_s < cluster.settings.runtime.lease_s + 0.5

@@ -194,7 +194,7 @@ def short_scenario(kind: FaultKind, seed: int = 0) -> Scenario:
 def random_scenario(seed: int, long: bool = False) -> Scenario:
     """One of all the ways in which a run may go."""
     random = Random(f"scenario {seed}")
-    choice: Callable[[tuple[T, ...]], T] = random.choice  # type: ignore[assignment]
+    choice: Callable[[tuple[T, ...]], T] = random.choice
     idle_timeout_s = choice((2.0, 6.0))
     sessions, streams, every_s = random.randint(1, 4), random.randint(1, 4), choice((0.05, 0.2, 0.4))
     unsettled_bytes = round(600 * sessions * streams * (2.0 / every_s + 1))  # while nothing goes wrong

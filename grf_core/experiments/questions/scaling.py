@@ -145,7 +145,7 @@ def summary(by_count: Sequence[Point], by_frames: Sequence[Point]) -> dict[str, 
                 values[f"mult_over_grf_{quantity}_at_{most}_{size}"] = round(mult[most] / fit[most], 2)
         mine, others = (_of(by_frames, model, size, "frames") for model in ("GRF", "MulT"))
         values[f"mult_over_grf_seconds_by_frames_{size}"] = {
-            str(t): round(others[t].seconds / mine[t].seconds, 2)  # type: ignore[operator]
+            str(t): round(others[t].seconds / mine[t].seconds, 2)  # type: ignore[operator]  # neither is None, below
             for t in mine
             if mine[t].seconds and others[t].seconds
         }

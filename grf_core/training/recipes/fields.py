@@ -13,7 +13,7 @@ Made = TypeVar("Made")
 
 def made(cls: type[Made], field: str, value: object) -> Made:
     """A frozen dataclass of what is given; its own errors say which of its fields."""
-    given = mapping(field, value, tuple(entry.name for entry in fields(cls)))  # type: ignore[arg-type]
+    given = mapping(field, value, tuple(entry.name for entry in fields(cls)))  # type: ignore[arg-type]  # "a dataclass" has no type
     try:
         return cls(**given)
     except RecipeError as error:

@@ -27,7 +27,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def told(encoder: HostedEncoder, *values: object) -> list[float]:
-    return list(await encoder.encode(samples=[Sample("s", value, 0.0) for value in values]))  # type: ignore[arg-type]
+    return list(await encoder.encode(samples=[Sample("s", value, 0.0) for value in values]))
 
 
 def test_streams_have_memories_of_their_own_and_end_one_by_one() -> None:

@@ -239,20 +239,20 @@ def test_vosk_tells_words_so_far_and_keeps_what_it_ended_by_itself(
             assert json.loads(grammar[0]) == ["green", "[unk]"]
             self._heard = 0
 
-        def SetWords(self, on: bool) -> None: ...  # noqa: N802
-        def SetPartialWords(self, on: bool) -> None: ...  # noqa: N802
+        def SetWords(self, on: bool) -> None: ...  # noqa: N802 - as Vosk names it
+        def SetPartialWords(self, on: bool) -> None: ...  # noqa: N802 - as Vosk names it
 
-        def AcceptWaveform(self, sound: bytes) -> bool:  # noqa: N802
+        def AcceptWaveform(self, sound: bytes) -> bool:  # noqa: N802 - as Vosk names it
             self._heard += 1
             return self._heard == 2
 
-        def Result(self) -> str:  # noqa: N802
+        def Result(self) -> str:  # noqa: N802 - as Vosk names it
             return json.dumps({"text": "green", "result": [{"word": "green", "start": 0.1, "end": 0.3, "conf": 1.0}]})
 
-        def PartialResult(self) -> str:  # noqa: N802
+        def PartialResult(self) -> str:  # noqa: N802 - as Vosk names it
             return json.dumps({"partial": "green", "partial_result": [{"word": "[unk]", "start": 0.5, "end": 0.6}]})
 
-        def FinalResult(self) -> str:  # noqa: N802
+        def FinalResult(self) -> str:  # noqa: N802 - as Vosk names it
             return json.dumps({"text": "green", "result": [{"word": "green", "start": 0.8, "end": 0.9, "conf": 1.0}]})
 
     vosk = SimpleNamespace(SetLogLevel=lambda level: None, Model=lambda folder: folder, KaldiRecognizer=KaldiRecognizer)

@@ -27,7 +27,7 @@ def test_a_fixed_order_is_grf_itself() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_every_modality_that_a_sample_has_is_fused_once_and_no_other(order: str, training: bool) -> None:
     torch.manual_seed(0)
-    model = OrderedGRF(CONFIG, order).train(training)  # type: ignore[arg-type]
+    model = OrderedGRF(CONFIG, order).train(training)
     _, chosen_Bn = model.fuse(SAMPLES.inputs, SAMPLES.lengths)
     for row, chosen in enumerate(chosen_Bn.tolist()):
         has = [rank for rank, m in enumerate(CONFIG.modalities) if SAMPLES.lengths[m.name][row] > 0]

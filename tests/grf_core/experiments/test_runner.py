@@ -107,7 +107,7 @@ def test_noise_is_in_standard_deviations(tmp_path: Path) -> None:
 def loud_dataset(path: Path | None = None) -> object:
     dataset = tiny_dataset(path)
 
-    def louder(sessions: tuple) -> tuple:  # type: ignore[type-arg]
+    def louder(sessions: tuple) -> tuple:
         return tuple(replace(s, streams=tuple(replace(x, frames=300 * x.frames) for x in s.streams)) for s in sessions)
 
     return replace(dataset, train=louder(dataset.train), test=louder(dataset.test))

@@ -18,8 +18,8 @@ CUT = Condition("cut", Cutting(0.5, 0.5))
 
 
 def trained(recipe: object, **factory: object) -> Trained:
-    short = replace(recipe, schedule=replace(recipe.schedule, epochs=1))  # type: ignore[type-var,attr-defined]
-    run = TrainingRun(short, tiny_dataset().train, **factory)  # type: ignore[arg-type]
+    short = replace(recipe, schedule=replace(recipe.schedule, epochs=1))
+    run = TrainingRun(short, tiny_dataset().train, **factory)
     list(run.epochs())
     test = tiny_dataset().test
     uneven = (replace(test[0], streams=test[0].streams[1:]), *test[1:5])  # the first has no `left`
@@ -52,7 +52,7 @@ def test_a_stream_is_traced_to_the_context_that_answers() -> None:
     assert lengths.tolist() == [4, 8, 8, 8, 8]
     assert trace.times_NS[1, -1] == pytest.approx(1.75)
     final_ND = trace.contexts_NSD[np.arange(5), lengths - 1]
-    told = model.model.read_heads(torch.from_numpy(final_ND).float()[:, None])["side"]  # type: ignore[operator]
+    told = model.model.read_heads(torch.from_numpy(final_ND).float()[:, None])["side"]
     accuracy = np.mean(told.argmax(dim=1).numpy() == [["down", "up"].index(str(s.labels["side"])) for s in model.test])
     assert model.scores(CUT)["accuracy"] == pytest.approx(accuracy)
 

@@ -173,7 +173,7 @@ def test_one_way_variants_have_fewer_parameters_and_the_closed_way_hears_nothing
 
 def test_a_variant_that_does_not_exist_is_named() -> None:
     with pytest.raises(VariantError, match="fusion is 'sum', not gfu or linear"):
-        Variant(fusion="sum")  # type: ignore[arg-type]
+        Variant(fusion="sum")
 
 
 def test_a_factory_goes_to_another_process() -> None:

@@ -75,7 +75,7 @@ def test_an_unknown_label_sends_back_no_gradient() -> None:
 def test_the_regression_loss_is_the_one_asked_for(kind: str, expected: list[float]) -> None:
     answers = {"mood": torch.zeros(2, 3), "effort": torch.tensor([[3.0], [0.5]])}
     targets = {"mood": torch.full((2,), math.nan), "effort": torch.zeros(2)}
-    losses = Criterion(small_config(), Objective(regression=kind)).losses(answers, targets)  # type: ignore[arg-type]
+    losses = Criterion(small_config(), Objective(regression=kind)).losses(answers, targets)
     assert losses["effort"].tolist() == pytest.approx(expected)
 
 

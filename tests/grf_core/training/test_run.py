@@ -51,7 +51,7 @@ def test_a_metric_may_choose_the_epoch(stop_on: str, best: object) -> None:
     recipe = replace(TINY, schedule=replace(TINY.schedule, epochs=6, stop_on=stop_on))
     run = TrainingRun(recipe, SESSIONS)
     figures = [progress.validation[stop_on] for progress in run.epochs()]
-    assert run.best_epoch == 1 + int(best(figures))  # type: ignore[operator]
+    assert run.best_epoch == 1 + int(best(figures))
 
 
 def test_the_mean_of_the_weights_is_validated_and_kept_while_the_weights_go_on() -> None:

@@ -32,7 +32,7 @@ def stop_after(epochs: int) -> object:
 @pytest.mark.parametrize("recipe", [TINY, WHOLE])
 def test_a_run_learns_and_leaves_a_bundle_its_metrics_and_its_recipe(tmp_path: Path, recipe: object) -> None:
     seen: list[Progress] = []
-    result = train(recipe, None, tmp_path / "run", seed=1, on_progress=seen.append)  # type: ignore[arg-type]
+    result = train(recipe, None, tmp_path / "run", seed=1, on_progress=seen.append)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [progress.epoch for progress in seen]
     assert lines[-1]["validation"]["side/accuracy"] == seen[-1].validation["accuracy"] == 1.0
@@ -100,7 +100,7 @@ def test_a_stopped_run_goes_on_to_the_very_same_end(tmp_path: Path, regime: str)
     )  # fmt: skip
     unbroken = train(recipe, None, tmp_path / "unbroken", seed=3)
     with pytest.raises(Stopped):
-        train(recipe, None, tmp_path / "broken", seed=3, on_progress=stop_after(2))  # type: ignore[arg-type]
+        train(recipe, None, tmp_path / "broken", seed=3, on_progress=stop_after(2))
     resumed = train(recipe, None, tmp_path / "broken", seed=3, resume=True)
     assert resumed.bundle.digest == unbroken.bundle.digest
     assert resumed.test == unbroken.test
@@ -115,7 +115,7 @@ def timeless(run: Path) -> list[dict[str, object]]:
 
 def test_a_line_without_its_checkpoint_is_written_again(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
-        train(LONGER, None, tmp_path, on_progress=stop_after(2))  # type: ignore[arg-type]
+        train(LONGER, None, tmp_path, on_progress=stop_after(2))
     with (tmp_path / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"epoch": 3, "cut sh')
     train(LONGER, None, tmp_path, resume=True)

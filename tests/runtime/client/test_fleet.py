@@ -44,7 +44,7 @@ def connect(fleet: PublisherFleet | StateFleet, now_s: float = 0.0) -> None:
     for lane in fleet.lanes.values():
         if lane.welcome is None:
             lane.connected(now_s)
-            fleet.receive(lane, welcome(), now_s)  # type: ignore[arg-type]
+            fleet.receive(lane, welcome(), now_s)
             while lane.outgoing(now_s):
                 pass
 
@@ -99,7 +99,7 @@ def test_a_stream_moves_with_its_session_and_is_opened_and_sent_again() -> None:
     assert said(fleet.home, m.Segments)
     fleet.receive(fleet.lanes[B], table(6, b=range(KEY_GROUPS)), 1.0)
     assert fleet.home.sessions == set()
-    assert [message.session for message in said(fleet.lanes[B], m.Open)] == [LEFT]  # type: ignore[union-attr]
+    assert [message.session for message in said(fleet.lanes[B], m.Open)] == [LEFT]
     fleet.receive(fleet.lanes[B], m.Opened(LEFT, "left", 0, 0, 0), 1.0)
     assert said(fleet.lanes[B], m.Segments)
     fleet.receive(fleet.lanes[B], m.Ack((m.StreamAck(LEFT, "left", 1, 1, 1, 1),)), 1.0)

@@ -29,7 +29,7 @@ class Played:
     def __init__(self, tape: bytes, numbered: bool, when_full: str) -> None:
         self._tape = iter(tape)
         room = 5 * (FRAMES[0].nbytes + ENTRY_OVERHEAD_BYTES)
-        self.core = PublisherCore(Identity("robot"), PublisherPolicy(room, when_full))  # type: ignore[arg-type]
+        self.core = PublisherCore(Identity("robot"), PublisherPolicy(room, when_full))
         self.numbered = numbered
         self.now_s = 10.0
         self.receipts: list[Receipt] = []

@@ -118,8 +118,8 @@ def test_a_refusal_told_again_at_an_opening_concerns_its_segment_and_not_the_str
     assert [type(message) for message in scene.connect()] == [m.Hello, m.Open]
     scene.nack(code, 2)
     assert numbers(scene.open(durable=3, last=3)) == []
-    assert [receipt.code for receipt in scene.receipts] == ["", code, ""]  # type: ignore[attr-defined]
-    assert [receipt.is_durable for receipt in scene.receipts] == [True, False, True]  # type: ignore[attr-defined]
+    assert [receipt.code for receipt in scene.receipts] == ["", code, ""]
+    assert [receipt.is_durable for receipt in scene.receipts] == [True, False, True]
     scene.publish()
     assert numbers(scene.sent()) == [4]
 

@@ -22,7 +22,7 @@ class Scene:
 
     def __init__(self, **policy: object) -> None:
         self.events: list[PublisherEvent] = []
-        self.core = PublisherCore(Identity("robot"), PublisherPolicy(**policy), self.events.append)  # type: ignore[arg-type]
+        self.core = PublisherCore(Identity("robot"), PublisherPolicy(**policy), self.events.append)
         self.now_s = 100.0
         self.sent: list[m.Message] = []
 

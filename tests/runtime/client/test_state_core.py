@@ -242,7 +242,7 @@ def test_a_tap_grants_credit_and_more_for_what_was_taken_and_again_on_the_next_c
     scene = Scene()
     scene.core.tap()
     assert scene.sent() == [m.Tap(TAP_CREDIT)]
-    tapped = m.Tapped("s", "mic", "audio", 1, 0.0, 0.0, 0, None)  # type: ignore[arg-type]
+    tapped = m.Tapped("s", "mic", "audio", 1, 0.0, 0.0, 0, None)
     for _ in range(3):
         scene.hear(tapped)
     assert scene.core.take_tapped() == [tapped] * 3

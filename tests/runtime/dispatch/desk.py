@@ -91,7 +91,7 @@ class Desk:
         self.say(who, m.Segments((m.StreamSegments(session, stream, 1, entries),)))
 
     def all_heard(self, who: bytes) -> list[m.WorkerMessage]:
-        return self.heard(who, object)  # type: ignore[arg-type]
+        return self.heard(who, object)
 
     def codes(self, who: bytes) -> list[tuple[str, int]]:
         """Codes and sequence numbers of the refusals that this connection was told."""

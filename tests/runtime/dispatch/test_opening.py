@@ -131,7 +131,7 @@ def test_a_refusal_is_told_again_until_its_number_is_let_go_of_even_after_a_cras
     after.say(b"a", m.Open("s", "mic", "audio", 1))
     told = after.all_heard(b"a")
     assert [type(message) for message in told[-2:]] == [m.Nack, m.Opened], "what was refused comes first"
-    assert (told[-2].code, told[-2].sequence, told[-1].durable) == ("bad_segment", 2, 3)  # type: ignore[union-attr]
+    assert (told[-2].code, told[-2].sequence, told[-1].durable) == ("bad_segment", 2, 3)
 
     after.say(b"a", m.Open("s", "mic", "audio", 4, 3))
     assert after.codes(b"a") == [], "base says that the publisher knows"

@@ -123,7 +123,7 @@ class World:
             gateway = by_identity.get(identity)
             if gateway is not None:  # else it went to a connection that is no more
                 received = decode([bytes(frame) for frame in encode(message)])
-                gateway.from_worker.append(received)  # type: ignore[arg-type]
+                gateway.from_worker.append(received)
 
     def run(self, steps: int) -> None:
         for _ in range(steps):

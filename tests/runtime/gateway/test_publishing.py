@@ -93,13 +93,18 @@ async def test_a_gateway_that_starts_again_knows_what_was_posted(
 
 
 async def test_a_worker_that_starts_again_gets_what_was_not_durable(
-    worker: RunningWorker, http: httpx.AsyncClient, session: str
+    worker: RunningWorker, backend: WorkerBackend, http: httpx.AsyncClient, session: str
 ) -> None:
+    def held_bytes() -> int:
+        return sum(clients.held_bytes for clients in backend._callers.values())
+
     for number in range(1, 6):
         await posted(http, session, sequence=number, event_time_s=number * 0.01)
     worker.crash()
+    before = held_bytes()
     late = asyncio.create_task(posted(http, session, sequence=6, event_time_s=0.06, wait="durable"))
-    await asyncio.sleep(0.1)
+    while held_bytes() == before:
+        await asyncio.sleep(0)
     worker.start()
     assert (await late)["durable"]
     state = (await http.get(path_of(session))).json()

@@ -24,7 +24,7 @@ class Source:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     def cluster(self) -> Mapping[str, Any]:
         return self.routes()
@@ -75,7 +75,7 @@ def test_a_controller_that_hangs_delays_only_the_one_who_asks() -> None:
         assert answer.wait(5)
         return {"workers": [WORKER]}
 
-    source.routes = routes  # type: ignore[method-assign]
+    source.routes = routes
     asking = threading.Thread(target=table.locate)
     asking.start()
     assert hanging.wait(5)

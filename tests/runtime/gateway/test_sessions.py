@@ -54,7 +54,7 @@ async def test_a_session_before_its_first_settling_is_valid_json(http: httpx.Asy
 async def test_read_your_writes_waits_for_the_version(http: httpx.AsyncClient, session: str) -> None:
     await posted(http, session)
     waiting = asyncio.create_task(http.get(path_of(session), params={"after": 2, "wait_ms": 10_000}))
-    await asyncio.sleep(0.05)
+    await http.get(path_of(session))  # answered behind the one that waits
     assert not waiting.done()
     await posted(http, session, event_time_s=1.1)
     state = (await waiting).json()

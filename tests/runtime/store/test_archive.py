@@ -78,5 +78,5 @@ def test_an_export_that_fails_leaves_the_last_one_alone(tmp_path: Path) -> None:
         raise OSError("the store went away")
 
     with pytest.raises(OSError, match="went away"):
-        write_archive(path, failing())  # type: ignore[arg-type]
+        write_archive(path, failing())
     assert [item.version for item in read_archive(path)] == [1]

@@ -248,12 +248,12 @@ class BreaksAtRollback:
 
 def test_a_connection_that_cannot_roll_back_is_replaced(store: SqliteStore) -> None:
     epochs = owned(store, key("a"))
-    broken = BreaksAtRollback(store._connection)  # type: ignore[arg-type]
-    store._connection = broken  # type: ignore[assignment]
+    broken = BreaksAtRollback(store._connection)
+    store._connection = broken
     with pytest.raises(TypeError):
-        store.claim(object(), {1: 0, "x": 0})  # type: ignore[arg-type, dict-item]
+        store.claim(object(), {1: 0, "x": 0})
     store.save(epochs, [record(key("a"))])
-    assert store._connection is not broken  # type: ignore[comparison-overlap]
+    assert store._connection is not broken
     assert set(store.ownership()) == set(epochs)
 
 
