@@ -179,8 +179,9 @@ class _PocketsphinxRecognizer:
 
 class _FasterWhisper:
     def __init__(self, options: FasterWhisperOptions) -> None:
-        if not Path(options.model).is_dir():
-            raise SourceBroken(f"{options.model}: no folder with a model of Whisper; nothing is downloaded")
+        for part in ("model.bin", "tokenizer.json"):  # without the second one the library would ask the network
+            if not (Path(options.model) / part).is_file():
+                raise SourceBroken(f"{options.model}: no folder with a model of Whisper, {part} is not there")
         whisper = need("faster_whisper", "whisper")
         self._model = whisper.WhisperModel(options.model, device="auto", compute_type=options.compute_type)
         self._language = options.language
@@ -220,7 +221,7 @@ class _WhisperRecognizer:
 class _Vosk:
     def __init__(self, options: VoskOptions) -> None:
         if not Path(options.model).is_dir():
-            raise SourceBroken(f"{options.model}: no folder with a model of Vosk; nothing is downloaded")
+            raise SourceBroken(f"{options.model}: no folder with a model of Vosk")
         self._vosk = need("vosk", "vosk")
         self._vosk.SetLogLevel(-1)
         self._model = self._vosk.Model(options.model)

@@ -79,7 +79,8 @@ def test_a_full_queue_makes_the_sender_wait() -> None:
         async with http(queue=2) as (source, client):
             await client.post("/a?lines", content=b"1\n2")
             waiting = asyncio.create_task(client.post("/a", content=b"3"))
-            await asyncio.sleep(0.1)
+            while source._intake._room.is_set():
+                await asyncio.sleep(0)
             assert not waiting.done()
             assert [sample.value for sample in await take(source, 2)] == [b"1", b"2"]
             assert (await waiting).status_code == 202

@@ -30,6 +30,12 @@ async def told(encoder: HostedEncoder, *values: object) -> list[float]:
     return list(await encoder.encode(samples=[Sample("s", value, 0.0) for value in values]))
 
 
+async def until_busy(processes: Processes) -> None:
+    """Until one of them has been given what waited for it."""
+    while not any(one.busy and not one.busy.done() and not one.waiting for one in processes._processes):
+        await asyncio.sleep(0)
+
+
 def test_streams_have_memories_of_their_own_and_end_one_by_one() -> None:
     async def main() -> None:
         async with HostedFactory(Counting, processes=1) as factory:
@@ -79,7 +85,7 @@ def test_what_comes_while_the_process_is_busy_goes_over_together() -> None:
         async with HostedFactory(Together, processes=1) as factory:
             encoders = [factory.encoder(stream=str(number)) for number in range(5)]
             first = asyncio.create_task(told(encoders[0], "slow"))
-            await asyncio.sleep(0.05)
+            await until_busy(factory._processes)
             others = await asyncio.gather(*(told(encoder, 1) for encoder in encoders[1:]))
             assert await first == [0, 1]
             assert others == [[1, 4]] * 4
@@ -124,7 +130,7 @@ def test_a_sample_that_kills_the_process_is_bad_and_the_streams_beside_it_lose_n
             encoders = [factory.encoder(stream=str(number)) for number in range(4)]
             await asyncio.gather(*(told(encoder, 1) for encoder in encoders))
             slow = asyncio.create_task(told(encoders[0], "slow"))
-            await asyncio.sleep(0.05)
+            await until_busy(factory._processes)
             answers = await asyncio.gather(
                 told(encoders[1], 2), told(encoders[2], 2, "die"), told(encoders[3], 2), return_exceptions=True
             )
@@ -161,7 +167,7 @@ def test_closing_leaves_no_process_behind_and_may_be_done_twice() -> None:
         pids = processes.process_ids
         assert len(pids) == 2
         waiting = asyncio.create_task(HostedEncoder(processes, "a").encode(samples=[Sample("s", "slow", 0.0)]))
-        await asyncio.sleep(0.01)
+        await until_busy(processes)
         await processes.close()
         await processes.close()
         with pytest.raises(asyncio.CancelledError):

@@ -184,28 +184,42 @@ def test_a_grammar_and_keywords_together_are_refused() -> None:
 # ---- recognizers with a user's own model: their interface, for no model can be had here ----
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """Has the files that a model of Whisper must have, and nothing in them."""
+    for part in ("model.bin", "tokenizer.json"):
+        (tmp_path / part).touch()
+    return str(tmp_path)
+
+
 @pytest.mark.parametrize("options", [FasterWhisperOptions(model="/nowhere"), VoskOptions(model="/nowhere")])
 def test_a_model_that_is_not_there_is_not_fetched(options: Any) -> None:
-    with pytest.raises(SourceBroken, match="nothing is downloaded"):
+    with pytest.raises(SourceBroken, match="/nowhere: no folder with a model"):
         options.build()
+
+
+def test_whisper_without_its_tokenizer_is_refused_for_the_library_would_fetch_one(folder: str) -> None:
+    (Path(folder) / "tokenizer.json").unlink()
+    with pytest.raises(SourceBroken, match=r"tokenizer\.json is not there"):
+        FasterWhisperOptions(model=folder).build()
 
 
 @pytest.mark.parametrize(("options", "extra"), [(FasterWhisperOptions, "whisper"), (VoskOptions, "vosk")])
 def test_without_the_package_the_extra_is_named(
-    options: Any, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: Any, extra: str, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     monkeypatch.setitem(sys.modules, "vosk", None)
     with pytest.raises(MissingExtra, match=extra):
-        options(model=str(tmp_path)).build()
+        options(model=folder).build()
 
 
-def test_whisper_is_given_whole_utterances_and_asked_for_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whisper_is_given_whole_utterances_and_asked_for_words(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, float, dict[str, Any]]] = []
 
     class WhisperModel:
-        def __init__(self, folder: str, **options: Any) -> None:
-            assert folder == str(tmp_path)
+        def __init__(self, model: str, **options: Any) -> None:
+            assert model == folder
 
         def transcribe(self, sound: np.ndarray, **options: Any) -> tuple[list[Any], None]:
             asked.append((len(sound), float(np.abs(sound).max()), options))
@@ -216,7 +230,7 @@ def test_whisper_is_given_whole_utterances_and_asked_for_words(tmp_path: Path, m
             return [SimpleNamespace(words=words), SimpleNamespace(words=None)], None
 
     monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=WhisperModel))
-    recognizer = FasterWhisperOptions(model=str(tmp_path), language="en").build().new()
+    recognizer = FasterWhisperOptions(model=folder, language="en").build().new()
     recognizer.begin()
     for _ in range(3):
         recognizer.add(np.full(512, -16_384, np.int16))
