@@ -1,15 +1,16 @@
 """How much of a transport's own speed is left once its messages become segments?
 
-The same messages are read twice in one process: by the bare library, which parses each message's JSON into a float32
-array and drops it, and by the whole connector (source, decoding, event time, windows of 10 frames, numbering, snapshots
-on disk, commits) into a sink that takes every segment at once. What the runtime behind it does is not part of this.
+The same messages are read twice in one process: by the bare library, which parses each message's JSON (json.loads, as
+its own examples do; the connector has orjson) into a float32 array and drops it, and by the whole connector (source,
+decoding, event time, windows of 10 frames, numbering, snapshots on disk, commits) into a sink that takes every segment
+at once. What the runtime behind it does is not part of this.
 
     mqtt_msgs_per_s     QoS 1 messages of 3 numbers, 100 bytes, from a Mosquitto that has them queued; bare: aiomqtt
     mcap_mb_per_s       JSON messages of [25, 6] numbers, 3 KB, from a file of zstd chunks; bare: mcap
     video_fps_per_core, talk_realtime_factor    pictures and sound: see benchmarks/harness/media.py
     ..._ratio           the connector's speed over the bare library's, medians of alternating rounds; the aim is 0.6
 
-    python -m benchmarks.connectors            5 rounds
+    python -m benchmarks.connectors --keep     5 rounds, and the result in benchmarks/results/
     python -m benchmarks.connectors --quick    1 round of fewer messages
     python -m benchmarks.connectors --only mqtt mcap
 
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.connector import Taking, runner_of, told
+from benchmarks.harness.machine import conclude
 from benchmarks.harness.media import measure_talk, measure_video
 from connectors.base import Source
 from connectors.mcap_files import McapOptions
@@ -183,18 +185,19 @@ MEASUREMENTS: dict[str, tuple[Measure, int, int]] = {
 """each with its messages, pictures or seconds per round, and those of --quick"""
 
 
-async def main(quick: bool, only: list[str]) -> None:
+async def main(quick: bool, only: list[str], keep: bool) -> None:
     results: dict[str, Any] = {"aim": AIM}
     for name in only or MEASUREMENTS:
         measure, amount, few = MEASUREMENTS[name]
         with tempfile.TemporaryDirectory() as folder:
             results |= await measure(Path(folder), 1 if quick else ROUNDS, few if quick else amount)
-    print(json.dumps(results))
+    conclude("connectors", results, keep=keep)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", nargs="*", choices=MEASUREMENTS, default=[])
+    parser.add_argument("--keep", action="store_true", help="write the answer to benchmarks/results/")
     arguments = parser.parse_args()
-    asyncio.run(main(arguments.quick, arguments.only))
+    asyncio.run(main(arguments.quick, arguments.only, arguments.keep))

@@ -27,7 +27,7 @@ from benchmarks.harness.blocks import BLOCKS, PAPER
 from benchmarks.harness.load import LoadProcess
 from benchmarks.harness.machine import conclude
 from benchmarks.harness.models import NULL_PAPER, save_block
-from benchmarks.harness.share import ShareProcess
+from benchmarks.harness.worker import WorkerProcess
 from tests.servers import free_port
 
 SESSIONS = 32
@@ -38,7 +38,9 @@ def serve(bundle: str, workers: int, segments: int) -> dict[str, Any]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ports = [free_port() for _ in range(workers)]
-        servers = [stack.enter_context(ShareProcess(folder, bundle, ports, number)) for number in range(workers)]
+        servers = [
+            stack.enter_context(WorkerProcess(folder, bundle, ports=ports, number=number)) for number in range(workers)
+        ]
         subscriber = stack.enter_context(LoadProcess("subscriber", servers[0].endpoint))
         subscriber.wait_until_ready()
         publishers = [

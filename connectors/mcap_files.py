@@ -22,12 +22,13 @@ from pydantic import Field
 
 from connectors.base import Position, Sample
 from connectors.errors import DISK, SourceBroken, Translation, need, translated
-from connectors.recorded import RecordedOptions, RecordedSource
+from connectors.recorded import RecordedOptions, RecordedSource, after, decoded_or_none, stamp_of
 
 log = logging.getLogger("grf.connect")
 
 LARGEST_CHUNK_BYTES = 1 << 30
 Decode = Callable[[bytes], Any]
+OTHER_INDEX = "the file has gained or lost its index since it was read: read it under another name"
 
 
 def errors_table() -> Translation:
@@ -90,20 +91,18 @@ class McapSource(RecordedSource):
         return True
 
     def _in_time_order(self, reader: Any, position: Position) -> Iterator[Sample]:
-        since_ns, skip = _parsed(position, "log_time")
-        at_ns, number = since_ns, 0
-        for schema, channel, message in reader.iter_messages(topics=self._topics, starting_at=since_ns):
-            if message.log_time != at_ns:
-                at_ns, number, skip = message.log_time, 0, 0
-            number += 1
-            if number > skip:
-                yield self._sample(schema, channel, message, [at_ns, number])
+        if isinstance(position, list) and position[:1] == ["number"]:
+            raise SourceBroken(OTHER_INDEX)
+        since_ns, _ = stamp_of(position)
+        messages = reader.iter_messages(topics=self._topics, starting_at=since_ns)
+        for (schema, channel, message), place in after(position, ((one[2].log_time, one) for one in messages)):
+            yield self._sample(schema, channel, message, place)
 
     def _in_file_order(self, file: Any, position: Position) -> Iterator[Sample]:
         """A file without an index; a position is how many messages were read."""
         records = need("mcap.records", "mcap")
         reader = need("mcap.stream_reader", "mcap").StreamReader(file, record_size_limit=LARGEST_CHUNK_BYTES)
-        _, skip = _parsed(position, "number")
+        skip = _number_of(position)
         schemas: dict[int, Any] = {}
         channels: dict[int, Any] = {}
         number = 0
@@ -125,7 +124,7 @@ class McapSource(RecordedSource):
         value = message.data
         decode = self._decoder(schema, channel)
         if decode is not None:
-            value = _decoded(decode, value)
+            value = decoded_or_none(decode, value)
         return Sample(channel.topic, value, stamp_ns * 1e-9, message.log_time * 1e-9, position)
 
     def _decoder(self, schema: Any, channel: Any) -> Decode | None:
@@ -137,20 +136,11 @@ class McapSource(RecordedSource):
         return self._decoders[channel.id]
 
 
-def _decoded(decode: Decode, data: bytes) -> Any:
-    """None for a message that does not fit its schema: the pipeline counts it, for it has no fields."""
-    try:
-        return decode(data)
-    except Exception:  # whatever the generated reader stumbles over
-        return None
-
-
-def _parsed(position: Position, kind: str) -> tuple[int | None, int]:
+def _number_of(position: Position) -> int:
+    """Of a position in a file without an index."""
     match position:
         case None:
-            return None, 0
-        case ["number", int(number)] if kind == "number":
-            return None, number
-        case [int(at_ns), int(number)] if kind == "log_time":
-            return at_ns, number
-    raise SourceBroken("the file has gained or lost its index since it was read: read it under another name")
+            return 0
+        case ["number", int(number)]:
+            return number
+    raise SourceBroken(OTHER_INDEX)

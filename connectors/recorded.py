@@ -6,14 +6,16 @@ import asyncio
 import math
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
 from connectors.base import MAX_BATCH, Position, Sample, Source, SourceOptions
-from connectors.errors import ConnectorError
+from connectors.errors import ConnectorError, SourceBroken
+
+Message = TypeVar("Message")
 
 
 class RecordedOptions(SourceOptions):
@@ -99,3 +101,36 @@ class RecordedSource(Source):
 def _chained(first: list[Sample], rest: Iterator[Sample]) -> Iterator[Sample]:
     yield from first
     yield from rest
+
+
+# ---- recordings of stamped messages: a position is a stamp, and how many of that stamp were read ----
+
+
+def stamp_of(position: Position) -> tuple[int | None, int]:
+    """Nanoseconds and number of the last one read; None, 0 at the beginning. Raises SourceBroken."""
+    match position:
+        case None:
+            return None, 0
+        case [int(stamp_ns), int(number)]:
+            return stamp_ns, number
+    raise SourceBroken("a position of another kind of source")
+
+
+def after(position: Position, stamped: Iterable[tuple[int, Message]]) -> Iterator[tuple[Message, Position]]:
+    """Messages behind this position, each with its own. `stamped`: by time, from the stamp of the position on."""
+    at_ns, skip = stamp_of(position)
+    number = 0
+    for stamp_ns, message in stamped:
+        if stamp_ns != at_ns:
+            at_ns, number, skip = stamp_ns, 0, 0
+        number += 1
+        if number > skip:
+            yield message, [at_ns, number]
+
+
+def decoded_or_none(decode: Callable[..., Any], *arguments: Any) -> Any:
+    """None for a message that does not fit its schema: the pipeline counts it, for it has no fields."""
+    try:
+        return decode(*arguments)
+    except Exception:  # whatever the generated reader stumbles over
+        return None

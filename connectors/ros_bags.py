@@ -23,7 +23,7 @@ from pydantic import Field
 
 from connectors.base import Position, Sample
 from connectors.errors import DISK, SourceBroken, Translation, need, translated
-from connectors.recorded import RecordedOptions, RecordedSource
+from connectors.recorded import RecordedOptions, RecordedSource, after, decoded_or_none, stamp_of
 
 
 def errors_table() -> Translation:
@@ -68,34 +68,12 @@ class RosSource(RecordedSource):
                 yield from self._read(reader, position)
 
     def _read(self, reader: Any, position: Position) -> Iterator[Sample]:
-        since_ns, skip = _parsed(position)
+        since_ns, _ = stamp_of(position)
         wanted = self._options.topics
         connections = [one for one in reader.connections if not wanted or one.topic in wanted]
         if not connections:
             raise SourceBroken(f"has none of the topics; there are {', '.join(sorted(reader.topics))}")
-        at_ns, number = since_ns, 0
-        for connection, stamp_ns, data in reader.messages(connections, start=since_ns):
-            if stamp_ns != at_ns:
-                at_ns, number, skip = stamp_ns, 0, 0
-            number += 1
-            if number > skip:
-                stamp_s = stamp_ns * 1e-9
-                value = _decoded(reader, connection, data)
-                yield Sample(connection.topic, value, stamp_s, stamp_s, [at_ns, number])
-
-
-def _decoded(reader: Any, connection: Any, data: bytes) -> Any:
-    """None for a message that does not fit its type: the pipeline counts it, for it has no fields."""
-    try:
-        return reader.deserialize(data, connection.msgtype)
-    except Exception:  # whatever the generated reader stumbles over
-        return None
-
-
-def _parsed(position: Position) -> tuple[int | None, int]:
-    match position:
-        case None:
-            return None, 0
-        case [int(at_ns), int(number)]:
-            return at_ns, number
-    raise SourceBroken("a position of another kind of source")
+        messages = reader.messages(connections, start=since_ns)
+        for (connection, stamp_ns, data), place in after(position, ((one[1], one) for one in messages)):
+            value = decoded_or_none(reader.deserialize, data, connection.msgtype)
+            yield Sample(connection.topic, value, stamp_ns * 1e-9, stamp_ns * 1e-9, place)

@@ -1,6 +1,6 @@
 """A whole worker in a process of its own: the one that Ray runs, without Ray around it.
 
-Model, socket, engine, SQLite, metrics, beat; every key group is its own. Ray never carries a segment, so it would add
+Model, socket, engine, SQLite, metrics, beat; there is no controller. Ray never carries a segment, so it would add
 nothing here but half a minute of starting and other processes on the same processors.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -16,6 +17,7 @@ from benchmarks.harness.processes import Process, plan_of_this_process, say, wai
 from runtime.controller import Orders
 from runtime.keys import KEY_GROUPS
 from runtime.placement import Beat
+from runtime.routes import Table
 from runtime.settings import load_settings
 from runtime.warm_up import quieten_interpreter, warm_up
 from runtime.worker import FLUSH_METRICS_S, Worker, load_model, open_store
@@ -24,11 +26,12 @@ START_WITHIN_S = 60.0
 
 
 class WorkerProcess(Process):
-    """Started, and serving at `endpoint`."""
+    """Started, and serving at `endpoint`: every key group, or of several workers on `ports` its share of them."""
 
-    def __init__(self, folder: Path, bundle: str, *flags: str) -> None:
-        settings = ["runtime.data_port=0", f"runtime.state_dir={folder}", f"runtime.bundle={bundle}", *flags]
-        super().__init__("benchmarks.harness.worker", {"settings": settings})
+    def __init__(self, folder: Path, bundle: str, *flags: str, ports: Sequence[int] = (0,), number: int = 0) -> None:
+        where = [f"runtime.data_port={ports[number]}", f"runtime.state_dir={folder}", f"runtime.bundle={bundle}"]
+        plan = {"settings": [*where, *flags], "ports": list(ports), "number": number}
+        super().__init__("benchmarks.harness.worker", plan)
         started = self.hear(START_WITHIN_S)
         self.endpoint: str = started["endpoint"]
         self.metrics_url: str = started["metrics_url"]
@@ -55,27 +58,31 @@ class WorkerProcess(Process):
 
 
 def main() -> None:
-    settings = load_settings(plan_of_this_process()["settings"])
+    plan = plan_of_this_process()
+    settings, ports, number = load_settings(plan["settings"]), plan["ports"], plan["number"]
     Path(settings.runtime.state_dir).mkdir(parents=True, exist_ok=True)
     model = load_model(settings)
     warm_up(model)
     store = open_store(settings)
     owned = store.ownership()
-    owner = f"bench/{os.getpid()}"
-    epochs = store.claim(owner, {group: owned[group].epoch if group in owned else 0 for group in range(KEY_GROUPS)})
+    owner = f"bench-{number}/{os.getpid()}"
+    shares = {f"tcp://127.0.0.1:{port}": tuple(range(i, KEY_GROUPS, len(ports))) for i, port in enumerate(ports)}
+    table = Table(KEY_GROUPS, shares) if len(ports) > 1 else None
+    mine = range(number, KEY_GROUPS, len(ports))
+    epochs = store.claim(owner, {group: owned[group].epoch if group in owned else 0 for group in mine})
     beats: list[Beat] = []
     heard = threading.Event()
 
     def send_beat(beat: Beat) -> Orders:
-        """All key groups are its own, until another worker has claimed them: then the store has refused a write."""
+        """Its key groups stay its own until another worker claims them: then the store has refused a write."""
         beats[:] = [beat]
         heard.set()
         if beat.fenced:
             kept = {group: held.epoch for group, held in store.ownership().items() if held.owner == owner}
             return Orders(kept)
-        return Orders(epochs)
+        return Orders(epochs, table=table, table_stamp="1" if table else "")
 
-    worker = Worker("bench", settings, model, send_beat, on_death=lambda: None)
+    worker = Worker(f"bench-{number}", settings, model, send_beat, on_death=lambda: None)
     quieten_interpreter()
     worker.start()
     heard.wait(START_WITHIN_S)
