@@ -121,7 +121,9 @@ class PublisherCore:
         self._to_open_or_end: dict[StreamName, None] = {}
         """streams for which a control message may be due"""
         self._paused: dict[StreamName, float] = {}
-        """streams told to slow down, and until when"""
+        """streams told to come again later, and when"""
+        self._unserved: set[StreamName] = set()
+        """of these, the ones that this worker does not own: it may before long, and will say so"""
         self._was_connected = False
         self._unsent = 0
         """segments published since there was nothing to send"""
@@ -225,6 +227,7 @@ class PublisherCore:
         """Let go of the streams of these sessions."""
         names = [name for name in self._streams if name[0] in sessions]
         released = [self._streams.pop(name) for name in names]
+        self._unserved.difference_update(names)
         for name in names:
             self._paused.pop(name, None)
             self._to_open_or_end.pop(name, None)
@@ -261,6 +264,7 @@ class PublisherCore:
         self.stats.reconnects += self._was_connected
         self._was_connected = True
         self._paused.clear()
+        self._unserved.clear()
         for name, buffer in self._streams.items():
             self.stats.resent += buffer.reconnect()
             self._make_sendable(name)
@@ -268,10 +272,14 @@ class PublisherCore:
 
     def tick(self, now_s: float) -> None:
         self._link.tick(now_s)
-        for name in [name for name, until_s in self._paused.items() if until_s <= now_s]:
-            del self._paused[name]
-            self._make_sendable(name)
-            self._to_open_or_end[name] = None
+        self._resume([name for name, until_s in self._paused.items() if until_s <= now_s])
+
+    def _resume(self, names: Iterable[StreamName]) -> None:
+        for name in names:
+            self._unserved.discard(name)
+            if self._paused.pop(name, None) is not None:
+                self._make_sendable(name)
+                self._to_open_or_end[name] = None
 
     @property
     def wake_at_s(self) -> float:
@@ -348,6 +356,8 @@ class PublisherCore:
                     self._to_open_or_end[session, stream] = None
             case m.Nack(session=session, stream=stream) if stream:
                 self._refused(message, now_s)
+            case m.Routes():  # the worker has other groups than before
+                self._resume(list(self._unserved))
             case m.Moved() if not self._is_routed:
                 self._link.lose()
             case _:
@@ -387,8 +397,10 @@ class PublisherCore:
         elif nack.code in m.RETRY_CODES:
             self.stats.resent += buffer.send_again_from(nack.sequence)
             self._paused[name] = now_s + max(nack.retry_after_ms, 1) / 1000
-            if nack.code == "not_owner" and not self._is_routed:
-                self._link.lose()
+            if nack.code == "not_owner":
+                self._unserved.add(name)
+                if not self._is_routed:
+                    self._link.lose()
         elif nack.code == "stream_taken" or (buffer.is_opening and nack.code in STREAM_CODES):
             self._stream_refused(buffer, nack)
             self._tell(nack)
