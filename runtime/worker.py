@@ -212,7 +212,8 @@ class Worker:
         )
 
     def _on_turn(self, now_s: float) -> None:
-        if self._dispatcher.owned.released != self._told_released:
+        owned = self._dispatcher.owned
+        if owned.released != self._told_released and not owned.frozen:  # all at once: each beat costs its round trip
             self._beat_now.set()
         if now_s < self._flush_at_s:
             return
