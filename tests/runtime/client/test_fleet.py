@@ -144,6 +144,8 @@ def test_a_worker_that_says_what_it_serves_now_is_asked_again_at_once() -> None:
     assert not said(lane, m.Open)
     fleet.receive(lane, table(5, a=LOW, b=HIGH), 1.0)
     assert said(lane, m.Open)
+    fleet.tick(2.5)
+    assert not fleet.home.is_lost, "nothing is strange any more"
 
 
 def test_a_table_that_leads_astray_is_asked_for_again() -> None:
