@@ -1,4 +1,4 @@
-"""A TCP connection that can be cut without either end being told, as a network is: what is sent meanwhile comes later."""
+"""A TCP connection that can be cut without either end being told, as networks are: what is sent meanwhile comes later."""
 
 from __future__ import annotations
 
