@@ -1,4 +1,4 @@
-"""A TCP connection that can be cut without either end being told, as networks are: what is sent meanwhile comes later."""
+"""A TCP connection that can be cut without telling either end, as networks are: what is sent then arrives later."""
 
 from __future__ import annotations
 
