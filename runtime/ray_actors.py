@@ -11,19 +11,17 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray
 from prometheus_client import CollectorRegistry, start_http_server
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runtime.controller import Controller, Orders
-from runtime.life_line import refuses, wait_for_end
+from runtime.death_watch import DeathWatch
 from runtime.placement import Beat
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreUnavailable
@@ -80,7 +78,7 @@ class ControllerActor:
             time.monotonic(),
             expected=[name for name in _actor_names() if name.startswith(WORKERS)],
         )
-        self._witness = DeathWatch(self._died)
+        self._witness = DeathWatch(_hold_reference, self._died)
         threading.Thread(target=self._watch, name="grf-watch", daemon=True).start()
         threading.Thread(target=self._watch_nodes, name="grf-nodes", daemon=True).start()
 
@@ -137,6 +135,10 @@ class ControllerActor:
             if name.startswith(WORKERS):  # they are detached: they would outlive everything
                 ray.kill(ray.get_actor(name, NAMESPACE))
         return saved
+
+
+def _hold_reference(beat: Beat) -> None:
+    ray.get(ray.get_actor(beat.name, NAMESPACE).life.remote(beat.incarnation))
 
 
 def _open_patiently(settings: Settings) -> Store:
@@ -229,43 +231,6 @@ class RayHands:
         self._handles.pop(name, None)  # the next one of this name is another actor
 
 
-class DeathWatch:
-    """Tells when the process of a worker has ended for certain: its life line or its actor's reference broke, and its
-    machine refuses a connection in its place. What is not certain is left to the lease.
-    """
-
-    def __init__(self, died: Callable[[str], None]) -> None:
-        self._died = died
-        self._watched: set[str] = set()
-        self._lock = threading.Lock()
-
-    def watch(self, beat: Beat) -> None:
-        with self._lock:
-            if beat.owner in self._watched:
-                return
-            self._watched.add(beat.owner)
-        for wait in (self._hold_line, self._hold_reference):
-            threading.Thread(target=wait, args=(beat,), name=f"grf-life-{beat.name}", daemon=True).start()
-
-    def _hold_line(self, beat: Beat) -> None:
-        if wait_for_end(_host(beat), beat.life_port):
-            self._died(beat.owner)
-        with self._lock:
-            self._watched.discard(beat.owner)
-
-    def _hold_reference(self, beat: Beat) -> None:
-        try:
-            ray.get(ray.get_actor(beat.name, NAMESPACE).life.remote(beat.incarnation))
-        except Exception as error:
-            log.info("%s: its reference broke: %s", beat.owner, str(error).strip().partition("\n")[0])
-            if refuses(_host(beat), beat.life_port):
-                self._died(beat.owner)
-
-
-def _host(beat: Beat) -> str:
-    return urlsplit(beat.endpoint).hostname or ""
-
-
 class WorkerActor:
     def __init__(self, name: str, settings: Settings) -> None:
         _log_to_stderr(settings.runtime.log_level)
@@ -281,6 +246,7 @@ class WorkerActor:
         )
         quieten_interpreter()
         self._worker.start()
+        self._at_second_sigterm = signal.signal(signal.SIGTERM, self._leave)
 
     def _send_beat(self, beat: Beat) -> Orders:
         try:
@@ -296,6 +262,11 @@ class WorkerActor:
         """Lasts as long as this process, if it is this incarnation: whoever waits for it hears when it ends."""
         if incarnation == self._worker.incarnation:
             self._ended.wait()
+
+    def _leave(self, *_: object) -> None:
+        """Whoever ends this process gives it time: its key groups move away first, then the controller ends it."""
+        signal.signal(signal.SIGTERM, self._at_second_sigterm)
+        self._worker.leave()
 
     def nudge(self) -> None:
         self._worker.nudge()
