@@ -214,7 +214,9 @@ class RayHands:
 
     def _emptiest_node(self, name: str) -> NodeAffinitySchedulingStrategy:
         """Ray's own spreading counts resources, of which our actors may ask for none: all would be lost with a node."""
-        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        drained = draining_nodes()
+        living = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in living if node[:NODE_ID_CHARS] not in drained] or living
         used = Counter(node for other, node in self._node_of.items() if other != name)
         chosen = min(nodes, key=lambda node: (used[node[:NODE_ID_CHARS]], node))
         self._node_of[name] = chosen[:NODE_ID_CHARS]
