@@ -24,8 +24,9 @@ from statistics import median, quantiles
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from runtime.controller import Controller, Orders
+from runtime.controller import Controller
 from runtime.keys import KEY_GROUPS
+from runtime.orders import Orders
 from runtime.placement import Beat, ClusterPolicy
 from runtime.routes import Table, as_message
 from runtime.store.memory import MemoryDisk, MemoryStore

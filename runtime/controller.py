@@ -10,16 +10,18 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
 from runtime.autoscaling import Autoscaler, Load
+from runtime.cluster_view import Event, describe, describe_state
 from runtime.granted_leases import GrantedLeases
 from runtime.keys import KEY_GROUPS
 from runtime.metrics import ControllerMetrics
+from runtime.orders import Orders
 from runtime.placement import NOBODY, Beat, ClusterPolicy, Facts, Member, plan, targets
 from runtime.routes import Table, make_table
 from runtime.staff import Staff
@@ -32,22 +34,6 @@ MEASURED_AFTER_S = 5.0
 ACT_EVERY_S = 0.1
 """at least so long between two looks at everything, unless there is news: beats come by the thousand"""
 KEPT_EVENTS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What a worker is told in answer to its beat."""
-
-    epochs: dict[int, int]
-    """the key groups it owns, with their epochs: all of them, every time"""
-    releases: tuple[int, ...] = ()
-    """of these, the ones it is to give up: flush, forget, and say so in the next beat"""
-    table: Table | None = None
-    """unless the worker has it: its beat said so"""
-    table_stamp: str = ""
-    """to be repeated in the beats to come"""
-    leaves: bool = False
-    """it is to say in its beats from now on that it leaves"""
 
 
 class Hands(Protocol):
@@ -64,14 +50,6 @@ class Hands(Protocol):
 
     def kill(self, beat: Beat) -> None:
         """End the process of a worker whose lease is over, if it is on this machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    at_s: float
-    kind: str
-    """claimed, failed over, moved, scaled, died, drains, killed"""
-    text: str
 
 
 class Controller:
@@ -176,7 +154,8 @@ class Controller:
     def routes(self) -> dict[str, Any]:
         """The workers that serve, with their endpoints; those that stand by are left out."""
         with self._lock:
-            return {"workers": [self._describe(member) for member in self._serving_members()]}
+            members = self._serving_members()
+            return {"workers": [describe(member, self._epochs_of.get(member.beat.owner, {})) for member in members]}
 
     def cluster(self, now_s: float) -> dict[str, Any]:
         """Everything about every worker."""
@@ -191,16 +170,10 @@ class Controller:
                 "events": [asdict(event) | {"ago_s": now_s - event.at_s} for event in self._events],
                 "workers": [
                     {
-                        **self._describe(member),
+                        **describe(member, self._epochs_of.get(member.beat.owner, {})),
+                        **describe_state(member, now_s),
                         "role": "serving" if member.beat.name in serving else "standby",
                         "leaves": member.beat.leaves or member.beat.owner in self._staff.leaving,
-                        "heard_s_ago": now_s - member.heard_s,
-                        "sessions": member.beat.sessions,
-                        "pending_bytes": member.beat.pending_bytes,
-                        "busy": member.beat.busy,
-                        "lag_s": member.beat.lag_s,
-                        "load": sum(member.beat.loads.values()),
-                        "fenced": member.beat.fenced,
                     }
                     for member in self._members.values()
                 ],
@@ -379,20 +352,6 @@ class Controller:
     def _serving_members(self) -> list[Member]:
         owners = {item.owner for item in self._ownership.values()}
         return [member for member in self._members.values() if member.beat.owner in owners]
-
-    def _describe(self, member: Member) -> dict[str, Any]:
-        beat = member.beat
-        epochs = list(self._epochs_of.get(beat.owner, {}).values())
-        return {
-            "name": beat.name,
-            "incarnation": beat.incarnation,
-            "endpoint": beat.endpoint,
-            "metrics_url": beat.metrics_url,
-            "pid": beat.pid,
-            "node": beat.node,
-            "groups": len(epochs),
-            "newest_epoch": max(epochs, default=0),
-        }
 
     def _note(self, now_s: float, kind: str, text: str) -> None:
         log.info("%s: %s", kind, text)

@@ -20,8 +20,9 @@ import ray
 from prometheus_client import CollectorRegistry, start_http_server
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from runtime.controller import Controller, Orders
+from runtime.controller import Controller
 from runtime.death_watch import DeathWatch
+from runtime.orders import Orders
 from runtime.placement import Beat
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreUnavailable

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from benchmarks.harness.processes import Process, plan_of_this_process, say, wait_for_go
 from benchmarks.harness.worker import START_WITHIN_S, WorkerProcess
-from runtime.controller import Orders
 from runtime.keys import KEY_GROUPS
+from runtime.orders import Orders
 from runtime.placement import Beat
 from runtime.routes import Table
 from runtime.settings import load_settings

@@ -14,8 +14,9 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry
 
-from runtime.controller import Controller, Orders
+from runtime.controller import Controller
 from runtime.engine.order import OrderPolicy
+from runtime.orders import Orders
 from runtime.placement import Beat, ClusterPolicy
 from runtime.settings import RuntimeSettings, Settings
 from runtime.worker import Worker, open_store

@@ -25,10 +25,11 @@ from hypothesis.stateful import (
 from prometheus_client import CollectorRegistry
 
 from runtime import granted_leases
-from runtime.controller import Controller, Orders
+from runtime.controller import Controller
 from runtime.dispatch.ownership import OwnedGroups
 from runtime.granted_leases import GrantedLeases
 from runtime.leases import Lease, renew_at_store
+from runtime.orders import Orders
 from runtime.placement import Beat, ClusterPolicy
 from runtime.store.base import StoreFenced
 from runtime.store.memory import MemoryDisk, MemoryStore
