@@ -244,7 +244,7 @@ class Controller:
             return
         try:
             epochs = self._store.claim(owner, expected)
-            self._leases.see_renewals(now_s)
+            self._leases.granted(owner, now_s)
         except StoreFenced:  # another controller has been here: its word counts
             self._read_store(now_s)
             return

@@ -74,6 +74,14 @@ class GrantedLeases:
                 self.heard(owner, now_s)
         self._counts = counts
 
+    def granted(self, owner: str, now_s: float) -> None:
+        """This owner has claimed something: it has a lease, which has to be known before it can be ended.
+
+        Raises StoreError.
+        """
+        if owner not in self._counts:
+            self.see_renewals(now_s)
+
     def end(self, owner: str, now_s: float) -> bool:
         """End a lease that is over, at the store too. Raises StoreError.
 
@@ -84,6 +92,7 @@ class GrantedLeases:
                 self.see_renewals(now_s)
             if owner in self._counts:
                 self._store.revoke(owner, self._counts[owner])
+                del self._counts[owner]
             return True
         except StoreFenced:
             self._signs[owner] = now_s

@@ -94,9 +94,10 @@ class RedisStore:
     # ---- owners and leases ----
 
     def claim(self, owner: str, expected: Mapping[int, int]) -> dict[int, int]:
-        self._ask([("HSETNX", self._key("leases"), owner, new_count())])
+        lease: Command = ("HSETNX", self._key("leases"), owner, new_count())
         try:
-            self._run_fenced(scripts.CLAIM_SCRIPT, expected, [(group, [], [owner]) for group in expected], claims=True)
+            parts: list[Part] = [(group, [], [owner]) for group in expected]
+            self._run_fenced(scripts.CLAIM_SCRIPT, expected, parts, claims=lease)
         except StoreFenced:
             check_expected(self._epochs(expected), expected)  # says so in the words of every store
             raise
@@ -191,9 +192,12 @@ class RedisStore:
         script: str,
         epochs: Mapping[int, int],
         parts: list[Part],
-        claims: bool = False,
+        claims: Command | None = None,
     ) -> list[Any]:
-        """The script for these parts (group, keys, arguments), provided that all epochs are the current ones."""
+        """The script for these parts (group, keys, arguments), provided that all epochs are the current ones.
+
+        `claims` is the command that gives a claimer its lease; it comes before the script.
+        """
         self._refuse_closed()
         if not claims and not all(epochs.values()):  # nobody owns a group at epoch 0
             self._refuse(epochs)
@@ -207,9 +211,11 @@ class RedisStore:
             raise StoreFenced("another claim was quicker")
         return answers
 
-    def _run_in_turn(self, script: str, epochs: Mapping[int, int], parts: list[Part], claims: bool) -> list[Any]:
+    def _run_in_turn(
+        self, script: str, epochs: Mapping[int, int], parts: list[Part], claims: Command | None
+    ) -> list[Any]:
         if claims:
-            return self._run(script, epochs, parts, [])
+            return self._claim(script, epochs, parts, claims)
         while True:
             self._writes += 1
             answers = self._run(script, epochs, parts, [self._writes])
@@ -218,6 +224,13 @@ class RedisStore:
                 return answers
             # Who reads this answer is the owner, and this is its last write: its numbers began too low.
             self._writes = max(self._writes, last)
+
+    def _claim(self, script: str, epochs: Mapping[int, int], parts: list[Part], lease: Command) -> list[Any]:
+        """One round trip where that keeps the order: publishers wait for it."""
+        if self._is_cluster:
+            self._ask([lease])
+            return self._run(script, epochs, parts, [])
+        return self._ask([lease, self._command(script, epochs, parts, [])], writes=True)[1:]
 
     def _refuse(self, epochs: Mapping[int, int]) -> None:
         """Raise StoreFenced with the reason."""
