@@ -242,7 +242,8 @@ def on_cut_networks(times: int) -> list[Row]:
         try:
             machines.start_head()
             machines.start_worker(WORKER, networks.through("w"))
-            runtime = machines.deploy({"runtime.host": "0.0.0.0", "cluster.workers": 2, "cluster.standbys": 1})
+            here = {"runtime.host": "0.0.0.0", "runtime.state_dir": folder}
+            runtime = machines.deploy({**here, "cluster.workers": 2, "cluster.standbys": 1})
             bench = Disturbed(runtime, networks.through("p"))
 
             def cut(*addresses: str) -> None:

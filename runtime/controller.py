@@ -20,6 +20,7 @@ from runtime.autoscaling import Autoscaler, Load
 from runtime.cluster_view import Event, describe, describe_state
 from runtime.granted_leases import GrantedLeases
 from runtime.keys import KEY_GROUPS
+from runtime.measured_loads import MeasuredLoads
 from runtime.metrics import ControllerMetrics
 from runtime.orders import Orders
 from runtime.placement import NOBODY, Beat, ClusterPolicy, Facts, Member, plan, targets
@@ -29,8 +30,6 @@ from runtime.store.base import Ownership, Store, StoreError, StoreFenced, StoreL
 
 log = logging.getLogger(__name__)
 
-MEASURED_AFTER_S = 5.0
-"""a worker has to own a group for so long before its measure of the group's load is believed"""
 ACT_EVERY_S = 0.1
 """at least so long between two looks at everything, unless there is news: beats come by the thousand"""
 KEPT_EVENTS = 50
@@ -74,10 +73,7 @@ class Controller:
         self._staff = Staff(expected, now_s)
         self._filling_until_s = now_s
         """a new worker gets its share without waiting for the loads to be measured"""
-        self._loads: dict[int, float] = {}
-        """segments per second of each group, as its owners have measured it"""
-        self._since_s: dict[int, float] = {}
-        """when each group came to its owner"""
+        self._loads = MeasuredLoads(now_s)
         self._moved_s = now_s
         """when a group last changed hands"""
         self._asked: dict[int, tuple[str, int, float]] = {}
@@ -107,7 +103,7 @@ class Controller:
                 known = None
             self._members[beat.name] = Member(beat, known.joined_s if known else now_s, now_s)
             self._leases.heard(beat.owner, now_s)
-            self._weigh(beat, now_s)
+            self._loads.hear(beat, self._epochs_of.get(beat.owner, ()), now_s)
             self._staff.came(beat.name)
             if beat.leaves:
                 self._staff.leaving.add(beat.owner)
@@ -181,12 +177,6 @@ class Controller:
 
     # ---- with the lock held ----
 
-    def _weigh(self, beat: Beat, now_s: float) -> None:
-        """Believe what an owner measures of a group once it has had it for a while: at first it has seen little."""
-        for group in self._epochs_of.get(beat.owner, ()):
-            if now_s - self._since_s.get(group, self._leases.began_s) > MEASURED_AFTER_S or group not in self._loads:
-                self._loads[group] = beat.loads.get(group, 0.0)
-
     def _act(self, now_s: float) -> None:
         self._acted_s = now_s
         facts = self._facts(now_s)
@@ -229,7 +219,7 @@ class Controller:
         alive = {owner for owner in heard - self._staff.ending if not self._leases.is_dead(owner)}
         is_settled = now_s - self._moved_s >= self._policy.settle_s or now_s < self._filling_until_s
         asked = self._members, self._ownership, over, self._serving, alive, self._staff.leaving
-        return Facts(*asked, self._loads, is_settled)
+        return Facts(*asked, self._loads.rates, is_settled)
 
     def _claim(self, owner: str, groups: tuple[int, ...], facts: Facts, now_s: float) -> None:
         former = {self._ownership.get(group, NOBODY).owner for group in groups} - {""}
@@ -253,7 +243,7 @@ class Controller:
             self._break_lock(error, ended, now_s)
             return
         self._moved_s = now_s
-        self._since_s |= dict.fromkeys(epochs, now_s)
+        self._loads.moved(epochs, now_s)
         self._ownership |= {group: Ownership(owner, epoch) for group, epoch in epochs.items()}
         self._tell_of_claim(owner, expected, former & set(facts.over), now_s)
         self._leases.forget_dead({item.owner for item in self._ownership.values()})

@@ -158,11 +158,13 @@ def _actor_names() -> list[str]:
 
 
 class RayHands:
-    """What the controller asks of Ray, done in a thread: nobody waits for it."""
+    """What the controller asks of Ray, done in threads: nobody waits for it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "grf-hands")
+        self._nudges = ThreadPoolExecutor(1, "grf-nudges")
+        """by themselves: publishers wait for them, and to end a worker takes seconds"""
         self._handles: dict[str, Handle] = {}
         self._node_of: dict[str, str] = {}
         """workers, by name"""
@@ -174,7 +176,7 @@ class RayHands:
         self._thread.submit(self._logged, self._stop, name)
 
     def nudge(self, name: str) -> None:
-        self._thread.submit(self._logged, self._nudge, name)
+        self._nudges.submit(self._logged, self._nudge, name)
 
     def _nudge(self, name: str) -> None:
         if name not in self._handles:  # finding an actor by name is a call of its own; a handle outlives restarts
