@@ -19,10 +19,10 @@ object with the keys lost, double, forked and table; `--keep` writes it to resul
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import select
 import signal
-import sys
 import tempfile
 import time
 from functools import partial
@@ -33,7 +33,7 @@ from benchmarks.harness.disturbed import RATE, SEGMENTS, SESSIONS, Disturbed, Ro
 from benchmarks.harness.machine import conclude, kept_today
 from runtime.client import Publisher
 from tests.cluster.load import make
-from tests.cluster.networks import HEAD, PUBLISHERS, STORE, WORKER, Networks, alone, is_alone
+from tests.cluster.networks import HEAD, PUBLISHERS, STORE, WORKER, Networks, is_alone, run_alone
 from tests.cluster.ray_machines import RayMachines
 from tests.cluster.recorded import STREAMS
 from tests.cluster.running import RunningRuntime, start_publisher, wait_until
@@ -271,6 +271,12 @@ def on_cut_networks(times: int) -> list[Row]:
     return bench.rows
 
 
+def in_own_namespace(times: int) -> list[Row]:
+    answer = json.loads(run_alone("benchmarks.loss", "--only", "partitions", "--times", str(times)))
+    rows: list[Row] = answer["table"]
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
@@ -279,12 +285,11 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true")
     arguments = parser.parse_args()
     parts = [arguments.only] if arguments.only else PARTS
-    if "partitions" in parts and not is_alone():
-        alone("benchmarks.loss", *sys.argv[1:])
     started_s = time.monotonic()
     rows = on_one_worker(1 if arguments.quick else KILLS) if "one" in parts else []
     rows += on_a_cluster(arguments.times) if "cluster" in parts else []
-    rows += on_cut_networks(arguments.times) if "partitions" in parts else []
+    if "partitions" in parts:
+        rows += on_cut_networks(arguments.times) if is_alone() else in_own_namespace(arguments.times)
     seconds = round(time.monotonic() - started_s)
     if arguments.keep and arguments.only:
         others = kept_today("loss")

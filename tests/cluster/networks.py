@@ -1,6 +1,6 @@
 """Three machines with networks of their own: namespaces of the kernel, joined by links of which each way can be cut.
 
-    head       HEAD, with the store at STORE       the namespace of the caller, which is one of its own (`alone`)
+    head       HEAD, with the store at STORE       the namespace of the caller, which is one of its own (`run_alone`)
     worker     WORKER
     publishers PUBLISHERS
 
@@ -18,10 +18,16 @@ HEAD, STORE, WORKER, PUBLISHERS = "10.231.0.1", "10.231.1.1", "10.231.0.2", "10.
 ALONE = "GRF_ALONE"
 
 
-def alone(module: str, *arguments: str) -> None:
-    """Run the module again in a namespace of its own, where this user may do what root may. Ends this process."""
+def run_alone(module: str, *arguments: str) -> str:
+    """Run a module in a namespace of its own, where this user may do what root may; its last line."""
     command = ["unshare", "--map-root-user", "--net", sys.executable, "-m", module, *arguments]
-    raise SystemExit(subprocess.run(command, env={**os.environ, ALONE: "1"}, check=False).returncode)
+    line = ""
+    with subprocess.Popen(command, env={**os.environ, ALONE: "1"}, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+    assert process.returncode == 0, f"{module} ended with {process.returncode}"
+    return line
 
 
 def is_alone() -> bool:
