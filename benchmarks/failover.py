@@ -219,14 +219,14 @@ def measure(parts: Sequence[str], quick: bool) -> Samples:
             pause_for(3.0)
             for workers in ([3, 2] * 3)[: 2 if quick else 6] if "migration" in parts else ():
                 moved, stayed = bench.scale(workers)
-                samples.migration_s += moved
-                samples.stayed_s += stayed
+                samples.migration_s += [round(wait, 4) for wait in moved]
+                samples.stayed_s += [round(wait, 4) for wait in stayed]
                 print(f"migration: {[round(1000 * wait) for wait in sorted(moved)]} ms", flush=True)
             for _ in range(3 if quick else 20) if "process" in parts else ():
-                samples.process_s.append(bench.kill_process())
+                samples.process_s.append(round(bench.kill_process(), 4))
                 print(f"process: {samples.process_s[-1]:.3f} s", flush=True)
             for _ in range(1 if quick else 5) if "node" in parts else ():
-                samples.node_s.append(bench.kill_node())
+                samples.node_s.append(round(bench.kill_node(), 4))
                 print(f"node: {samples.node_s[-1]:.3f} s", flush=True)
             samples.totals = streams.close()
         finally:
