@@ -8,14 +8,14 @@ socket or process: what a worker needs for a flush and what Ray needs to start o
     python -m benchmarks.cluster_simulation --quick    100 workers, 1 million sessions
 
 The last line is one JSON object: processor time of the controller per beat and per second of cluster, groups moved, the
-pauses of groups that failed over and that moved (virtual seconds), the size of a table on the wire.
+pauses of groups that failed over and that moved (virtual seconds), the size of a table on the wire. `--keep` writes it
+to results/.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
-import json
 import random
 import time
 from collections.abc import Callable
@@ -24,8 +24,10 @@ from statistics import median, quantiles
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from runtime.controller import Controller, Orders
+from benchmarks.harness.machine import conclude
+from runtime.controller import Controller
 from runtime.keys import KEY_GROUPS
+from runtime.orders import Orders
 from runtime.placement import Beat, ClusterPolicy
 from runtime.routes import Table, as_message
 from runtime.store.memory import MemoryDisk, MemoryStore
@@ -190,7 +192,9 @@ def figures(values: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parser.add_argument("--keep", action="store_true")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     workers, sessions, seconds = (100, 1_000_000, 20) if quick else (1000, 10_000_000, 120)
     simulation = Simulation(workers, sessions)
     simulation.run(8.0)  # everybody joins and is filled
@@ -219,7 +223,7 @@ def main() -> None:
         "table_bytes": len(encode(as_message(simulation.table))[0]),
         "joining_beats": settled_beats,
     }
-    print(json.dumps(answer))
+    conclude("cluster_simulation", answer, keep=arguments.keep)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ One publisher streams to many sessions at a steady rate. Measured at the publish
     errors          segments refused, and events other than none at all
 
     python -m benchmarks.failover            20 kills of a worker, 5 of a node, 6 changes of the number of workers
-    python -m benchmarks.failover --quick    3 kills of a worker, 1 of a node, 1 change
+    python -m benchmarks.failover --quick    3 kills of a worker, 1 of a node, 2 changes
+    python -m benchmarks.failover --only migration|process|node [--keep]
 
 The last line is one JSON object.
 """
@@ -17,7 +18,6 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import select
@@ -26,13 +26,15 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 import numpy as np
 
+from benchmarks.harness.machine import conclude, kept_today
 from runtime.client import Publisher, PublisherEvent
 from runtime.client.stream_buffer import Receipt
 from runtime.keys import SessionKey, key_group
@@ -45,11 +47,44 @@ EVERY_S = 0.1
 LOOK_EVERY_S = 0.002
 WINDOW_S = 3.0
 """after a change of the number of workers was asked for: its moves are over by then"""
+PARTS = ("migration", "process", "node")
 DEFAULTS = ("runtime.lease_s=2", "runtime.heartbeat_s=0.25", "cluster.workers=2", "cluster.standbys=1")
 
 
 def pause_for(seconds: float) -> None:
     select.select([], [], [], seconds)
+
+
+@dataclass
+class Samples:
+    process_s: list[float] = field(default_factory=list)
+    node_s: list[float] = field(default_factory=list)
+    migration_s: list[float] = field(default_factory=list)
+    stayed_s: list[float] = field(default_factory=list)
+    totals: dict[str, int] = field(default_factory=dict)
+    """of the publisher"""
+
+    def add(self, others: dict[str, Any]) -> None:
+        """What another run has measured, in the parts that this one left out."""
+        for name in ("process_s", "node_s", "migration_s", "stayed_s"):
+            getattr(self, name).extend([] if getattr(self, name) else others.get(name, []))
+        totals = others.get("totals", {})
+        self.totals = {name: count + totals.get(name, 0) for name, count in self.totals.items()}
+
+    def summary(self) -> dict[str, Any]:
+        answer: dict[str, Any] = {}
+        if self.process_s:
+            answer |= {"process_p50_s": median(self.process_s), "process_worst_s": max(self.process_s)}
+        if self.node_s:
+            answer |= {"node_p50_s": median(self.node_s)}
+        if self.migration_s:
+            p99_s = quantiles(self.migration_s, n=100, method="inclusive")[98]
+            answer |= {"migration_p50_ms": 1000 * median(self.migration_s), "migration_p99_ms": 1000 * p99_s}
+            answer |= {"stayed_p50_ms": 1000 * median(self.stayed_s)}
+        rounded = {name: round(value, 3 if name.endswith("_s") else 1) for name, value in answer.items()}
+        errors = sum(self.totals[name] for name in ("refused", "lost", "events"))
+        kills, moved = len(self.process_s) + len(self.node_s), len(self.migration_s)
+        return {**rounded, "publisher_errors": errors, "kills": kills, "moved_sessions": moved, **self.totals}
 
 
 class Streams:
@@ -172,10 +207,8 @@ class Bench:
         return tuple(self.streams.longest_waits_between(asked_s, asked_s + WINDOW_S, some) for some in (moved, stayed))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+def measure(parts: Sequence[str], quick: bool) -> Samples:
+    samples = Samples()
     with tempfile.TemporaryDirectory() as folder:
         cluster = RunningCluster(Path(folder), *DEFAULTS, nodes=3)
         try:
@@ -184,31 +217,33 @@ def main() -> None:
             streams = Streams(cluster.address)
             bench = Bench(cluster, streams)
             pause_for(3.0)
-            changes = [bench.scale(workers) for workers in ([3, 2] * 3)[: 2 if quick else 6]]
-            waits = [wait for moved, _ in changes for wait in moved]
-            others = [wait for _, stayed in changes for wait in stayed]
-            print(f"migration: {[round(1000 * wait) for wait in sorted(waits)]} ms", flush=True)
-            process = []
-            for _ in range(3 if quick else 20):
-                process.append(bench.kill_process())
-                print(f"process: {process[-1]:.3f} s", flush=True)
-            node = []
-            for _ in range(1 if quick else 5):
-                node.append(bench.kill_node())
-                print(f"node: {node[-1]:.3f} s", flush=True)
-            totals = streams.close()
+            for workers in ([3, 2] * 3)[: 2 if quick else 6] if "migration" in parts else ():
+                moved, stayed = bench.scale(workers)
+                samples.migration_s += [round(wait, 4) for wait in moved]
+                samples.stayed_s += [round(wait, 4) for wait in stayed]
+                print(f"migration: {[round(1000 * wait) for wait in sorted(moved)]} ms", flush=True)
+            for _ in range(3 if quick else 20) if "process" in parts else ():
+                samples.process_s.append(round(bench.kill_process(), 4))
+                print(f"process: {samples.process_s[-1]:.3f} s", flush=True)
+            for _ in range(1 if quick else 5) if "node" in parts else ():
+                samples.node_s.append(round(bench.kill_node(), 4))
+                print(f"node: {samples.node_s[-1]:.3f} s", flush=True)
+            samples.totals = streams.close()
         finally:
             cluster.close()
-    answer = {
-        "process_p50_s": round(median(process), 3),
-        "process_worst_s": round(max(process), 3),
-        "node_p50_s": round(median(node), 3),
-        "migration_p50_ms": round(1000 * median(waits), 1),
-        "migration_p99_ms": round(1000 * quantiles(waits, n=100, method="inclusive")[98], 1),
-        "stayed_p50_ms": round(1000 * median(others), 1),
-        "publisher_errors": totals["refused"] + totals["lost"] + totals["events"],
-    }
-    print(json.dumps(answer | {"kills": len(process), "moved_sessions": len(waits), **totals}))
+    return samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--keep", action="store_true", help="write the answer to results/, or add to that of today")
+    arguments = parser.parse_args()
+    samples = measure([arguments.only] if arguments.only else PARTS, arguments.quick)
+    if arguments.keep and arguments.only:
+        samples.add(kept_today("failover").get("samples", {}))
+    conclude("failover", samples.summary() | {"samples": asdict(samples)}, keep=arguments.keep)
 
 
 if __name__ == "__main__":

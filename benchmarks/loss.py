@@ -1,8 +1,8 @@
 """What is lost, counted twice or forked when things go wrong?
 
-One real runtime (`grf up`), then three raylets with several workers and a Redis; publishers in processes of their own,
-and one disturbance after another. The load is reproducible, so what has to be settled at the end is computed by the
-offline model:
+One real runtime (`grf up`), then three raylets with several workers and a Redis, then two machines with networks that
+are cut; publishers in processes of their own, and one disturbance after another. The load is reproducible, so what has
+to be settled at the end is computed by the offline model:
 
     lost      segments published that are not in the settled state
     double    segments more in the settled state than were published
@@ -10,9 +10,10 @@ offline model:
 
     python -m benchmarks.loss            every event once, the kill 20 times
     python -m benchmarks.loss --quick    every event once
-    python -m benchmarks.loss --cluster  only those of several workers
+    python -m benchmarks.loss --only one|cluster|partitions [--times N] [--keep]
 
-The last line is one JSON object with the keys lost, double, forked and table.
+Partitions need namespaces of the network: Linux, and a kernel that lets this user make them. The last line is one JSON
+object with the keys lost, double, forked and table; `--keep` writes it to results/, or adds to that of today.
 """
 
 from __future__ import annotations
@@ -20,27 +21,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import select
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grf_core.bundle import load_bundle
-from runtime.client import Publisher, StateClient
-from tests.cluster.load import JITTER_S, expected, make
+from benchmarks.harness.disturbed import RATE, SEGMENTS, SESSIONS, Disturbed, Row
+from benchmarks.harness.machine import conclude, kept_today
+from runtime.client import Publisher
+from tests.cluster.load import make
+from tests.cluster.networks import HEAD, PUBLISHERS, STORE, WORKER, Networks, is_alone, run_alone
+from tests.cluster.ray_machines import RayMachines
 from tests.cluster.recorded import STREAMS
-from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, start_publisher, wait_until
+from tests.cluster.running import RunningRuntime, start_publisher, wait_until
 from tests.cluster.running_cluster import RunningCluster
+from tests.servers import RedisServer
 
-SESSIONS = 8
-SEGMENTS = 50
-RATE = 200.0
-RANKED = [(stream, rank) for stream, _, rank in STREAMS]
 KILLS = 20
 IN_ORDER = 0.0
 """jitter where a publisher pauses: after a pause all that came before is final, and disorder would be lateness"""
@@ -48,53 +47,12 @@ IN_ORDER = 0.0
 PATIENT = ("order.idle_timeout_s=8",)
 """longer than a publisher takes to be started again: its streams are waited for meanwhile"""
 
-Row = dict[str, Any]
+PARTS = ("one", "cluster", "partitions")
+CUT_FOR_S = 6.0
+"""longer than a lease, and shorter than a stream may be silent"""
 
 
-class Bench:
-    def __init__(self, runtime: RunningRuntime | RunningCluster) -> None:
-        self.runtime = runtime
-        self.rng = random.Random(0)
-        self.model = load_bundle(ROOT / "bundles" / "motion").step_model("cpu")
-        self.rows: list[Row] = []
-
-    def under_load(self, event: str, disturb: Callable[[], None], segments: int = SEGMENTS) -> None:
-        """Two publisher processes send to all sessions while `disturb` happens; then count."""
-        sessions = [f"{event}-{number}" for number in range(SESSIONS)]
-        publishers = [
-            start_publisher(self.runtime.address, stream, modality, sessions, count=segments, rate=RATE)
-            for stream, modality, _ in STREAMS
-        ]
-        try:
-            with StateClient(self.runtime.address) as client:
-                wait_until(lambda: client.sessions(after=sessions[-2])[0], 60.0, f"{event}: the load has begun")
-            disturb()
-            refused = sum(finish_publisher(publisher)["refused"] for publisher in publishers)
-        finally:
-            for publisher in publishers:
-                publisher.kill()
-                publisher.communicate()
-        self.count(event, sessions, segments, refused)
-
-    def count(
-        self, event: str, sessions: Sequence[str], segments: int, refused: int = 0, jitter_s: float = JITTER_S
-    ) -> None:
-        row: Row = {"event": event, "sessions": len(sessions), "segments": 0, "refused": refused}
-        row |= {"lost": 0, "double": 0, "forked": 0}
-        with StateClient(self.runtime.address) as client:
-            for session in sessions:
-                state = client.state(session, timeout_s=30.0)
-                right = expected(self.model, session, RANKED, segments, jitter_s)
-                version = state["settled"]["version"] if state["settled"] else 0
-                row["segments"] += right.version
-                row["lost"] += max(right.version - version, 0)
-                row["double"] += max(version - right.version, 0)
-                row["forked"] += version == right.version and state["lineage"] != right.lineage
-        self.rows.append(row)
-        print(json.dumps(row), flush=True)
-
-
-class OneWorker(Bench):
+class OneWorker(Disturbed):
     runtime: RunningRuntime
 
     def undisturbed(self) -> None:
@@ -199,7 +157,7 @@ class OneWorker(Bench):
             publisher.publish(session, stream, modality, made.frames, made.event_time_s, sequence=number)
 
 
-def on_one_worker(quick: bool) -> list[Row]:
+def on_one_worker(kills: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         runtime = RunningRuntime(Path(folder) / "state", "runtime.evict_after_s=1", *PATIENT)
         runtime.start()
@@ -210,7 +168,7 @@ def on_one_worker(quick: bool) -> list[Row]:
             bench.reconnect()
             bench.idle_eviction()
             bench.hot_duplicate()
-            bench.worker_killed(1 if quick else KILLS)
+            bench.worker_killed(kills)
             bench.gateway_killed()
             bench.restarted()
             bench.all_killed()
@@ -219,14 +177,14 @@ def on_one_worker(quick: bool) -> list[Row]:
     return bench.rows
 
 
-def on_a_cluster() -> list[Row]:
+def on_a_cluster(times: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         cluster = RunningCluster(Path(folder), "cluster.workers=2", "cluster.standbys=1", *PATIENT)
         try:
             cluster.start()
             whole = partial(cluster.wait_for, serving=2, standby=1, within_s=120.0)
             whole()
-            bench = Bench(cluster)
+            bench = Disturbed(cluster)
 
             def a_worker() -> dict[str, Any]:
                 return bench.rng.choice(whole())
@@ -265,23 +223,80 @@ def on_a_cluster() -> list[Row]:
                 cluster.kill_node(next(i for i, node in enumerate(cluster.nodes) if node[:12] in nodes))
                 whole()
 
-            events = worker_killed, worker_stopped, controller_killed, redis_killed, scaled, drained, node_lost
-            for event in events:
+            events = worker_killed, worker_stopped, controller_killed, redis_killed, scaled, drained
+            for event in [*(event for event in events for _ in range(times)), node_lost]:
                 bench.under_load(f"cluster_{event.__name__}", event)
         finally:
             cluster.close()
     return bench.rows
 
 
+def on_cut_networks(times: int) -> list[Row]:
+    """A worker is cut off from the store, from its publishers, from all but these, and from everybody."""
+    with tempfile.TemporaryDirectory() as folder:
+        networks = Networks()
+        redis = RedisServer(Path(folder), "--bind", "127.0.0.1", STORE, "--protected-mode", "no")
+        redis.start()
+        store = f"redis://{STORE}:{redis.port}"
+        machines = RayMachines(HEAD, GRF_RUNTIME_STORE=store, GRF_ORDER_IDLE_TIMEOUT_S="8")
+        try:
+            machines.start_head()
+            machines.start_worker(WORKER, networks.through("w"))
+            here = {"runtime.host": "0.0.0.0", "runtime.state_dir": folder}
+            runtime = machines.deploy({**here, "cluster.workers": 2, "cluster.standbys": 1})
+            bench = Disturbed(runtime, networks.through("p"))
+
+            def cut(*addresses: str) -> None:
+                wait_until(lambda: runtime.serves_at(WORKER), 60.0, "a worker serves on the machine to be cut off")
+                for address in addresses:
+                    networks.cut(address)
+                select.select([], [], [], CUT_FOR_S)
+                for address in addresses:
+                    networks.heal(address)
+                wait_until(lambda: runtime.serve_all(2), 60.0, "two workers serve")
+
+            rows = {
+                "store": (STORE,),
+                "publishers": (PUBLISHERS,),
+                "all_but_publishers": (STORE, HEAD),
+                "everybody": (STORE, HEAD, PUBLISHERS),
+            }
+            for name, addresses in rows.items():
+                for _ in range(times):
+                    bench.under_load(f"cut_off_from_{name}", partial(cut, *addresses))
+        finally:
+            machines.close()
+            redis.kill()
+            networks.close()
+    return bench.rows
+
+
+def in_own_namespace(times: int) -> list[Row]:
+    answer = json.loads(run_alone("benchmarks.loss", "--only", "partitions", "--times", str(times)))
+    rows: list[Row] = answer["table"]
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--cluster", action="store_true")
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--times", type=int, default=1, help="each event of the cluster, and each cut")
+    parser.add_argument("--keep", action="store_true")
     arguments = parser.parse_args()
+    parts = [arguments.only] if arguments.only else PARTS
     started_s = time.monotonic()
-    rows = [*([] if arguments.cluster else on_one_worker(arguments.quick)), *on_a_cluster()]
-    totals = {name: sum(row[name] for row in rows) for name in ("lost", "double", "forked")}
-    print(json.dumps(totals | {"seconds": round(time.monotonic() - started_s), "table": rows}))
+    rows = on_one_worker(1 if arguments.quick else KILLS) if "one" in parts else []
+    rows += on_a_cluster(arguments.times) if "cluster" in parts else []
+    if "partitions" in parts:
+        rows += on_cut_networks(arguments.times) if is_alone() else in_own_namespace(arguments.times)
+    seconds = round(time.monotonic() - started_s)
+    if arguments.keep and arguments.only:
+        others = kept_today("loss")
+        rows = [row for row in others.get("table", []) if row["event"] not in {row["event"] for row in rows}] + rows
+        seconds += others.get("seconds", 0)
+    totals = {name: sum(row[name] for row in rows) for name in ("refused", "lost", "double", "forked")}
+    conclude("loss", totals | {"seconds": seconds, "table": rows}, keep=arguments.keep)
 
 
 if __name__ == "__main__":

@@ -3,21 +3,21 @@
 The same records (1.5 KB, one history row each) saved again and again, in writes of 1, 100 and 1,000 sessions. Redis
 with `appendfsync` always, everysec, and with one replica waited for; SQLite as we run it, synced at every commit.
 
-    python -m benchmarks.redis_store [--quick]
+    python -m benchmarks.redis_store [--quick] [--keep]
 
-The last line is one JSON object: milliseconds per write, p50, by store and size.
+The last line is one JSON object: milliseconds per write, p50, by store and size. `--keep` writes it to results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.harness.machine import conclude
 from runtime.store.base import Store
 from runtime.store.redis_store import RedisStore
 from runtime.store.sqlite import SqliteStore
@@ -56,7 +56,9 @@ def _is_online(replication: dict[str, Any]) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
-    times = 10 if parser.parse_args().quick else 60
+    parser.add_argument("--keep", action="store_true")
+    arguments = parser.parse_args()
+    times = 10 if arguments.quick else 60
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         results["sqlite"] = measure(SqliteStore(Path(folder) / "grf.db"), times)
@@ -79,7 +81,7 @@ def main() -> None:
                 for server in servers:
                     server.kill()
             print(name, results[f"redis {name}"], flush=True)
-    print(json.dumps({"write_ms_p50": results}))
+    conclude("redis_store", {"write_ms_p50": results}, keep=arguments.keep)
 
 
 if __name__ == "__main__":

@@ -10,44 +10,29 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
 from runtime.autoscaling import Autoscaler, Load
+from runtime.cluster_view import Event, describe, describe_state
+from runtime.granted_leases import GrantedLeases
 from runtime.keys import KEY_GROUPS
+from runtime.measured_loads import MeasuredLoads
 from runtime.metrics import ControllerMetrics
-from runtime.placement import NOBODY, Beat, ClusterPolicy, Facts, Member, is_over, plan, targets
+from runtime.orders import Orders
+from runtime.placement import NOBODY, Beat, ClusterPolicy, Facts, Member, plan, targets
 from runtime.routes import Table, make_table
+from runtime.staff import Staff
 from runtime.store.base import Ownership, Store, StoreError, StoreFenced, StoreLocked
 
 log = logging.getLogger(__name__)
 
-START_WITHIN_S = 60.0
-"""a worker that was asked for has so long to beat, and Ray so long to restart one that has died"""
-MEASURED_AFTER_S = 5.0
-"""a worker has to own a group for so long before its measure of the group's load is believed"""
 ACT_EVERY_S = 0.1
 """at least so long between two looks at everything, unless there is news: beats come by the thousand"""
 KEPT_EVENTS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Orders:
-    """What a worker is told in answer to its beat."""
-
-    epochs: dict[int, int]
-    """the key groups it owns, with their epochs: all of them, every time"""
-    releases: tuple[int, ...] = ()
-    """of these, the ones it is to give up: flush, forget, and say so in the next beat"""
-    table: Table | None = None
-    """unless the worker has it: its beat said so"""
-    table_stamp: str = ""
-    """to be repeated in the beats to come"""
-    leaves: bool = False
-    """it is to say in its beats from now on that it leaves"""
 
 
 class Hands(Protocol):
@@ -64,14 +49,6 @@ class Hands(Protocol):
 
     def kill(self, beat: Beat) -> None:
         """End the process of a worker whose lease is over, if it is on this machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    at_s: float
-    kind: str
-    """claimed, failed over, moved, scaled, died, drains, killed"""
-    text: str
 
 
 class Controller:
@@ -93,30 +70,16 @@ class Controller:
         self._policy = policy
         self._lease_s = lease_s
         self._members: dict[str, Member] = {}
-        self._starting = dict.fromkeys(expected, now_s + START_WITHIN_S)
-        """workers that will come, by name, and until when that is believed"""
-        self._stopping: set[str] = set()
-        """owners that were told to end"""
-        self._leaving: set[str] = set()
-        """owners that are to give up all they have"""
-        self._dead: set[str] = set()
-        """owners known to be dead, as long as they own something"""
+        self._staff = Staff(expected, now_s)
         self._filling_until_s = now_s
         """a new worker gets its share without waiting for the loads to be measured"""
-        self._loads: dict[int, float] = {}
-        """segments per second of each group, as its owners have measured it"""
-        self._since_s: dict[int, float] = {}
-        """when each group came to its owner"""
+        self._loads = MeasuredLoads(now_s)
         self._moved_s = now_s
         """when a group last changed hands"""
         self._asked: dict[int, tuple[str, int, float]] = {}
         """groups that their owner was asked to give up: owner, epoch, when"""
-        self._ownership: dict[int, Ownership] = {}
-        self._counts: dict[str, int] = {}
-        """of renewals at the store, as they were seen last"""
-        self._signs: dict[str, float] = {}
-        """when each owner gave its last sign of life, here or there, at the latest"""
-        self._read_store(now_s)
+        self._ownership = store.ownership()
+        self._leases = GrantedLeases(store, lease_s, now_s)
         self._serving = int(store.notes().get("workers", policy.workers))
         self._autoscaler = Autoscaler(policy)
         self._acted_s = now_s
@@ -139,11 +102,11 @@ class Controller:
                     self._bury(known.beat, now_s, "another has its port")
                 known = None
             self._members[beat.name] = Member(beat, known.joined_s if known else now_s, now_s)
-            self._signs[beat.owner] = max(self._signs.get(beat.owner, now_s), now_s)
-            self._weigh(beat, now_s)
-            self._starting.pop(beat.name, None)
+            self._leases.heard(beat.owner, now_s)
+            self._loads.hear(beat, self._epochs_of.get(beat.owner, ()), now_s)
+            self._staff.came(beat.name)
             if beat.leaves:
-                self._leaving.add(beat.owner)
+                self._staff.leaving.add(beat.owner)
             is_news = known is None or (known.beat.released, known.beat.leaves) != (beat.released, beat.leaves)
             if is_news or now_s >= self._acted_s + ACT_EVERY_S:
                 self._act(now_s)
@@ -160,7 +123,7 @@ class Controller:
     def tick(self, now_s: float) -> None:
         """Look for workers that have fallen silent; see whether more or fewer are wanted."""
         with self._lock:
-            self._look_for_renewals(now_s)
+            self._leases.look({item.owner for item in self._ownership.values()}, now_s)
             self._autoscale(now_s)
             self._act(now_s)
 
@@ -177,7 +140,7 @@ class Controller:
         with self._lock:
             beats = [member.beat for member in self._members.values() if name in _names(member.beat)]
             for beat in beats:
-                self._leaving.add(beat.owner)
+                self._staff.leaving.add(beat.owner)
                 self._note(now_s, "drains", f"{beat.owner} on {beat.node or 'this machine'}")
             self._act(now_s)
             return [beat.name for beat in beats]
@@ -187,7 +150,8 @@ class Controller:
     def routes(self) -> dict[str, Any]:
         """The workers that serve, with their endpoints; those that stand by are left out."""
         with self._lock:
-            return {"workers": [self._describe(member) for member in self._serving_members()]}
+            members = self._serving_members()
+            return {"workers": [describe(member, self._epochs_of.get(member.beat.owner, {})) for member in members]}
 
     def cluster(self, now_s: float) -> dict[str, Any]:
         """Everything about every worker."""
@@ -202,28 +166,16 @@ class Controller:
                 "events": [asdict(event) | {"ago_s": now_s - event.at_s} for event in self._events],
                 "workers": [
                     {
-                        **self._describe(member),
+                        **describe(member, self._epochs_of.get(member.beat.owner, {})),
+                        **describe_state(member, now_s),
                         "role": "serving" if member.beat.name in serving else "standby",
-                        "leaves": member.beat.leaves or member.beat.owner in self._leaving,
-                        "heard_s_ago": now_s - member.heard_s,
-                        "sessions": member.beat.sessions,
-                        "pending_bytes": member.beat.pending_bytes,
-                        "busy": member.beat.busy,
-                        "lag_s": member.beat.lag_s,
-                        "load": sum(member.beat.loads.values()),
-                        "fenced": member.beat.fenced,
+                        "leaves": member.beat.leaves or member.beat.owner in self._staff.leaving,
                     }
                     for member in self._members.values()
                 ],
             }
 
     # ---- with the lock held ----
-
-    def _weigh(self, beat: Beat, now_s: float) -> None:
-        """Believe what an owner measures of a group once it has had it for a while: at first it has seen little."""
-        for group in self._epochs_of.get(beat.owner, ()):
-            if now_s - self._since_s.get(group, self._began_s) > MEASURED_AFTER_S or group not in self._loads:
-                self._loads[group] = beat.loads.get(group, 0.0)
 
     def _act(self, now_s: float) -> None:
         self._acted_s = now_s
@@ -239,7 +191,7 @@ class Controller:
                 self._filling_until_s = now_s + self._policy.settle_s / 3
             for owner, groups in todo.releases.items():
                 self._ask_for(owner, groups, now_s)
-        self._staff(self._facts(now_s), now_s)
+        self._change_staff(now_s)
         self._count_roles(now_s)
         self._look(now_s)
 
@@ -254,26 +206,20 @@ class Controller:
         living = [
             member
             for member in self._members.values()
-            if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._stopping
+            if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._staff.ending
         ]
         table = make_table(self._ownership, {member.beat.owner: member.beat.endpoint for member in living})
         if table != self._table:
             self._table, self._stamp = table, f"{table.version}.{secrets.token_hex(4)}"
 
     def _facts(self, now_s: float) -> Facts:
-        over = {
-            owner
-            for owner in {item.owner for item in self._ownership.values()}
-            if owner in self._dead or is_over(self._signs.get(owner, self._began_s), now_s, self._lease_s)
-        }
-        alive = {
-            member.beat.owner
-            for member in self._members.values()
-            if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._dead | self._stopping
-        }
+        owners = {item.owner for item in self._ownership.values()}
+        over = {owner for owner in owners if self._leases.is_over(owner, now_s)}
+        heard = {member.beat.owner for member in self._members.values() if now_s - member.heard_s < self._lease_s}
+        alive = {owner for owner in heard - self._staff.ending if not self._leases.is_dead(owner)}
         is_settled = now_s - self._moved_s >= self._policy.settle_s or now_s < self._filling_until_s
-        asked = self._members, self._ownership, over, self._serving, alive, self._leaving
-        return Facts(*asked, self._loads, is_settled)
+        asked = self._members, self._ownership, over, self._serving, alive, self._staff.leaving
+        return Facts(*asked, self._loads.rates, is_settled)
 
     def _claim(self, owner: str, groups: tuple[int, ...], facts: Facts, now_s: float) -> None:
         former = {self._ownership.get(group, NOBODY).owner for group in groups} - {""}
@@ -288,7 +234,7 @@ class Controller:
             return
         try:
             epochs = self._store.claim(owner, expected)
-            self._see_renewals(now_s)
+            self._leases.granted(owner, now_s)
         except StoreFenced:  # another controller has been here: its word counts
             self._read_store(now_s)
             return
@@ -297,11 +243,10 @@ class Controller:
             self._break_lock(error, ended, now_s)
             return
         self._moved_s = now_s
-        self._since_s |= dict.fromkeys(epochs, now_s)
+        self._loads.moved(epochs, now_s)
         self._ownership |= {group: Ownership(owner, epoch) for group, epoch in epochs.items()}
-        self._signs.setdefault(owner, now_s)
         self._tell_of_claim(owner, expected, former & set(facts.over), now_s)
-        self._dead &= {item.owner for item in self._ownership.values()}
+        self._leases.forget_dead({item.owner for item in self._ownership.values()})
         self._hands.nudge(owner.rpartition("/")[0])
 
     def _tell_of_claim(self, owner: str, expected: dict[int, int], gone: set[str], now_s: float) -> None:
@@ -314,38 +259,14 @@ class Controller:
         kind = {"first": "claimed", "owner_gone": "failed over", "moved": "moved"}[reason]
         self._note(now_s, kind, f"{len(expected)} key groups to {owner}" + (f" from {', '.join(gone)}" if gone else ""))
 
-    def _look_for_renewals(self, now_s: float) -> None:
-        """Owners that are not heard of here may renew at the store."""
-        owners = {item.owner for item in self._ownership.values()}
-        if all(now_s - self._signs.get(owner, self._began_s) < self._lease_s / 2 for owner in owners):
-            return
-        try:
-            self._see_renewals(now_s)
-        except StoreError as error:
-            log.warning("cannot see the leases: %s", error)
-
-    def _see_renewals(self, now_s: float) -> None:
-        """A count that has moved is a sign of life that may have come this moment."""
-        counts = self._store.leases()
-        for owner, count in counts.items():
-            if self._counts.get(owner) != count:
-                self._signs[owner] = max(self._signs.get(owner, now_s), now_s)
-        self._counts = counts
-
     def _end_lease(self, owner: str, now_s: float) -> bool:
-        """False if the owner has renewed it at the store meanwhile: it lives, though we do not hear it."""
+        """False if that cannot be said."""
         try:
-            if owner in self._dead:  # whatever it renewed before
-                self._see_renewals(now_s)
-            if owner in self._counts:
-                self._store.revoke(owner, self._counts[owner])
-            return True
-        except StoreFenced:
-            self._signs[owner] = now_s
+            return self._leases.end(owner, now_s)
         except StoreError as error:
             log.warning("cannot end the lease of %s: %s", owner, error)
             self._break_lock(error, [owner], now_s)
-        return False
+            return False
 
     def _break_lock(self, error: StoreError, over: Collection[str], now_s: float) -> None:
         """A worker that was stopped in the middle of a write keeps the store's lock from all others, for as long as it
@@ -366,47 +287,28 @@ class Controller:
 
     def _forget_answered(self) -> None:
         """What was asked for and has changed hands, or whose owner is not heard of any more."""
-        owners = {member.beat.owner for member in self._members.values()} - self._dead
+        living = {one for member in self._members.values() if not self._leases.is_dead(one := member.beat.owner)}
         self._asked = {
             group: (owner, epoch, asked_s)
             for group, (owner, epoch, asked_s) in self._asked.items()
-            if self._ownership.get(group) == Ownership(owner, epoch) and owner in owners
+            if self._ownership.get(group) == Ownership(owner, epoch) and owner in living
         }
 
-    def _staff(self, facts: Facts, now_s: float) -> None:
+    def _change_staff(self, now_s: float) -> None:
         """Ask for workers that are missing; end those that own nothing and are not wanted."""
-        self._starting = {name: by_s for name, by_s in self._starting.items() if by_s > now_s}
-        owning = {item.owner for item in self._ownership.values()}
-        staying = [owner for owner in facts.alive if owner not in self._leaving]
-        wanted = self._serving + self._policy.standbys
-        # Starting one takes seconds of processor: who stands by may wait until nothing is on the move.
-        now_wanted = self._serving if self._asked else wanted
-        for _ in range(now_wanted - len(staying) - len(self._starting)):
-            self._start(now_s)
-        serving = targets(facts)
-        spare = sorted((owner for owner in staying if owner not in {*owning, *serving}), key=self._joined_s)
-        surplus = spare[wanted - len(serving) :] if len(staying) > wanted else []
-        empty = [owner for owner in facts.alive if owner in self._leaving and owner not in owning]
-        for owner in {*surplus, *empty}:
-            self._stopping.add(owner)
+        changes = self._staff.change(self._facts(now_s), self._policy.standbys, bool(self._asked), now_s)
+        for name in changes.starts:
+            log.info("starting %s", name)
+            self._hands.start(name)
+        for owner in changes.ends:
             self._note(now_s, "ended", f"{owner} is not wanted any more")
             self._hands.stop(owner.rpartition("/")[0])
 
-    def _start(self, now_s: float) -> None:
-        taken = self._members.keys() | self._starting.keys()
-        name = next(name for name in (f"worker-{number}" for number in range(len(taken) + 1)) if name not in taken)
-        self._starting[name] = now_s + START_WITHIN_S
-        log.info("starting %s", name)
-        self._hands.start(name)
-
     def _bury(self, beat: Beat, now_s: float, why: str) -> None:
         self._note(now_s, "died", f"{beat.owner}: {why}")
-        self._dead.add(beat.owner)
+        self._leases.died(beat.owner)
         del self._members[beat.name]
-        if beat.owner not in self._stopping:
-            self._starting[beat.name] = now_s + START_WITHIN_S  # Ray starts it again
-        self._stopping.discard(beat.owner)
-        self._leaving.discard(beat.owner)
+        self._staff.went(beat, now_s)
 
     def _scale(self, workers: int, now_s: float, reason: str) -> None:
         if workers != self._serving:
@@ -428,40 +330,18 @@ class Controller:
                 log.warning("cannot scale: %s", error)
 
     def _read_store(self, now_s: float) -> None:
-        """Whoever owns something by the store may have renewed its lease this moment."""
-        self._began_s = now_s
         self._ownership = self._store.ownership()
-        self._counts = self._store.leases()
-        self._signs = {member.beat.owner: member.heard_s for member in self._members.values()} | dict.fromkeys(
-            self._counts, now_s
-        )
+        self._leases.read({member.beat.owner: member.heard_s for member in self._members.values()}, now_s)
 
     def _orders(self, beat: Beat) -> Orders:
         table = self._table if beat.table_stamp != self._stamp else None
         releases = tuple(self._releases_of.get(beat.owner, ()))
         epochs = self._epochs_of.get(beat.owner, {})
-        return Orders(epochs, releases, table, self._stamp, beat.owner in self._leaving)
+        return Orders(epochs, releases, table, self._stamp, beat.owner in self._staff.leaving)
 
     def _serving_members(self) -> list[Member]:
         owners = {item.owner for item in self._ownership.values()}
         return [member for member in self._members.values() if member.beat.owner in owners]
-
-    def _joined_s(self, owner: str) -> float:
-        return self._members[owner.rpartition("/")[0]].joined_s
-
-    def _describe(self, member: Member) -> dict[str, Any]:
-        beat = member.beat
-        epochs = list(self._epochs_of.get(beat.owner, {}).values())
-        return {
-            "name": beat.name,
-            "incarnation": beat.incarnation,
-            "endpoint": beat.endpoint,
-            "metrics_url": beat.metrics_url,
-            "pid": beat.pid,
-            "node": beat.node,
-            "groups": len(epochs),
-            "newest_epoch": max(epochs, default=0),
-        }
 
     def _note(self, now_s: float, kind: str, text: str) -> None:
         log.info("%s: %s", kind, text)

@@ -11,19 +11,18 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import ray
 from prometheus_client import CollectorRegistry, start_http_server
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from runtime.controller import Controller, Orders
-from runtime.life_line import refuses, wait_for_end
+from runtime.controller import Controller
+from runtime.death_watch import DeathWatch
+from runtime.orders import Orders
 from runtime.placement import Beat
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreUnavailable
@@ -80,7 +79,7 @@ class ControllerActor:
             time.monotonic(),
             expected=[name for name in _actor_names() if name.startswith(WORKERS)],
         )
-        self._witness = DeathWatch(self._died)
+        self._witness = DeathWatch(_hold_reference, self._died)
         threading.Thread(target=self._watch, name="grf-watch", daemon=True).start()
         threading.Thread(target=self._watch_nodes, name="grf-nodes", daemon=True).start()
 
@@ -139,6 +138,10 @@ class ControllerActor:
         return saved
 
 
+def _hold_reference(beat: Beat) -> None:
+    ray.get(ray.get_actor(beat.name, NAMESPACE).life.remote(beat.incarnation))
+
+
 def _open_patiently(settings: Settings) -> Store:
     """A controller without its store can do nothing but wait for it."""
     while True:
@@ -155,11 +158,13 @@ def _actor_names() -> list[str]:
 
 
 class RayHands:
-    """What the controller asks of Ray, done in a thread: nobody waits for it."""
+    """What the controller asks of Ray, done in threads: nobody waits for it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, "grf-hands")
+        self._nudges = ThreadPoolExecutor(1, "grf-nudges")
+        """by themselves: publishers wait for them, and to end a worker takes seconds"""
         self._handles: dict[str, Handle] = {}
         self._node_of: dict[str, str] = {}
         """workers, by name"""
@@ -171,7 +176,7 @@ class RayHands:
         self._thread.submit(self._logged, self._stop, name)
 
     def nudge(self, name: str) -> None:
-        self._thread.submit(self._logged, self._nudge, name)
+        self._nudges.submit(self._logged, self._nudge, name)
 
     def _nudge(self, name: str) -> None:
         if name not in self._handles:  # finding an actor by name is a call of its own; a handle outlives restarts
@@ -212,7 +217,9 @@ class RayHands:
 
     def _emptiest_node(self, name: str) -> NodeAffinitySchedulingStrategy:
         """Ray's own spreading counts resources, of which our actors may ask for none: all would be lost with a node."""
-        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        drained = draining_nodes()
+        living = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in living if node[:NODE_ID_CHARS] not in drained] or living
         used = Counter(node for other, node in self._node_of.items() if other != name)
         chosen = min(nodes, key=lambda node: (used[node[:NODE_ID_CHARS]], node))
         self._node_of[name] = chosen[:NODE_ID_CHARS]
@@ -227,43 +234,6 @@ class RayHands:
         ray.kill(actor, no_restart=True)
         self._node_of.pop(name, None)
         self._handles.pop(name, None)  # the next one of this name is another actor
-
-
-class DeathWatch:
-    """Tells when the process of a worker has ended for certain: its life line or its actor's reference broke, and its
-    machine refuses a connection in its place. What is not certain is left to the lease.
-    """
-
-    def __init__(self, died: Callable[[str], None]) -> None:
-        self._died = died
-        self._watched: set[str] = set()
-        self._lock = threading.Lock()
-
-    def watch(self, beat: Beat) -> None:
-        with self._lock:
-            if beat.owner in self._watched:
-                return
-            self._watched.add(beat.owner)
-        for wait in (self._hold_line, self._hold_reference):
-            threading.Thread(target=wait, args=(beat,), name=f"grf-life-{beat.name}", daemon=True).start()
-
-    def _hold_line(self, beat: Beat) -> None:
-        if wait_for_end(_host(beat), beat.life_port):
-            self._died(beat.owner)
-        with self._lock:
-            self._watched.discard(beat.owner)
-
-    def _hold_reference(self, beat: Beat) -> None:
-        try:
-            ray.get(ray.get_actor(beat.name, NAMESPACE).life.remote(beat.incarnation))
-        except Exception as error:
-            log.info("%s: its reference broke: %s", beat.owner, str(error).strip().partition("\n")[0])
-            if refuses(_host(beat), beat.life_port):
-                self._died(beat.owner)
-
-
-def _host(beat: Beat) -> str:
-    return urlsplit(beat.endpoint).hostname or ""
 
 
 class WorkerActor:
@@ -281,6 +251,7 @@ class WorkerActor:
         )
         quieten_interpreter()
         self._worker.start()
+        self._at_second_sigterm = signal.signal(signal.SIGTERM, self._leave)
 
     def _send_beat(self, beat: Beat) -> Orders:
         try:
@@ -296,6 +267,11 @@ class WorkerActor:
         """Lasts as long as this process, if it is this incarnation: whoever waits for it hears when it ends."""
         if incarnation == self._worker.incarnation:
             self._ended.wait()
+
+    def _leave(self, *_: object) -> None:
+        """Whoever ends this process gives it time: its key groups move away first, then the controller ends it."""
+        signal.signal(signal.SIGTERM, self._at_second_sigterm)
+        self._worker.leave()
 
     def nudge(self) -> None:
         self._worker.nudge()

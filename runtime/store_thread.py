@@ -7,6 +7,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from runtime.dispatch.store_jobs import StoreJob
 from runtime.records import RecordError
@@ -39,11 +40,18 @@ class StoreThread:
         self._thread.join()
 
     def _run(self) -> None:
+        self._open()
         while (job := self._jobs.get()) is not None:
             self._outcomes.append((job, self._outcome(job)))
             self._on_outcome()
         if self._store is not None:
             self._store.close()
+
+    def _open(self) -> None:
+        """Before the first job, which may be the load of sessions that wait for their new owner: connecting to a Redis
+        and importing its client take up to half a second. What goes wrong is the first job's to tell."""
+        with suppress(Exception):
+            self._store = self._open_store()
 
     def _outcome(self, job: StoreJob) -> object:
         try:

@@ -16,13 +16,13 @@ import torch
 from prometheus_client import CollectorRegistry, start_http_server
 
 from grf_core.step import StepModel
-from runtime.controller import Orders
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.engine.engine import Engine
 from runtime.leases import lease_clock, renew_at_store
 from runtime.life_line import hold_out
 from runtime.metrics import WorkerMetrics
 from runtime.model_source import open_model
+from runtime.orders import Orders
 from runtime.placement import Beat
 from runtime.right_of_way import RightOfWay
 from runtime.routes import as_message
@@ -212,7 +212,8 @@ class Worker:
         )
 
     def _on_turn(self, now_s: float) -> None:
-        if self._dispatcher.owned.released != self._told_released:
+        owned = self._dispatcher.owned
+        if owned.released != self._told_released and not owned.frozen:  # all at once: each beat costs its round trip
             self._beat_now.set()
         if now_s < self._flush_at_s:
             return

@@ -34,10 +34,20 @@ def _processor() -> str:
     return platform.machine()
 
 
+def kept_today(name: str) -> dict[str, Any]:
+    """The answer that was kept today, if there is one: long benchmarks are run a part at a time."""
+    path = _path(name)
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return kept
+
+
+def _path(name: str) -> Path:
+    return RESULTS / f"{datetime.date.today().isoformat()}-{name}.json"
+
+
 def conclude(name: str, answer: dict[str, Any], *, keep: bool) -> None:
     """Print the answer as the last line; `keep` writes it to results/ as well, dated, with the machine."""
     if keep:
-        day = datetime.date.today().isoformat()
-        path = RESULTS / f"{day}-{name}.json"
-        path.write_text(json.dumps({"date": day, "machine": machine(), **answer}, indent=1) + "\n")
+        today = datetime.date.today().isoformat()
+        _path(name).write_text(json.dumps({"date": today, "machine": machine(), **answer}, indent=1) + "\n")
     print(json.dumps(answer), flush=True)

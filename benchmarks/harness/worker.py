@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from benchmarks.harness.processes import Process, plan_of_this_process, say, wait_for_go
-from runtime.controller import Orders
 from runtime.keys import KEY_GROUPS
+from runtime.orders import Orders
 from runtime.placement import Beat
 from runtime.routes import Table
 from runtime.settings import load_settings

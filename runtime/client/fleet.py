@@ -49,7 +49,7 @@ class Fleet(Generic[LaneT]):
         """of all workers, those that stand by included"""
         self._tenant = ""
         self._strange_since_s = inf
-        """when `not_owner` was first met since the table last changed"""
+        """when `not_owner` was first met since a table last came"""
         self._untried: list[str] = []
 
     # ---- who goes where ----
@@ -156,8 +156,7 @@ class Fleet(Generic[LaneT]):
     def _follow(self, routes: m.Routes) -> None:
         if routes.version < self._version:
             return
-        if routes.version > self._version:
-            self._strange_since_s = inf
+        self._strange_since_s = inf  # who did not know yet that a group is its own knows it by now, or says so again
         self._version = routes.version
         self._endpoints = [str(worker.get("endpoint")) for worker in routes.workers]
         for worker in routes.workers:

@@ -6,7 +6,7 @@ are opened again and sent again from the durable mark; the worker's sequence num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
 from runtime import messages as m
@@ -57,6 +57,8 @@ class PublisherCore:
         """streams for which a control message may be due"""
         self._leaving: dict[StreamName, None] = {}
         """streams to be forgotten"""
+        self._unserved: set[StreamName] = set()
+        """streams that this worker does not own and that wait for it: it may before long, and will say so"""
         self._was_connected = False
 
     # ---- the user's side ----
@@ -168,6 +170,7 @@ class PublisherCore:
         """Let go of the streams of these sessions."""
         names = [name for name in self._streams if name[0] in sessions]
         released = [self._streams.pop(name) for name in names]
+        self._unserved.difference_update(names)
         for name in names:
             self._queue.go_on(name)
             self._to_open_or_end.pop(name, None)
@@ -206,6 +209,7 @@ class PublisherCore:
         self._link.connected(now_s)
         self.stats.reconnects += self._was_connected
         self._was_connected = True
+        self._unserved.clear()
         for name, buffer in self._streams.items():
             self._queue.go_on(name)
             self.stats.resent += buffer.reconnect()
@@ -215,8 +219,13 @@ class PublisherCore:
     def tick(self, now_s: float) -> None:
         self._link.tick(now_s)
         self._let_go()
-        for name in self._queue.resume(now_s):
-            self._to_open_or_end[name] = None
+        self._resume(self._queue.pauses_over(now_s))
+
+    def _resume(self, names: Iterable[StreamName]) -> None:
+        for name in names:
+            self._unserved.discard(name)
+            if self._queue.go_on(name):
+                self._to_open_or_end[name] = None
 
     @property
     def wake_at_s(self) -> float:
@@ -259,6 +268,8 @@ class PublisherCore:
                     self._to_open_or_end[session, stream] = None
             case m.Nack(session=session, stream=stream) if stream:
                 self._refused(message, now_s)
+            case m.Routes():  # the worker has other groups than before
+                self._resume(list(self._unserved))
             case m.Moved() if not self._is_routed:
                 self._link.lose()
             case _:
@@ -296,8 +307,10 @@ class PublisherCore:
         elif nack.code in m.RETRY_CODES:
             self.stats.resent += buffer.send_again_from(nack.sequence)
             self._queue.pause(name, now_s + max(nack.retry_after_ms, 1) / 1000)
-            if nack.code == "not_owner" and not self._is_routed:
-                self._link.lose()
+            if nack.code == "not_owner":
+                self._unserved.add(name)
+                if not self._is_routed:
+                    self._link.lose()
         elif nack.code == "stream_taken" or (buffer.is_opening and nack.code in STREAM_CODES):
             self._stream_refused(buffer, nack)
             self._tell(nack)

@@ -30,7 +30,7 @@ class SendQueue:
         self._turns: OrderedDict[str, dict[StreamName, None]] = OrderedDict()
         """sessions that may have something to send, next turn first, and their streams that may"""
         self._paused: dict[StreamName, float] = {}
-        """streams told to slow down, and until when"""
+        """streams told to come again later, and when"""
         self._unsent = 0
         """segments published since there was nothing to send"""
         self._due_s = inf
@@ -58,17 +58,16 @@ class SendQueue:
     def is_paused(self, name: StreamName) -> bool:
         return name in self._paused
 
-    def resume(self, now_s: float) -> list[StreamName]:
-        """Streams whose pause is over."""
-        over = [name for name, until_s in self._paused.items() if until_s <= now_s]
-        for name in over:
-            self.go_on(name)
-        return over
+    def pauses_over(self, now_s: float) -> list[StreamName]:
+        """Streams whose pause is over: let them go on."""
+        return [name for name, until_s in self._paused.items() if until_s <= now_s]
 
-    def go_on(self, name: StreamName) -> None:
-        """A pause does not hold any more."""
-        if self._paused.pop(name, None) is not None:
-            self.add(name)
+    def go_on(self, name: StreamName) -> bool:
+        """A pause does not hold any more; False if there was none."""
+        if self._paused.pop(name, None) is None:
+            return False
+        self.add(name)
+        return True
 
     @property
     def wake_at_s(self) -> float:

@@ -18,7 +18,8 @@ class Saver:
     def __init__(
         self, engine: Engine, store: StoreQueue, owned: OwnedGroups, incarnation: str, interval_s: float, limit: int
     ) -> None:
-        """Write at least `interval_s` apart, up to `limit` sessions at a time."""
+        """Write at least `interval_s` apart, up to `limit` sessions at a time; at once while groups are frozen: their
+        publishers wait for it."""
         self._engine = engine
         self._store = store
         self._owned = owned
@@ -29,6 +30,8 @@ class Saver:
         self._collected: list[tuple[Session, SessionRecord]] = []
         self._still_to_collect = 0
         self._next_s = 0.0
+        self._retry_s = 0.0
+        """when the store may be tried again, after it has failed"""
         self.saved_at_s = 0.0
         """when the store last held all that was settled, or last committed"""
 
@@ -40,7 +43,9 @@ class Saver:
     @property
     def due_s(self) -> float | None:
         """When the next write is due; None while there is nothing to write, or a write is under way."""
-        return self._next_s if not self._in_flight and not self.is_clean else None
+        if self._in_flight or self.is_clean:
+            return None
+        return self._retry_s if self._owned.frozen else self._next_s
 
     def save(self, now_s: float, rows: int) -> None:
         """If a write is due, make records, of about so many rows; once all that were dirty have one, write them."""
@@ -80,7 +85,7 @@ class Saver:
 
         def failed(_: StoreError | RecordError, now_s: float) -> None:
             self._in_flight = False
-            self._next_s = now_s + self._store.retry_s
+            self._next_s = self._retry_s = now_s + self._store.retry_s
             checkpoint.not_committed(self._engine, records)
 
         self._store.put(StoreJob(lambda store: store.save(epochs, records), saved, failed))

@@ -3,7 +3,8 @@
     KEYS   first the owner hash of each group that is named: its epoch is checked before anything else happens
     ARGV   first how many groups, then the expected epoch of each; then what is the script's own
 
-Answers of a script that refuses: {"fenced", place of the group among the keys, its epoch}.
+Answers of a script that refuses: {"fenced", place of the group among the keys, its epoch}, {"overtaken", number of the
+write that was there before}.
 """
 
 CHECK_EPOCHS = """
@@ -13,6 +14,17 @@ for i = 1, groups do
     if epoch ~= ARGV[1 + i] then return {'fenced', i, epoch} end
 end
 local key, arg = groups + 1, groups + 2
+"""
+
+# then the number of the write: what a cut network or a stopped server has held back may come after what came later
+CHECK_TURN = """
+local number = ARGV[arg]
+arg = arg + 1
+for i = 1, groups do
+    local last = redis.call('HGET', KEYS[i], 'write')
+    if last and tonumber(last) > tonumber(number) then return {'overtaken', last} end
+end
+for i = 1, groups do redis.call('HSET', KEYS[i], 'write', number) end
 """
 
 # then per session: records, names, history | field, sealed, not_before, too_old, how many rows, (version, row) ...
@@ -46,6 +58,7 @@ return {'done', existed}
 CLAIM = """
 for i = 1, groups do
     redis.call('HSET', KEYS[i], 'owner', ARGV[arg], 'epoch', tonumber(ARGV[1 + i]) + 1)
+    redis.call('HDEL', KEYS[i], 'write')
 end
 return {'done'}
 """
@@ -68,6 +81,6 @@ READ_WHOLE = """
 return {redis.call('HGET', KEYS[1], ARGV[1]), redis.call('ZRANGE', KEYS[2], 0, -1)}
 """
 
-SAVE_SCRIPT = CHECK_EPOCHS + WRITE
-DELETE_SCRIPT = CHECK_EPOCHS + DELETE
+SAVE_SCRIPT = CHECK_EPOCHS + CHECK_TURN + WRITE
+DELETE_SCRIPT = CHECK_EPOCHS + CHECK_TURN + DELETE
 CLAIM_SCRIPT = CHECK_EPOCHS + CLAIM

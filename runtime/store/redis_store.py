@@ -2,7 +2,7 @@
 
 All keys of a key group bear its number as hash tag, so a group lives on one node of a cluster:
 
-    grf:{17}            hash    owner, epoch
+    grf:{17}            hash    owner, epoch, number of the owner's last write
     grf:{17}:records    hash    tenant NUL session -> record
     grf:{17}:names      zset    tenant NUL session, in the order of their bytes
     grf:{17}:history:tenant NUL session    zset by version
@@ -10,6 +10,7 @@ All keys of a key group bear its number as hash tag, so a group lives on one nod
     grf:{notes}         hash    of controllers
 
 A write is one script that checks the epochs first: on one server for all groups at once, on a cluster group by group.
+Of one owner's writes none takes effect after a later one, whatever network and server do with their order.
 It is as durable as the server makes it before it answers: docs/decisions/redis.md.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import heapq
 import logging
 import struct
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -53,6 +55,8 @@ class RedisStore:
         self._prefix = self.address.options.prefix
         self._is_cluster = self.address.kind == "cluster"
         self._closed = False
+        self._writes = time.time_ns() // 1000
+        """numbers of writes, each greater than the last: a Lua number holds microseconds exactly"""
         with translating(self.address):
             self._client: Any = connect(self.address)
             self._check_server()
@@ -90,9 +94,10 @@ class RedisStore:
     # ---- owners and leases ----
 
     def claim(self, owner: str, expected: Mapping[int, int]) -> dict[int, int]:
-        self._ask([("HSETNX", self._key("leases"), owner, new_count())])
+        lease: Command = ("HSETNX", self._key("leases"), owner, new_count())
         try:
-            self._run_fenced(scripts.CLAIM_SCRIPT, expected, [(group, [], [owner]) for group in expected], claims=True)
+            parts: list[Part] = [(group, [], [owner]) for group in expected]
+            self._run_fenced(scripts.CLAIM_SCRIPT, expected, parts, claims=lease)
         except StoreFenced:
             check_expected(self._epochs(expected), expected)  # says so in the words of every store
             raise
@@ -180,51 +185,75 @@ class RedisStore:
             groups = {group for group, _, _ in parts}
             self._run_fenced(scripts.SAVE_SCRIPT, {**dict.fromkeys(groups, 0), **epochs}, parts)
         else:
-            self._run(scripts.SAVE_SCRIPT, {}, parts)
+            self._run(scripts.SAVE_SCRIPT, {}, parts, [0])
 
     def _run_fenced(
         self,
         script: str,
         epochs: Mapping[int, int],
         parts: list[Part],
-        claims: bool = False,
+        claims: Command | None = None,
     ) -> list[Any]:
-        """The script for these parts (group, keys, arguments), provided that all epochs are the current ones."""
+        """The script for these parts (group, keys, arguments), provided that all epochs are the current ones.
+
+        `claims` is the command that gives a claimer its lease; it comes before the script.
+        """
         self._refuse_closed()
         if not claims and not all(epochs.values()):  # nobody owns a group at epoch 0
             self._refuse(epochs)
         if self._is_cluster:  # the groups are written one after another: first a look at all of them
             check = check_expected if claims else _check_owned
             check(self._epochs(epochs), epochs)
-        answers = self._run(script, epochs, parts)
+        answers = self._run_in_turn(script, epochs, parts, claims)
         if any(answer[0] != b"done" for answer in answers):
             if not claims:
                 self._refuse(epochs)
             raise StoreFenced("another claim was quicker")
         return answers
 
+    def _run_in_turn(
+        self, script: str, epochs: Mapping[int, int], parts: list[Part], claims: Command | None
+    ) -> list[Any]:
+        if claims:
+            return self._claim(script, epochs, parts, claims)
+        while True:
+            self._writes += 1
+            answers = self._run(script, epochs, parts, [self._writes])
+            last = max((int(answer[1]) for answer in answers if answer[0] == b"overtaken"), default=0)
+            if not last:
+                return answers
+            # Who reads this answer is the owner, and this is its last write: its numbers began too low.
+            self._writes = max(self._writes, last)
+
+    def _claim(self, script: str, epochs: Mapping[int, int], parts: list[Part], lease: Command) -> list[Any]:
+        """One round trip where that keeps the order: publishers wait for it."""
+        if self._is_cluster:
+            self._ask([lease])
+            return self._run(script, epochs, parts, [])
+        return self._ask([lease, self._command(script, epochs, parts, [])], writes=True)[1:]
+
     def _refuse(self, epochs: Mapping[int, int]) -> None:
         """Raise StoreFenced with the reason."""
         _check_owned(self._epochs(epochs), epochs)
         raise StoreFenced("a key group has changed hands this moment")
 
-    def _run(self, script: str, epochs: Mapping[int, int], parts: list[Part]) -> list[Any]:
+    def _run(self, script: str, epochs: Mapping[int, int], parts: list[Part], turn: list[int]) -> list[Any]:
         self._refuse_closed()
         if not self._is_cluster:
-            return self._ask([self._command(script, epochs, parts)], writes=True) if epochs or parts else []
+            return self._ask([self._command(script, epochs, parts, turn)], writes=True) if epochs or parts else []
         by_group: dict[int, list[Part]] = {}
         for part in parts:
             by_group.setdefault(part[0], []).append(part)
         commands = [
-            self._command(script, {group: epochs[group]} if group in epochs else {}, mine)
+            self._command(script, {group: epochs[group]} if group in epochs else {}, mine, turn)
             for group, mine in by_group.items()
         ]
         return self._ask(commands, writes=True)
 
-    def _command(self, script: str, epochs: Mapping[int, int], parts: list[Part]) -> Command:
+    def _command(self, script: str, epochs: Mapping[int, int], parts: list[Part], turn: list[int]) -> Command:
         keys = [*(self._key(group) for group in epochs), *(key for _, keys, _ in parts for key in keys)]
         arguments = [argument for _, _, arguments in parts for argument in arguments]
-        return ("EVAL", script, len(keys), *keys, len(epochs), *epochs.values(), *arguments)
+        return ("EVAL", script, len(keys), *keys, len(epochs), *epochs.values(), *turn, *arguments)
 
     # ---- reading ----
 

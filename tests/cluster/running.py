@@ -76,7 +76,7 @@ class RunningRuntime:
         """`kill -9` of everything: the command, Ray, the worker, the gateway."""
         assert self.process is not None
         for pid in descendants(self.process.pid):
-            _kill(pid)
+            kill(pid)
         self.process.wait(60)
         self._close_pipe()
 
@@ -127,10 +127,12 @@ def grf(*arguments: str, within_s: float = 120.0) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=within_s, check=False)
 
 
-def start_publisher(address: str, stream: str, modality: str, sessions: Sequence[str], **load: float) -> Any:
+def start_publisher(
+    address: str, stream: str, modality: str, sessions: Sequence[str], *, through: Sequence[str] = (), **load: float
+) -> Any:
     """One publisher process (tests/cluster/publisher_process.py); `finish_publisher` waits for it."""
     plan = {"address": address, "stream": stream, "modality": modality, "sessions": list(sessions), **load}
-    command = [sys.executable, "-m", "tests.cluster.publisher_process", json.dumps(plan)]
+    command = [*through, sys.executable, "-m", "tests.cluster.publisher_process", json.dumps(plan)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -167,7 +169,7 @@ def command_line(pid: int) -> str:
         return ""
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -64,6 +64,17 @@ class RunningCluster:
     def kill_node(self, number: int) -> None:
         self.order(f"kill {number}")
 
+    def number_of(self, node: str) -> int | None:
+        """Of a node as the runtime names it; None for the head, and for one that was lost."""
+        return next((number for number, one in enumerate(self.nodes) if one.startswith(node)), None)
+
+    def ray_drains(self, number: int | None) -> None:
+        """What an autoscaler tells Ray before it takes a machine away."""
+        assert number is not None
+        drain = ["drain-node", "--address", self.ray, "--node-id", self.nodes[number], "--deadline-remaining-seconds"]
+        why = ["60", "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "it is taken away"]
+        subprocess.run([str(Path(sys.executable).with_name("ray")), *drain, *why], check=True, capture_output=True)
+
     def close(self) -> None:
         if self._process is not None:
             self._process.communicate(timeout=60)

@@ -9,6 +9,7 @@ import select
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from runtime.store.sqlite import SqliteStore
 from tests.cluster.load import expected
 from tests.cluster.recorded import STREAMS
 from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, grf, start_publisher, wait_until
-from tests.cluster.running_cluster import RunningCluster
 
 pytestmark = pytest.mark.cluster
 RANKED = [(stream, rank) for stream, _, rank in STREAMS]
@@ -50,7 +50,11 @@ def run_under_load(
     check_settled(runtime, sessions, count)
 
 
-def check_settled(runtime: RunningRuntime | RunningCluster, sessions: Sequence[str], count: int) -> None:
+class Reachable(Protocol):
+    address: str
+
+
+def check_settled(runtime: Reachable, sessions: Sequence[str], count: int) -> None:
     """Lost 0, double 0, and the states of an undisturbed run: what the offline model says."""
     model = load_bundle(ROOT / "bundles" / "motion").step_model("cpu")
     with StateClient(runtime.address) as client:

@@ -97,6 +97,35 @@ def test_a_drained_worker_hands_over_all_it_has_and_ends(cluster: RunningCluster
 
 
 @pytest.mark.chaos
+def test_a_worker_that_is_told_to_end_hands_over_all_it_has_first(cluster: RunningCluster) -> None:
+    ended = cluster.wait_for(serving=2, standby=1)[0]
+
+    def terminate() -> None:
+        os.kill(ended["pid"], signal.SIGTERM)
+        wait_until(lambda: _is_gone(ended["pid"]), 30.0, "the worker has ended")
+        cluster.wait_for(serving=2, standby=1)
+
+    under_load(cluster, "terminated", terminate)
+    assert not _failed_over(cluster, ended["incarnation"])
+
+
+@pytest.mark.chaos
+def test_a_node_that_ray_drains_is_emptied_before_it_ends(cluster: RunningCluster) -> None:
+    """Ray's notice: of an autoscaler, of a spot instance, of a `ray start --block` that is told to end."""
+    cluster.nodes.append(cluster.order("add"))
+    worker = next(one for one in cluster.wait_for(serving=2, standby=1) if cluster.number_of(one["node"]) is not None)
+
+    def drain() -> None:
+        cluster.ray_drains(cluster.number_of(worker["node"]))
+        wait_until(lambda: _is_gone(worker["pid"]), 30.0, "the node's worker has ended")
+        cluster.wait_for(serving=2, standby=1)
+        assert worker["node"] not in {one["node"] for one in cluster.workers()}
+
+    under_load(cluster, "ray-drains", drain)
+    assert not _failed_over(cluster, worker["incarnation"])
+
+
+@pytest.mark.chaos
 def test_a_killed_and_restarted_redis_stops_streams_for_a_moment_only(cluster: RunningCluster) -> None:
     def restart() -> None:
         cluster.redis.kill()
@@ -136,9 +165,8 @@ def test_a_lost_node_is_replaced_by_the_others(cluster: RunningCluster) -> None:
     """The last test here: the cluster is a node short afterwards."""
 
     def kill() -> None:
-        serving = {worker["node"] for worker in cluster.workers("serving")}
-        number = next(i for i, node in enumerate(cluster.nodes) if node[:12] in serving)
-        cluster.kill_node(number)
+        serving = (cluster.number_of(worker["node"]) for worker in cluster.workers("serving"))
+        cluster.kill_node(next(number for number in serving if number is not None))
         cluster.wait_for(serving=2, standby=1)
 
     under_load(cluster, "node-lost", kill)
@@ -150,6 +178,11 @@ def _is_gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+def _failed_over(cluster: RunningCluster, incarnation: str) -> bool:
+    events = cluster.state()["events"]
+    return any(event["kind"] == "failed over" and incarnation in event["text"] for event in events)
 
 
 def _groups_of(cluster: RunningCluster, incarnation: str) -> int:

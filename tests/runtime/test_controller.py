@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from runtime.controller import Controller, Orders
+from runtime.controller import Controller
 from runtime.keys import KEY_GROUPS
+from runtime.orders import Orders
 from runtime.placement import Beat, ClusterPolicy
 from runtime.store.base import StoreFenced
 from runtime.store.memory import MemoryDisk, MemoryStore

@@ -7,26 +7,40 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from prometheus_client import CollectorRegistry
 
-from runtime.controller import Controller, Orders
+from runtime.controller import Controller
+from runtime.engine.order import OrderPolicy
+from runtime.orders import Orders
 from runtime.placement import Beat, ClusterPolicy
 from runtime.settings import RuntimeSettings, Settings
 from runtime.worker import Worker, open_store
+from tests.relay import Relay
 from tests.runtime.toy_model import ToyModel
 
 WITHIN_S = 30.0
 
 
 class WorkerCluster:
-    def __init__(self, directory: Path, workers: int, standbys: int, store: str = "sqlite") -> None:
+    def __init__(
+        self, directory: Path, workers: int, standbys: int, store: str = "sqlite", order: OrderPolicy | None = None
+    ) -> None:
         runtime = RuntimeSettings(state_dir=str(directory), data_port=0, store=store)
-        self.settings = Settings(runtime=runtime, cluster=ClusterPolicy(workers=workers, standbys=standbys))
+        self.settings = Settings(
+            runtime=runtime, cluster=ClusterPolicy(workers=workers, standbys=standbys), order=order or OrderPolicy()
+        )
         self.workers: dict[str, Worker] = {}
+        self.stores: dict[str, str] = {}
+        """addresses by which single workers reach the store, if not by the common one"""
+        self.relays: dict[str, Relay] = {}
+        """by which clients reach single workers, if not by their own endpoints"""
+        self.unheard: set[str] = set()
+        """workers that are cut off from the controller"""
         self.is_deaf = False
         """the controller hears and answers nobody"""
         self.controller = self.new_controller()
@@ -43,7 +57,9 @@ class WorkerCluster:
     # ---- the controller's hands ----
 
     def start(self, name: str) -> None:
-        worker = Worker(name, self.settings, ToyModel(), self._beat, on_death=lambda: None)
+        runtime = replace(self.settings.runtime, store=self.stores.get(name, self.settings.runtime.store))
+        settings = replace(self.settings, runtime=runtime)
+        worker = Worker(name, settings, ToyModel(), self._beat, on_death=lambda: None)
         self.workers[name] = worker
         worker.start()
 
@@ -60,8 +76,12 @@ class WorkerCluster:
     # ---- what a test does ----
 
     def _beat(self, beat: Beat) -> Orders:
-        if self.is_deaf:
+        if self.is_deaf or beat.name in self.unheard:
             raise ConnectionError("the controller is away")
+        if beat.name in self.relays:
+            relay = self.relays[beat.name]
+            relay.target_port = int(beat.endpoint.rpartition(":")[2])
+            beat = replace(beat, endpoint=f"tcp://127.0.0.1:{relay.port}")
         return self.controller.beat(beat, time.monotonic())
 
     def _tick(self) -> None:

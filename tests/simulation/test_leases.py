@@ -24,10 +24,12 @@ from hypothesis.stateful import (
 )
 from prometheus_client import CollectorRegistry
 
-from runtime import controller as controller_module
-from runtime.controller import Controller, Orders
+from runtime import granted_leases
+from runtime.controller import Controller
 from runtime.dispatch.ownership import OwnedGroups
+from runtime.granted_leases import GrantedLeases
 from runtime.leases import Lease, renew_at_store
+from runtime.orders import Orders
 from runtime.placement import Beat, ClusterPolicy
 from runtime.store.base import StoreFenced
 from runtime.store.memory import MemoryDisk, MemoryStore
@@ -256,18 +258,18 @@ TestLeases.settings = settings(max_examples=60, stateful_step_count=40, deadline
 
 
 def _waits_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller_module, "is_over", lambda heard_s, now_s, lease_s: now_s - heard_s >= lease_s / 2)
+    monkeypatch.setattr(granted_leases, "is_over", lambda heard_s, now_s, lease_s: now_s - heard_s >= lease_s / 2)
 
 
 def _does_not_end_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Controller, "_end_lease", lambda self, owner, now_s: True)
+    monkeypatch.setattr(GrantedLeases, "end", lambda self, owner, now_s: True)
 
 
 def _misses_renewals(monkeypatch: pytest.MonkeyPatch) -> None:
-    def see(self: Controller, now_s: float) -> None:
+    def see(self: GrantedLeases, now_s: float) -> None:
         self._counts = self._store.leases()
 
-    monkeypatch.setattr(Controller, "_see_renewals", see)
+    monkeypatch.setattr(GrantedLeases, "see_renewals", see)
 
 
 def _counts_from_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,19 @@ def test_a_worker_that_does_not_know_yet_that_a_group_is_its_own_is_asked_again(
     assert said(lane, m.Open)
 
 
+def test_a_worker_that_says_what_it_serves_now_is_asked_again_at_once() -> None:
+    fleet = publisher(table(5, a=LOW, b=HIGH))
+    publish(fleet, RIGHT)
+    lane = fleet.lanes[B]
+    assert said(lane, m.Open)
+    fleet.receive(lane, m.Nack("not_owner", "", RIGHT, "left", 1, 0, 50), 1.0)
+    assert not said(lane, m.Open)
+    fleet.receive(lane, table(5, a=LOW, b=HIGH), 1.0)
+    assert said(lane, m.Open)
+    fleet.tick(2.5)
+    assert not fleet.home.is_lost, "nothing is strange any more"
+
+
 def test_a_table_that_leads_astray_is_asked_for_again() -> None:
     fleet = publisher(table(5, a=LOW, b=HIGH))
     publish(fleet, RIGHT)

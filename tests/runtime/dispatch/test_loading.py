@@ -168,6 +168,24 @@ def test_a_session_whose_group_is_lost_while_it_is_loaded_is_left_to_its_new_own
     assert desk.dispatcher.engine.sessions == {}
 
 
+def test_what_is_settled_of_a_group_that_is_given_up_is_written_without_delay() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.say(b"a", OPEN)
+    desk.work(3.0)  # the session is no longer new
+    dispatcher, group = desk.dispatcher, key_group(KEY)
+    dispatcher.saver._next_s = desk.now_s + 60.0  # as after a write that took long
+    desk.store_is_stuck = True
+    desk.publish(b"a", "s", *range(1, 9))
+    assert dispatcher.saver.due_s is not None
+    assert not desk.jobs
+    dispatcher.release([group])
+    desk.store_is_stuck = False
+    desk.work()
+    assert set(dispatcher.owned.released) == {group}
+    assert desk.store.load([KEY])[KEY].version > 0
+
+
 def test_a_write_of_a_worker_that_was_replaced_is_fenced_and_never_acknowledged() -> None:
     old = Desk()
     old.hello(b"a")

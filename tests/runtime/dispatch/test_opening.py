@@ -62,6 +62,27 @@ def test_after_a_crash_an_open_stream_is_waited_for_even_if_nothing_of_it_was_st
     assert after.codes(b"b") == []
 
 
+@pytest.mark.parametrize("epoch_grows", [True, False])
+def test_a_worker_that_lost_a_group_and_got_it_back_waits_for_the_streams_that_were_cut_off(epoch_grows: bool) -> None:
+    """It was stopped for longer than its lease; another may have had the group meanwhile, or nobody."""
+    desk = Desk()
+    desk.hello(b"a")
+    desk.hello(b"b")
+    desk.say(b"a", OPEN)
+    desk.say(b"b", WRIST)
+    desk.say(b"a", segments("mic", *((n, n / 2) for n in range(1, 12))))
+    desk.say(b"b", segments("wrist", *((n, n / 2) for n in range(1, 12)), width=2))
+    desk.work(0.1)
+    epochs = desk.dispatcher.owned.epochs
+    desk.dispatcher.own({})
+    desk.dispatcher.own(desk.store.claim("w", epochs) if epoch_grows else epochs)
+    desk.say(b"a", OPEN, segments("mic", *((n, n / 2) for n in range(1, 40))))
+    desk.work(5.0)
+    desk.all_heard(b"b")
+    desk.say(b"b", WRIST, segments("wrist", *((n, n / 2) for n in range(1, 40)), width=2))
+    assert desk.codes(b"b") == []
+
+
 def test_in_a_new_session_nothing_settles_before_its_other_publishers_can_have_come() -> None:
     desk = Desk()
     desk.hello(b"a")

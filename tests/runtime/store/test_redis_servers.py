@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,49 @@ def test_a_stopped_server_is_unavailable_within_a_bounded_time(start: Callable[.
     server.resume()
     until_it_works(lambda: store.save(epochs, [record(key("a"), version=3)]))
     store.close()
+
+
+def test_a_write_that_was_held_back_does_not_undo_what_was_written_and_acknowledged_since(
+    start: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut network, or a server that was stopped, may deliver what its sender has long given up."""
+    server = start()
+    store = RedisStore(server.address)
+    epochs = save(store, record(key("a"), version=1), record(key("b"), version=1))
+    held_back = []
+    ask = store._ask
+
+    def cut(commands: list[tuple[object, ...]], writes: bool = False) -> list[object]:
+        held_back.extend(commands)
+        raise StoreUnavailable("no answer")
+
+    monkeypatch.setattr(store, "_ask", cut)
+    with pytest.raises(StoreUnavailable):
+        store.save(epochs, [record(key("a"), version=2)])
+    with pytest.raises(StoreUnavailable):
+        store.save(epochs, [record(key("b"), version=2)])
+    monkeypatch.setattr(store, "_ask", ask)
+    store.save(epochs, [record(key("a"), version=3)])
+    assert store.delete(epochs, key("b"))
+    answers = ask(held_back, writes=True)
+    assert [answer[0] for answer in answers] == [b"overtaken", b"overtaken"]
+    assert_same(store.load([key("a")])[key("a")], record(key("a"), version=3))
+    assert store.load([key("b")]) == {}
+    assert [row.version for row in store.history(key("a"), -inf, inf, 10)] == [1, 3]
+    store.close()
+
+
+def test_numbers_of_writes_that_began_too_low_are_made_up_for(start: Callable[..., RedisServer]) -> None:
+    """The clock was set back between two stores of the same owner."""
+    server = start()
+    first, second = RedisStore(server.address), RedisStore(server.address)
+    epochs = save(first, record(key("a"), version=1))
+    second._writes = 5
+    second.save(epochs, [record(key("a"), version=2)])
+    assert second._writes > 5
+    assert_same(second.load([key("a")])[key("a")], record(key("a"), version=2))
+    first.close()
+    second.close()
 
 
 def test_a_full_server_is_unavailable_and_keeps_what_it_has(start: Callable[..., RedisServer]) -> None:

@@ -1,0 +1,46 @@
+"""What anyone may know of the workers: `GET /v1/cluster`, `grf status`, the gateway's routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.placement import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    at_s: float
+    kind: str
+    """claimed, failed over, moved, scaled, died, drains, killed"""
+    text: str
+
+
+def describe(member: Member, epochs: Mapping[int, int]) -> dict[str, Any]:
+    """Who it is and where; `epochs` of the key groups that it owns."""
+    beat = member.beat
+    return {
+        "name": beat.name,
+        "incarnation": beat.incarnation,
+        "endpoint": beat.endpoint,
+        "metrics_url": beat.metrics_url,
+        "pid": beat.pid,
+        "node": beat.node,
+        "groups": len(epochs),
+        "newest_epoch": max(epochs.values(), default=0),
+    }
+
+
+def describe_state(member: Member, now_s: float) -> dict[str, Any]:
+    """How it was when it was heard of last."""
+    beat = member.beat
+    return {
+        "heard_s_ago": now_s - member.heard_s,
+        "sessions": beat.sessions,
+        "pending_bytes": beat.pending_bytes,
+        "busy": beat.busy,
+        "lag_s": beat.lag_s,
+        "load": sum(beat.loads.values()),
+        "fenced": beat.fenced,
+    }
