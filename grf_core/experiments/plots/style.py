@@ -84,8 +84,11 @@ def picture(figure: Figure, suffix: str) -> bytes:
     import matplotlib
 
     if figure.get_layout_engine() is not None:
-        # Once: a layout made anew for each drawing is not quite the same each time.
-        figure.draw_without_rendering()
+        # Settled here, at the resolution of the file: a layout made anew for each drawing is not quite the same each
+        # time, and the first one has not yet seen the labels of the ticks that it makes room for.
+        figure.set_dpi(DPI)
+        for _ in range(2):
+            figure.draw_without_rendering()
         figure.set_layout_engine("none")
     file = BytesIO()
     metadata = {"Date": None} if suffix == "svg" else {}

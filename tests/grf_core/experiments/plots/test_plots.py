@@ -47,6 +47,12 @@ def test_bars_show_every_seed_the_spread_and_a_hatch_for_each_group() -> None:
     assert axes.get_xlim()[0] == 0
 
 
+def test_long_names_of_bars_are_not_cut_off() -> None:
+    figure = bars([Bar("the longest name that anybody has given", [0.7]), Bar("b", [0.8])], "one\ntwo", "accuracy")
+    picture(figure, "png")
+    assert min(label.get_window_extent().x0 for label in figure.axes[0].get_yticklabels()) >= 0
+
+
 def test_a_logarithmic_panel_has_both_axes_so() -> None:
     curve = Curve("GRF", [2, 4, 8], [1, 2, 4])
     [axes] = panels([Panel("t", "x", "y", [curve], logarithmic=True, note="n")]).axes
