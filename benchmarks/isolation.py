@@ -9,7 +9,7 @@ processors is not taken from the quiet tenant by the runtime.
     ratio                             of the two
     flood_segments_per_s              what the flooding tenant got through meanwhile
 
-    python -m benchmarks.isolation [--quick]        the last line is one JSON object
+    python -m benchmarks.isolation [--quick] [--set KEY=VALUE ...]      the last line is one JSON object
 """
 
 from __future__ import annotations
@@ -64,13 +64,14 @@ def flood(address: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the runtime")
     parser.add_argument("--flood", metavar="ADDRESS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.flood:
         flood(arguments.flood)
     seconds = 5.0 if arguments.quick else 20.0
     with tempfile.TemporaryDirectory() as folder:
-        runtime = RunningRuntime(Path(folder) / "state")
+        runtime = RunningRuntime(Path(folder) / "state", *arguments.set)
         runtime.start()
         try:
             alone = quiet_latencies_ms(runtime.address, "alone", seconds)

@@ -10,7 +10,7 @@ from runtime.engine.session import Session
 from runtime.records import RecordError, SessionRecord, pack_ahead
 from runtime.store.base import StoreError
 
-REST = 2.0
+REST = 4.0
 """after a write, no other for so many times as long as it took: under load fewer and larger writes, not more of them"""
 
 
