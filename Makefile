@@ -37,7 +37,7 @@ demo: setup  ## replay a real recording through the whole runtime, live; SECONDS
 
 test: check setup-media  ## check, then all tests
 	@if [ "$$CI" = true ]; then scripts/install-system.sh; else scripts/install-system.sh --missing; fi
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(LEFT_OUT) and not cluster and not slow" -n $(JOBS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(LEFT_OUT) and not cluster and not slow" -n $(JOBS) --dist worksteal
 	@$(BIN)/python -m pytest -m "$(LEFT_OUT) and (cluster or slow)"
 
 check: setup  ## style and types
