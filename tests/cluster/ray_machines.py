@@ -35,6 +35,8 @@ class RayMachines:
         self._processes: list[subprocess.Popen[str]] = []
 
     def start_head(self, *, dashboard: bool = False) -> subprocess.Popen[str]:
+        # A reboot empties /tmp. What is left there and another machine's raylet, on this one, look like a running head.
+        (Path(self._folder) / "ray_current_cluster").unlink(missing_ok=True)
         shown = ("--include-dashboard", str(dashboard).lower(), "--dashboard-port", str(self.dashboard_port))
         return self._start("--head", "--port", str(self.port), "--temp-dir", self._folder, *shown)
 

@@ -31,6 +31,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 def test_a_head_that_is_lost_and_comes_back_costs_nothing(redis: RedisServer, tmp_path: Path) -> None:
     machines = RayMachines(RAY_REDIS_ADDRESS=f"127.0.0.1:{redis.port}", GRF_RUNTIME_STORE=redis.address)
     workers = {"cluster.workers": 2, "cluster.standbys": 1, "runtime.state_dir": tmp_path / "state"}
+    publishers = []
     try:
         head = machines.start_head()
         machines.start_worker()
@@ -49,6 +50,9 @@ def test_a_head_that_is_lost_and_comes_back_costs_nothing(redis: RedisServer, tm
         wait_until(lambda: runtime.serve_all(2), 120.0, "two workers serve again")
         check_settled(runtime, SESSIONS, COUNT)
     finally:
+        for publisher in publishers:
+            publisher.kill()
+            publisher.communicate()
         machines.close()
 
 
