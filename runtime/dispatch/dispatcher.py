@@ -78,7 +78,7 @@ class Dispatcher:
         self.saver = Saver(
             engine, self.store, self.owned, incarnation, policy.checkpoint_interval_s, policy.checkpoint_sessions
         )
-        self.pace = Pace(policy.turn_s, policy.shared_turn_s, engine.policy.batch.max_segments)
+        self.pace = Pace(policy.turn_s, policy.shared_turn_s, engine.policy.batch.max_segments, policy.shared_rest)
         self._inbox = Inbox(2 * policy.window_bytes, INBOX_BYTES)
         self._policy = policy
         self._wall_offset_s = 0.0
@@ -246,9 +246,7 @@ class Dispatcher:
         how long to rest before the next."""
         is_shared = self.peers.tenants > 1
         self.pace.turn_took(seconds, self._segments_of_turn, shared=is_shared)
-        rest_s = (
-            min(self._policy.shared_rest * seconds, self._policy.shared_turn_s) if is_shared and self.has_work else 0.0
-        )
+        rest_s = self.pace.rest_s(seconds) if is_shared and self.has_work else 0.0
         self.busy_s += seconds + rest_s
         return rest_s
 

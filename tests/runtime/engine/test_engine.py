@@ -7,7 +7,7 @@ import pytest
 
 from grf_core.step import StepBatch, StepResult
 from runtime.engine.batcher import BatchPolicy
-from runtime.engine.engine import Engine, EnginePolicy
+from runtime.engine.engine import SILENT_PER_TICK, Engine, EnginePolicy
 from runtime.engine.order import OrderPolicy
 from runtime.engine.quota import QuotaPolicy, Refusal
 from runtime.engine.session import Session
@@ -576,6 +576,25 @@ def test_streams_opened_and_ended_over_and_over_leave_no_trace_in_the_watch() ->
         bench.open("b")
         bench.engine.end_stream(bench.session(), "b", bench.now_s)
     assert len(bench.engine._flow.silent_at) <= 3
+
+
+def test_sessions_that_fall_silent_together_are_looked_at_some_at_a_time() -> None:
+    bench = Bench(capacity=1024)
+    keys = [SessionKey("t", f"s{number}") for number in range(3 * SILENT_PER_TICK)]
+    for key in keys:
+        bench.send("a", 1.0, key=key)
+    bench.drain()
+    bench.now_s += 2.0
+
+    def settled() -> int:
+        return sum(bench.session(key).settled_version for key in keys)
+
+    for looks in (1, 2):
+        bench.engine.tick(bench.now_s)
+        assert settled() == looks * SILENT_PER_TICK
+        assert bench.engine.silent_at_s <= bench.now_s, "the others at once"
+    bench.engine.tick(bench.now_s)
+    assert (settled(), bench.engine.silent_at_s) == (len(keys), inf)
 
 
 def test_the_engine_says_when_it_wants_to_look_again() -> None:
