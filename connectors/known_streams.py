@@ -38,6 +38,8 @@ class KnownStreams:
     def fits(self, targets: Sequence[Sequence[Target]]) -> int:
         """How many samples, with these targets each, there is room for before a stream has to be forgotten."""
         room = self.max_streams - len(self._targets)
+        if room >= sum(map(len, targets)):
+            return len(targets)
         begun = set[StreamName]()
         for count, of_sample in enumerate(targets):
             begun.update(target.name for target in of_sample if target.name not in self._targets)

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from connectors.backoff import Backoff
 from connectors.base import Sample, Source
@@ -23,10 +23,9 @@ from connectors.encoding import Encoding
 from connectors.errors import ConnectorError, SourceBroken, SourceUnavailable
 from connectors.metrics import ConnectMetrics
 from connectors.pipeline import Pipeline, Segment
+from connectors.sink import Sink
 from connectors.snapshots import Snapshots
-from connectors.windowing import Values
 from runtime.client import Refused, StreamRefused
-from runtime.client.stream_buffer import Receipt
 
 log = logging.getLogger("grf.connect")
 
@@ -38,24 +37,6 @@ STOP_WITHIN_S = 10.0
 """for what was published to become durable when the command is stopped"""
 
 Health = Literal["starting", "running", "waiting", "ended", "stopped", "broken"]
-
-
-class Sink(Protocol):
-    """Where segments go: `AsyncPublisher`, or a test's stand-in for a runtime."""
-
-    async def publish(
-        self, session: str, stream: str, modality: str, frames: Values, event_time_s: float, *, sequence: int | None
-    ) -> Receipt: ...
-
-    def end(self, session: str, stream: str) -> None: ...
-
-    def forget(self, session: str, stream: str) -> None:
-        """Nothing more comes; if something does, it may have any higher number."""
-
-    async def wait_until(self, is_done: Callable[[], bool]) -> None:
-        """Wait until this is so, looking whenever something became durable or was refused. Raises Refused."""
-
-    async def flush(self, timeout_s: float | None = None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ class Supervisor:
             self._metrics.runtime_up.labels(name).set(publisher.is_connected)
             silent_s = 0.0 if publisher.is_connected else silent_s + LOOK_EVERY_S
             if is_told and publisher.is_connected:
-                log.info("%s: the runtime answers again", name)
+                log.info("%s: the runtime answers", name)
             elif silent_s >= SILENT_FOR_S and not is_told:
                 log.warning("%s: no runtime answers at %s; segments wait", name, self._options.runtime.address)
             is_told = silent_s >= SILENT_FOR_S

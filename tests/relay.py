@@ -1,4 +1,7 @@
-"""A TCP connection that can be cut without telling either end, as networks are: what is sent then arrives later."""
+"""TCP connections that can be cut without telling either end, as networks are: what is sent then arrives later.
+
+Or be reset, and both ends are told.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ class Relay:
         self._is_whole = asyncio.Event()
         self._is_whole.set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.port = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10.0)
@@ -29,6 +33,15 @@ class Relay:
 
     def heal(self) -> None:
         self._loop.call_soon_threadsafe(self._is_whole.set)
+
+    def reset(self) -> None:
+        """Both ends of every connection are told; new ones are carried."""
+        self._loop.call_soon_threadsafe(self._abort)
+
+    def _abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10.0)
@@ -55,6 +68,7 @@ class Relay:
         try:
             await self._is_whole.wait()
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
+            self._writers += [writer, there_writer]
             await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
         except (OSError, asyncio.CancelledError):
             writer.close()

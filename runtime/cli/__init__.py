@@ -7,49 +7,44 @@ Exit codes: 0 done; 1 the runtime said no or something failed; 2 the command lin
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
-from runtime.cli.common import FAILED, NO_RUNTIME, failure_text
-from runtime.cli.connecting import connect
-from runtime.cli.converting import convert
-from runtime.cli.demo import demo
-from runtime.cli.experiment import experiment
-from runtime.cli.lifecycle import down, drain, scale, status, up
-from runtime.cli.model import evaluate, train
-from runtime.cli.reading import query, sessions, watch
-from runtime.cli.replaying import record, replay
-from runtime.cli.state import digest, state
-from runtime.client import RequestTimeout
+from runtime.cli.common import FAILED, NO_RUNTIME, failure_text, is_expected
+
+MODULES = {
+    "connecting": ("connect",),
+    "converting": ("convert",),
+    "demo": ("demo",),
+    "experiment": ("experiment",),
+    "lifecycle": ("up", "down", "status", "scale", "drain"),
+    "model": ("train", "evaluate"),
+    "reading": ("query", "sessions", "watch"),
+    "replaying": ("record", "replay"),
+    "state": ("digest", "state"),
+}
+"""of the commands, which have the names of their functions"""
+MODULE_OF = {name: module for module, names in MODULES.items() for name in names}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """A command is loaded when it is asked for: some bring torch or Ray along, which takes seconds."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted(MODULE_OF)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in MODULE_OF:
+            return None
+        command: click.Command = getattr(import_module(f"runtime.cli.{MODULE_OF[name]}"), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="grf-runtime", prog_name="grf")
 def grf() -> None:
     """A streaming fusion runtime for multimodal AI: streams in, live fused state out."""
-
-
-for command in (
-    up,
-    down,
-    status,
-    scale,
-    drain,
-    demo,
-    train,
-    evaluate,
-    experiment,
-    connect,
-    convert,
-    replay,
-    query,
-    watch,
-    sessions,
-    record,
-    digest,
-    state,
-):
-    grf.add_command(command)
 
 
 def main() -> None:
@@ -66,4 +61,4 @@ def main() -> None:
         if text is None:
             raise
         click.echo(f"grf: {text}", err=True)
-        sys.exit(NO_RUNTIME if isinstance(error, RequestTimeout) else FAILED)
+        sys.exit(NO_RUNTIME if is_expected(error, {"runtime.client.errors": "RequestTimeout"}) else FAILED)

@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from connectors.errors import ConnectorError
-from grf_core.bundle import BundleError
-from grf_core.data.motion import MotionDataError
-from grf_core.recording import RecordingError
-from runtime.client import ClientError
-from runtime.local_runtime import StartError
-from runtime.records import RecordError
-from runtime.settings import SettingError, Settings, load_settings
-from runtime.store.archive import ArchiveError
-from runtime.store.base import StoreError
+if TYPE_CHECKING:
+    from runtime.settings import Settings
 
 FAILED = 1
 NO_RUNTIME = 3
 NOT_AS_IT_SHOULD_BE = 4
-EXPECTED = (
-    ArchiveError, BundleError, ClientError, ConnectorError, MotionDataError, RecordError, RecordingError, SettingError,
-    StartError, StoreError, OSError,
-)  # fmt: skip
-"""failures that are told in one line; anything else is a defect and shows its traceback"""
+EXPECTED = {
+    "builtins": "OSError",
+    "connectors.errors": "ConnectorError",
+    "grf_core.bundle": "BundleError",
+    "grf_core.data.motion": "MotionDataError",
+    "grf_core.recording": "RecordingError",
+    "runtime.client.errors": "ClientError",
+    "runtime.local_runtime": "StartError",
+    "runtime.records": "RecordError",
+    "runtime.settings": "SettingError",
+    "runtime.store.archive": "ArchiveError",
+    "runtime.store.base": "StoreError",
+}
+"""failures that are told in one line, by the modules that define them; anything else is a defect with its traceback"""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def failure_text(error: Exception) -> str | None:
     """What to tell of an expected failure; None for a defect."""
-    return str(error) if isinstance(error, EXPECTED) else None
+    return str(error) if is_expected(error, EXPECTED) else None
+
+
+def is_expected(error: Exception, expected: Mapping[str, str]) -> bool:
+    """Nothing is imported for it: what a module that is not loaded defines was not raised."""
+    loaded = {module: name for module, name in expected.items() if module in sys.modules}
+    return any(isinstance(error, getattr(sys.modules[module], name)) for module, name in loaded.items())
 
 
 def settings_options(command: Command) -> Command:
@@ -53,6 +61,8 @@ def ray_option(command: Command) -> Command:
 
 
 def read_settings(config: str | None, flags: tuple[str, ...]) -> Settings:
+    from runtime.settings import SettingError, load_settings  # of all that has settings: not for `grf status`
+
     try:
         return load_settings(flags, config)
     except SettingError as error:

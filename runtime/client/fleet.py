@@ -6,7 +6,7 @@ this client has something to do with, and one more to hear news while home alone
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -176,3 +176,30 @@ class Fleet(Generic[LaneT]):
             kept = {next(endpoint for endpoint in (*self._lanes.keys() & {*elsewhere}, *idle, *elsewhere))}
             self._open(*kept)
         self._lanes = {endpoint: lane for endpoint, lane in self._lanes.items() if endpoint in kept}
+
+
+class StreamLane(Lane, Protocol):
+    @property
+    def sessions(self) -> set[str]: ...
+
+    def release(self, sessions: Collection[str]) -> Sequence[Any]:
+        """Let go of the streams of these sessions; each knows its `session`."""
+
+    def adopt(self, stream: Any, /) -> None:
+        """Go on with a stream that another lane has let go of."""
+
+
+StreamLaneT = TypeVar("StreamLaneT", bound=StreamLane)
+
+
+class StreamFleet(Fleet[StreamLaneT]):
+    """Of lanes that keep streams: each goes over the lane of its session, and moves when the session does."""
+
+    def is_used(self, lane: StreamLaneT) -> bool:
+        return bool(lane.sessions)
+
+    def reroute(self) -> None:
+        for lane in list(self.lanes.values()):
+            strangers = {session for session in lane.sessions if self.lane_of(session) is not lane}
+            for stream in lane.release(strangers) if strangers else ():
+                self.lane_of(stream.session).adopt(stream)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from runtime.client.fleet import Fleet
+from runtime.client.fleet import StreamFleet
 from runtime.client.link import Identity
 from runtime.client.publisher_account import Account, PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_core import PublisherCore
@@ -13,7 +13,7 @@ from runtime.client.stream_buffer import Receipt
 from runtime.messages import Float32Array
 
 
-class PublisherFleet(Fleet[PublisherCore]):
+class PublisherFleet(StreamFleet[PublisherCore]):
     def __init__(
         self, identity: Identity, policy: PublisherPolicy, on_event: Callable[[PublisherEvent], None] | None = None
     ) -> None:
@@ -64,12 +64,3 @@ class PublisherFleet(Fleet[PublisherCore]):
     @property
     def unfinished(self) -> int:
         return sum(lane.unfinished for lane in self.lanes.values())
-
-    def is_used(self, lane: PublisherCore) -> bool:
-        return bool(lane.sessions)
-
-    def reroute(self) -> None:
-        for lane in list(self.lanes.values()):
-            strangers = {session for session in lane.sessions if self.lane_of(session) is not lane}
-            for buffer in lane.release(strangers) if strangers else ():
-                self.lane_of(buffer.session).adopt(buffer)

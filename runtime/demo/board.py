@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from runtime.demo.playlist import Play
+if TYPE_CHECKING:
+    from runtime.demo.playlist import Play
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 BAR_CELLS = 16

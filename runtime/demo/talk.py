@@ -118,6 +118,7 @@ class _Counting:
         self._publisher = publisher
         self._watched = watched
         self.end = publisher.end
+        self.forget = publisher.forget
         self.flush = publisher.flush
         self.wait_until = publisher.wait_until
 

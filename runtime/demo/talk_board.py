@@ -79,7 +79,7 @@ def _missing(until_s: float, mute: Span, cover: Span) -> Text:
 
 
 def summary(watched: Sequence[Watched]) -> RenderableType:
-    table = Table(title="final settled state", pad_edge=False)
+    table = Table(title="final settled state")
     for name in ("session", *HEADS, "share in the context"):
         table.add_column(name, no_wrap=True)
     for one in watched:

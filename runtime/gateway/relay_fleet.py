@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runtime.client.fleet import Fleet
+from runtime.client.fleet import StreamFleet
 from runtime.client.link import Identity
 from runtime.gateway.posted import Held, Posted
 from runtime.gateway.relay_core import RelayCore
 
 
-class RelayFleet(Fleet[RelayCore]):
+class RelayFleet(StreamFleet[RelayCore]):
     def __init__(self, identity: Identity, max_held_bytes: int, on_refused: Callable[[str, int], None]) -> None:
         self.held = Held()
         super().__init__(lambda: RelayCore(identity, max_held_bytes, on_refused, held=self.held))
@@ -37,12 +37,3 @@ class RelayFleet(Fleet[RelayCore]):
     @property
     def is_idle(self) -> bool:
         return self.home.is_idle
-
-    def is_used(self, lane: RelayCore) -> bool:
-        return bool(lane.sessions)
-
-    def reroute(self) -> None:
-        for lane in list(self.lanes.values()):
-            strangers = {session for session in lane.sessions if self.lane_of(session) is not lane}
-            for relay in lane.release(strangers) if strangers else ():
-                self.lane_of(relay.session).adopt(relay)

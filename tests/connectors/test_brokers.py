@@ -16,9 +16,9 @@ from connectors.contract import run, take
 from connectors.errors import SourceBroken, SourceUnavailable
 from connectors.jetstream import NatsOptions
 from connectors.mqtt import MqttOptions, MqttSource
-from tests.connectors.cable import Cable
 from tests.connectors.materials import mqtt_options, publish_mqtt, publish_nats, run_nats
 from tests.connectors.servers import Mosquitto, Nats
+from tests.relay import Relay
 
 
 def numbers(samples: Any) -> list[int]:
@@ -27,13 +27,13 @@ def numbers(samples: Any) -> list[int]:
 
 def test_a_cut_network_is_told_and_what_was_not_committed_comes_again(mosquitto: Mosquitto) -> None:
     async def main() -> None:
-        async with Cable(mosquitto.port) as cable:
-            source = mqtt_options(cable.port, "cut").build()
+        with Relay(mosquitto.port) as relay:
+            source = mqtt_options(relay.port, "cut").build()
             async with source.opened():
                 await publish_mqtt(mosquitto.port, "cut", range(10))
                 first = await take(source, 10)
-                cable.cut()
-                with pytest.raises(SourceUnavailable, match=f":{cable.port}"):
+                relay.reset()
+                with pytest.raises(SourceUnavailable, match=f":{relay.port}"):
                     await take(source, 1)
             await source.commit(position=first[-1].position)  # too late: it was of the connection that is lost
             async with source.opened():
@@ -46,12 +46,12 @@ def test_a_cut_network_is_told_by_jetstream_too(nats: Nats) -> None:
     run_nats(nats, lambda jetstream: jetstream.add_stream(name="CUT", subjects=["CUT.>"]))
 
     async def main() -> None:
-        async with Cable(nats.port) as cable:
-            source = NatsOptions(servers=(f"nats://127.0.0.1:{cable.port}",), stream="CUT").build()
+        with Relay(nats.port) as relay:
+            source = NatsOptions(servers=(f"nats://127.0.0.1:{relay.port}",), stream="CUT").build()
             async with source.opened():
                 await publish_nats(nats, "CUT.row", range(5))
                 first = await take(source, 5)
-                cable.cut()
+                relay.reset()
                 with pytest.raises(SourceUnavailable, match="stream CUT at"):
                     await take(source, 1)
             async with source.opened(position=first[2].position):

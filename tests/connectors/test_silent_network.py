@@ -17,9 +17,9 @@ from connectors.supervisor import Supervisor
 from runtime.client import StateClient
 from runtime.engine.engine import EnginePolicy
 from runtime.engine.order import OrderPolicy
-from tests.connectors.cable import Cable
 from tests.connectors.materials import publish_mqtt, publish_nats, run_nats
 from tests.connectors.servers import Mosquitto, Nats
+from tests.relay import Relay
 from tests.runtime.worker_harness import RunningWorker
 
 NOTICED_WITHIN_S = 4.0
@@ -50,7 +50,7 @@ def written(folder: Path, source: dict[str, Any], endpoint: str) -> Path:
 
 
 class Scene:
-    """A connector whose broker is at the other end of a cable."""
+    """A connector whose broker is at the other end of a relay."""
 
     def __init__(self, supervisor: Supervisor, registry: CollectorRegistry, client: StateClient) -> None:
         self._supervisor = supervisor
@@ -92,26 +92,25 @@ def test_it_is_noticed_in_time_and_nothing_is_lost_or_doubled(
         run_nats(nats, lambda jetstream: jetstream.add_stream(name="SILENT", subjects=["SILENT.>"]))
 
     async def main(endpoint: str, client: StateClient) -> None:
-        async with Cable(server.port) as cable:
-            options = load_config(written(tmp_path, source_of(server, cable.port), endpoint))
-            with StateFolder(tmp_path) as folder:
-                registry, stop = CollectorRegistry(), asyncio.Event()
-                supervisor = Supervisor(options, folder, registry)
-                running = asyncio.create_task(supervisor.run(stop))
-                scene = Scene(supervisor, registry, client)
-                await scene.until_it_is("running")
-                await publish(server, range(50))
-                await scene.until_settled(50)
-                cable.fall_silent()
-                await publish(server, range(50, 100))
-                await scene.until_it_is("waiting", NOTICED_WITHIN_S)
-                await scene.until_opened_in_vain()
-                cable.mend()
-                await scene.until_it_is("running")
-                await publish(server, range(100, 150))
-                await scene.until_settled(150)
-                stop.set()
-                assert await running == {"it": "stopped"}
+        with Relay(server.port) as relay, StateFolder(tmp_path) as folder:
+            options = load_config(written(tmp_path, source_of(server, relay.port), endpoint))
+            registry, stop = CollectorRegistry(), asyncio.Event()
+            supervisor = Supervisor(options, folder, registry)
+            running = asyncio.create_task(supervisor.run(stop))
+            scene = Scene(supervisor, registry, client)
+            await scene.until_it_is("running")
+            await publish(server, range(50))
+            await scene.until_settled(50)
+            relay.cut()
+            await publish(server, range(50, 100))
+            await scene.until_it_is("waiting", NOTICED_WITHIN_S)
+            await scene.until_opened_in_vain()
+            relay.heal()
+            await scene.until_it_is("running")
+            await publish(server, range(100, 150))
+            await scene.until_settled(150)
+            stop.set()
+            assert await running == {"it": "stopped"}
 
     with RunningWorker(tmp_path, engine=PATIENT) as worker, StateClient(worker.endpoint) as client:
         asyncio.run(main(worker.endpoint, client))

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -8,12 +11,16 @@ import pytest
 from click.testing import CliRunner
 
 from runtime.cli import grf
+from runtime.cli.common import EXPECTED, failure_text
 
 DOCS = [*(Path(__file__).parents[3] / "docs").rglob("*.md"), Path(__file__).parents[3] / "README.md"]
 
 
 def commands(group: click.Group, path: str = "grf") -> Iterator[tuple[str, click.Command]]:
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         yield f"{path} {name}", command
         if isinstance(command, click.Group):
             yield from commands(command, f"{path} {name}")
@@ -64,3 +71,15 @@ def test_replay_takes_a_factor_or_max_and_nothing_else(tmp_path: Path) -> None:
         result = CliRunner().invoke(grf, ["replay", str(tmp_path / "x.grfrec"), "--speed", speed])
         assert result.exit_code == 2
         assert "neither a positive number nor max" in result.output
+
+
+def test_every_expected_failure_is_where_it_is_looked_for() -> None:
+    for module, name in EXPECTED.items():
+        kind = getattr(import_module(module), name)
+        assert failure_text(kind.__new__(kind)) is not None
+
+
+def test_a_connector_and_a_question_start_without_torch_and_ray() -> None:
+    code = "import sys; from runtime.cli import connecting, reading; print({'torch', 'ray'} & sys.modules.keys())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout == "set()\n"
