@@ -98,7 +98,7 @@ class Streams:
         """by session: when published, when fused"""
         self._waiting: dict[str, deque[tuple[float, Receipt]]] = {session: deque() for session in self.sessions}
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._publish), threading.Thread(target=self._look)]
+        self._threads = [threading.Thread(target=do, daemon=True) for do in (self._publish, self._look)]
         for thread in self._threads:
             thread.start()
 
