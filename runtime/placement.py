@@ -175,7 +175,8 @@ def plan(facts: Facts, policy: ClusterPolicy) -> Plan:
 
 
 def targets(facts: Facts) -> list[str]:
-    """The owners that are to serve: those that do, then those that have been there longest.
+    """The owners that are to serve: those that do, then those that have been there longest; but none shares a node
+    while another node has none, for a lost node should cost as few groups as it can.
 
     An owner that has not been heard of, though its lease is in force, keeps its place: the controller may be new.
     """
@@ -187,7 +188,10 @@ def targets(facts: Facts) -> list[str]:
     def rank(owner: str) -> tuple[bool, float, str]:
         return (owner not in has, members[owner].joined_s, owner)
 
-    return sorted(candidates, key=rank)[: max(0, facts.serving - len(unheard))]
+    ranked = sorted(candidates, key=rank)
+    first_of_node = {members[owner].beat.node: owner for owner in reversed(ranked)}.values()
+    ranked.sort(key=lambda owner: owner not in first_of_node)
+    return ranked[: max(0, facts.serving - len(unheard))]
 
 
 def _is_free(facts: Facts, group: int, now: Ownership) -> bool:

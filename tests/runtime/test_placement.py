@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.keys import KEY_GROUPS
-from runtime.placement import Beat, ClusterPolicy, Facts, Member, Plan, is_over, plan
+from runtime.placement import Beat, ClusterPolicy, Facts, Member, Plan, is_over, plan, targets
 from runtime.store.base import Ownership
 
 ALL = tuple(range(KEY_GROUPS))
@@ -15,9 +15,13 @@ POLICY = ClusterPolicy(workers=1, moves_at_once=64)
 
 
 def member(
-    name: str, joined_s: float = 0.0, loads: dict[int, float] | None = None, released: dict[int, int] | None = None
+    name: str,
+    joined_s: float = 0.0,
+    loads: dict[int, float] | None = None,
+    released: dict[int, int] | None = None,
+    node: str = "",
 ) -> Member:
-    beat = Beat(name, "1", f"tcp://{name}", "http://x", loads=loads or {}, released=released or {})
+    beat = Beat(name, "1", f"tcp://{name}", "http://x", node=node, loads=loads or {}, released=released or {})
     return Member(beat, joined_s, 100.0)
 
 
@@ -76,6 +80,25 @@ def test_what_was_given_up_goes_to_the_least_loaded() -> None:
     ownership = {group: Ownership("a/1" if group < 600 else "b/1", 1) for group in ALL}
     two = [member("a", released={3: 1, 4: 7}), member("b")]
     assert plan(facts(two, ownership, serving=2), POLICY).claims == {"b/1": (3,)}
+
+
+def halves(one: str, other: str) -> dict[int, Ownership]:
+    return {group: Ownership(one if group % 2 else other, 1) for group in ALL}
+
+
+def test_of_two_that_serve_on_one_node_the_later_makes_way_for_a_standby_on_a_node_of_its_own() -> None:
+    """As after the loss of a node, when Ray has started its worker elsewhere."""
+    there = [member("a", node="x"), member("b", joined_s=1.0, node="x"), member("c", joined_s=2.0, node="y")]
+    asked = plan(facts(there, halves("a/1", "b/1"), serving=2), POLICY).releases
+    assert list(asked) == ["b/1"]
+    assert targets(facts(there, halves("a/1", "c/1"), serving=2)) == ["a/1", "c/1"], "there it rests"
+
+
+def test_where_all_nodes_have_one_or_there_is_but_one_nobody_moves() -> None:
+    spread = [member("a", node="x"), member("b", node="y"), member("c", node="y")]
+    assert plan(facts(spread, halves("a/1", "b/1"), serving=2), POLICY) == Plan({}, {})
+    alone = [member("a", node="x"), member("b", node="x"), member("c", node="x")]
+    assert plan(facts(alone, halves("a/1", "b/1"), serving=2), POLICY) == Plan({}, {})
 
 
 def test_a_worker_that_leaves_is_emptied_and_gets_nothing() -> None:
