@@ -1,16 +1,13 @@
 """Does one tenant's flood slow another tenant down?
 
 One real runtime; a quiet tenant publishes 50 segments a second over 10 sessions and measures publish to fused. First
-alone, then while another tenant floods: a process of its own publishes to 200 sessions as fast as it is let.
-
-Both tenants stand for programs on other machines, with processors of their own: what is asked is what the runtime does
-to the one for the sake of the other. So the flooding process runs only when nobody else wants to, and the quiet one
-before anyone else, where the system allows it (`quiet_first` says whether it did; it takes root).
+alone, then while another tenant floods: a process of its own publishes to 200 sessions as fast as it is let. That
+process runs only when nobody else wants to, for it stands for a program on another machine: what it takes of the
+processors is not taken from the quiet tenant by the runtime.
 
     p99_alone_ms, p99_flooded_ms      of the quiet tenant
     ratio                             of the two
     flood_segments_per_s              what the flooding tenant got through meanwhile
-    quiet_first                       the quiet tenant's process went before all others
 
     python -m benchmarks.isolation [--quick] [--set KEY=VALUE ...]      the last line is one JSON object
 """
@@ -47,15 +44,6 @@ def quiet_latencies_ms(address: str, name: str, seconds: float) -> list[float]:
         return [1000 * latency_s for latency_s in publisher.stats.latencies_s]
 
 
-def run_first() -> bool:
-    """Let this process run before all others; False where the system does not allow it."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except PermissionError:
-        return False
-    return True
-
-
 def publish_steadily(publisher: Publisher, name: str, from_s: float, to_s: float) -> None:
     started_s = time.monotonic() - from_s
     for number in range(int(from_s * QUIET_RATE), int(to_s * QUIET_RATE)):
@@ -85,7 +73,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runtime = RunningRuntime(Path(folder) / "state", *arguments.set)
         runtime.start()
-        quiet_first = run_first()
         try:
             alone = quiet_latencies_ms(runtime.address, "alone", seconds)
             loud = subprocess.Popen(
@@ -109,7 +96,6 @@ def main() -> None:
         "p50_flooded_ms": round(float(np.percentile(flooded, 50)), 2),
         "p99_flooded_ms": round(p99_flooded, 2),
         "flood_segments_per_s": round(flood_rate),
-        "quiet_first": quiet_first,
     }
     print(json.dumps(answer))
 

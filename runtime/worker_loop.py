@@ -142,9 +142,7 @@ class WorkerLoop:
             self._bell.hear()
             self._run_calls()
         self._work()
-        rest_s = self.dispatcher.turn_took(time.monotonic() - started_s)
-        if rest_s:
-            time.sleep(rest_s)
+        self.dispatcher.turn_took(time.monotonic() - started_s)
 
     def _receive(self) -> None:
         """Take what has come, for a moment: a flood must not keep the device, or anybody's answer, waiting."""

@@ -55,13 +55,7 @@ class DispatchPolicy:
     shared_turn_s: float = 0.002
     """the same while several tenants are connected: whoever sends meanwhile waits for its end"""
 
-    shared_rest: float = 0.25
-    """of a turn's length the loop rests after it, while several tenants are connected and more waits: the processor and
-    the interpreter's lock are for whoever receives, saves and sends meanwhile"""
-
     def __post_init__(self) -> None:
-        if not 0 <= self.shared_rest <= 1:
-            raise ValueError(f"shared_rest ({self.shared_rest:g}) must be between 0 and 1")
         if not 0 < self.shared_turn_s <= self.turn_s:
             raise ValueError(f"shared_turn_s ({self.shared_turn_s:g}) must be positive and at most turn_s")
 
@@ -78,7 +72,7 @@ class Dispatcher:
         self.saver = Saver(
             engine, self.store, self.owned, incarnation, policy.checkpoint_interval_s, policy.checkpoint_sessions
         )
-        self.pace = Pace(policy.turn_s, policy.shared_turn_s, engine.policy.batch.max_segments, policy.shared_rest)
+        self.pace = Pace(policy.turn_s, policy.shared_turn_s, engine.policy.batch.max_segments)
         self._inbox = Inbox(2 * policy.window_bytes, INBOX_BYTES)
         self._policy = policy
         self._wall_offset_s = 0.0
@@ -241,14 +235,10 @@ class Dispatcher:
 
     # ---- time ----
 
-    def turn_took(self, seconds: float) -> float:
-        """How long the last turn took, from the first message received to the last one sent, without waiting; returns
-        how long to rest before the next."""
-        is_shared = self.peers.tenants > 1
-        self.pace.turn_took(seconds, self._segments_of_turn, shared=is_shared)
-        rest_s = self.pace.rest_s(seconds) if is_shared and self.has_work else 0.0
-        self.busy_s += seconds + rest_s
-        return rest_s
+    def turn_took(self, seconds: float) -> None:
+        """How long the last turn took, from the first message received to the last one sent, without waiting."""
+        self.busy_s += seconds
+        self.pace.turn_took(seconds, self._segments_of_turn, shared=self.peers.tenants > 1)
 
     def work(self, now_s: float) -> None:
         """One turn: one micro-batch, what time brings, what the store is to do, and tell everyone."""

@@ -15,13 +15,11 @@ GROWTH = 1.1
 
 
 class Pace:
-    def __init__(self, turn_s: float, shared_turn_s: float, most_segments: int, shared_rest: float = 0.0) -> None:
-        """A turn should take `turn_s` at most, and `shared_turn_s` while several tenants are connected, with a rest of
-        `shared_rest` of its length behind it."""
+    def __init__(self, turn_s: float, shared_turn_s: float, most_segments: int) -> None:
+        """A turn should take `turn_s` at most, and `shared_turn_s` while several tenants are connected."""
         self._turn_s = turn_s
         self._shared_turn_s = shared_turn_s
         self._most = most_segments
-        self._shared_rest = shared_rest
         self._bound = float(most_segments)
 
     @property
@@ -37,7 +35,3 @@ class Pace:
         elif seconds < target_s * LARGEST_CUT and segments >= int(self._bound):
             self._bound *= GROWTH
         self._bound = min(max(self._bound, min(FEWEST_SEGMENTS, self._most)), float(self._most))
-
-    def rest_s(self, seconds: float) -> float:
-        """How long to rest after a shared turn of this length that leaves more to do."""
-        return self._shared_rest * min(seconds, self._shared_turn_s)

@@ -299,16 +299,3 @@ def test_a_session_deleted_while_its_record_is_made_stays_deleted() -> None:
     desk.work(1.0)
     assert gone not in desk.store.load([gone])
     assert len(desk.store.load([SessionKey("default", f"s{number}") for number in range(40)])) == 39
-
-
-def test_the_loop_rests_only_while_tenants_share_it_and_more_waits() -> None:
-    desk = Desk(tokens={"one": "north", "two": "south"})
-    desk.dispatcher.receive(b"a", encode(m.Hello("a", token="one")), desk.now_s, desk.now_s)
-    desk.dispatcher.receive(b"a", encode(m.Ping(1)), desk.now_s, desk.now_s)
-    assert desk.dispatcher.turn_took(0.002) == 0.0
-    desk.dispatcher.receive(b"b", encode(m.Hello("b", token="two")), desk.now_s, desk.now_s)
-    assert desk.dispatcher.turn_took(0.002) == pytest.approx(0.0005)
-    assert desk.dispatcher.turn_took(5.0) == pytest.approx(0.0005), "a long turn is not followed by a long rest"
-    desk.work(0.0)
-    assert desk.dispatcher.turn_took(0.002) == 0.0, "nothing waits"
-    assert desk.dispatcher.busy_s == pytest.approx(5.006 + 0.001), "a rest that is forced on it is no spare time"
