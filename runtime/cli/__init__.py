@@ -18,11 +18,12 @@ MODULES = {
     "converting": ("convert",),
     "demo": ("demo",),
     "experiment": ("experiment",),
-    "lifecycle": ("up", "down", "status", "scale", "drain"),
+    "lifecycle": ("up", "down", "scale", "drain"),
     "model": ("train", "evaluate"),
     "reading": ("query", "sessions", "watch"),
     "replaying": ("record", "replay"),
     "state": ("digest", "state"),
+    "status": ("status",),
 }
 """of the commands, which have the names of their functions"""
 MODULE_OF = {name: module for module, names in MODULES.items() for name in names}

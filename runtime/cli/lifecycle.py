@@ -1,4 +1,4 @@
-"""grf up, grf down, grf status."""
+"""grf up, grf down, grf scale, grf drain."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ import sys
 import time
 
 import click
-import httpx
-from rich.console import Console
-from rich.table import Table
 
 from runtime import cluster_runtime
 from runtime.cli.common import (
     FAILED,
     NO_RUNTIME,
-    client_options,
     ray_option,
     read_settings,
     settings_options,
@@ -27,10 +23,6 @@ from runtime.keys import KEY_GROUPS
 from runtime.local_runtime import DRAIN_S, LocalRuntime, StartError, read_pid_file
 from runtime.settings import Settings
 
-COLUMNS = (
-    "worker", "role", "node", "pid", "endpoint", "key groups", "sessions", "load", "pending bytes", "heard of"
-)  # fmt: skip
-SHOWN_EVENTS = 10
 DOWN_WITHIN_S = 40.0
 UP_WITHIN_S = 180.0
 
@@ -142,42 +134,3 @@ def _ray_of(config: str | None, flags: tuple[str, ...], ray_address: str) -> str
     if running is None:
         raise StartError(f"nothing runs on {settings.runtime.state_dir}; --address names a Ray cluster")
     return str(running["ray"])
-
-
-@click.command()
-@client_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
-def status(address: str, tenant: str, token: str, as_json: bool) -> None:
-    """Show the workers: role, node, key groups, load, when they were last heard of; and what has happened lately."""
-    try:
-        answer = httpx.get(f"{address}/v1/cluster", headers={"Authorization": f"Bearer {token}"} if token else {})
-        answer.raise_for_status()
-    except httpx.HTTPError as error:
-        click.echo(f"grf: no runtime answers at {address}: {error}", err=True)
-        sys.exit(NO_RUNTIME)
-    if as_json:
-        click.echo(answer.text)
-        return
-    cluster = answer.json()
-    table = Table()
-    for column in COLUMNS:
-        table.add_column(column)
-    for worker in cluster["workers"]:
-        role = worker["role"] + (", leaves" if worker.get("leaves") else "")
-        table.add_row(
-            worker["name"],
-            role,
-            worker.get("node", ""),
-            str(worker["pid"]),
-            worker["endpoint"],
-            f"{worker['groups']} (epoch {worker.get('newest_epoch', 0)})",
-            str(worker["sessions"]),
-            f"{worker.get('load', 0):.0f}/s, {worker['busy']:.0%} busy",
-            str(worker["pending_bytes"]),
-            f"{worker['heard_s_ago']:.1f} s ago",
-        )
-    console = Console()
-    console.print(table)
-    console.print(f"wanted: {cluster['workers_wanted']} serving, {cluster['standbys_wanted']} standing by")
-    for event in cluster["events"][-SHOWN_EVENTS:]:
-        console.print(f"{event['ago_s']:8.1f} s ago  {event['kind']}: {event['text']}", markup=False)

@@ -1,0 +1,49 @@
+"""grf status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+import httpx
+
+from runtime.cli.common import NO_RUNTIME, client_options
+
+SHOWN_EVENTS = 10
+
+
+@click.command()
+@client_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+def status(address: str, tenant: str, token: str, as_json: bool) -> None:
+    """Show the workers: role, process, key groups, load, when they were last heard of; and what has happened lately."""
+    try:
+        answer = httpx.get(f"{address}/v1/cluster", headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
+        click.echo(f"grf: no runtime answers at {address}: {error}", err=True)
+        sys.exit(NO_RUNTIME)
+    if as_json:
+        click.echo(answer.text)
+        return
+    cluster = answer.json()
+    for worker in cluster["workers"]:
+        for line in _lines(worker):
+            click.echo(line)
+    click.echo(f"wanted: {cluster['workers_wanted']} serving, {cluster['standbys_wanted']} standing by")
+    for event in cluster["events"][-SHOWN_EVENTS:]:
+        click.echo(f"{event['ago_s']:8.1f} s ago  {event['kind']}: {event['text']}")
+
+
+def _lines(worker: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of one worker, short enough for a terminal of 80 characters."""
+    role = worker["role"] + (", leaves" if worker.get("leaves") else "")
+    load = f"{worker.get('load', 0):.0f} segments/s, {worker['busy']:.0%} busy"
+    return (
+        f"{worker['name']}: {role}, process {worker['pid']}, heard of {worker['heard_s_ago']:.1f} s ago",
+        f"    {worker['endpoint']} on node {worker.get('node', '')[:12]}",
+        f"    {worker['groups']} key groups (epoch {worker.get('newest_epoch', 0)}), {worker['sessions']} sessions",
+        f"    {load}, {worker['pending_bytes']} bytes pending",
+    )
