@@ -120,7 +120,8 @@ class MqttSource(Source):
         self._errors = errors_table()
         self._unacknowledged.clear()
         with translated(self._errors, self._place):
-            self._client = await self._stack.enter_async_context(self._connection(aiomqtt))
+            self._client = self._connection(aiomqtt)
+            await self._stack.enter_async_context(self._client)
             codes = await self._client.subscribe([(topic, self._subscription()) for topic in self._options.topics])
         for topic, code in zip(self._options.topics, codes, strict=True):
             if code.is_failure:
@@ -220,9 +221,13 @@ class MqttSource(Source):
 
     async def close(self) -> None:
         self._unacknowledged.clear()
-        if self._client is not None:
-            await self._send_what_waits(self._client._client)
-        self._client = None
+        client, self._client = self._client, None
+        if client is not None:
+            await self._send_what_waits(client._client)
         stack, self._stack = self._stack, AsyncExitStack()
         with suppress(SourceUnavailable), translated(self._errors, self._place):
             await stack.aclose()  # the connection may be gone already
+        if client is not None and client._client.socket() is not None:
+            # Where a broker takes the connection and never answers, aiomqtt leaves it open.
+            client._client.disconnect()
+            client._client.loop_write()
