@@ -8,7 +8,7 @@ MEDIA  := .venv/.installed-media
 # `make demo SECONDS=30` and nothing else sets it: shells have a variable of that name, and may have exported it.
 DEMO_SECONDS := $(if $(filter command,$(origin SECONDS)),$(SECONDS))
 
-# Tests run side by side; what starts Ray has the machine to itself afterwards.
+# Plain tests run side by side; what starts Ray or a benchmark has the machine to itself afterwards.
 JOBS     ?= 2
 LEFT_OUT := not soak and not chaos
 
@@ -37,8 +37,8 @@ demo: setup  ## replay a real recording through the whole runtime, live; SECONDS
 
 test: check setup-media  ## check, then all tests
 	@if [ "$$CI" = true ]; then scripts/install-system.sh; else scripts/install-system.sh --missing; fi
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(LEFT_OUT) and not cluster" -n $(JOBS) --dist worksteal
-	@$(BIN)/python -m pytest -m "$(LEFT_OUT) and cluster"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(LEFT_OUT) and not cluster and not slow" -n $(JOBS) --dist worksteal
+	@$(BIN)/python -m pytest -m "$(LEFT_OUT) and (cluster or slow)"
 
 check: setup  ## style and types
 	@$(BIN)/ruff check

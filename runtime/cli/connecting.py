@@ -59,7 +59,7 @@ async def _dry_run(options: ConnectOptions, seconds: float) -> int:
         elif not trial.error:
             console.print(f"no segment came of it within {seconds:g} s")
         for line in _remarks(trial):
-            console.print(line, markup=False, highlight=False)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)  # a path stays whole
     return FAILED if any(trial.error for trial in trials) else 0
 
 
