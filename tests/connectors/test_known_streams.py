@@ -117,3 +117,15 @@ def test_a_stream_made_by_two_routes_is_told() -> None:
     known.touch(Target(0, "s", "all", "x"))
     with pytest.raises(SourceBroken, match="two routes make stream 'all'"):
         known.touch(Target(1, "s", "all", "x"))
+
+
+def test_a_snapshot_from_before_streams_were_forgotten_is_read() -> None:
+    routes = [RouteOptions.model_validate({**ROUTE, "window": {"frames": 1}})]
+    first, again = Pipeline(routes, ClockOptions()), Pipeline(routes, ClockOptions())
+    first.window(first.accept([row(5_000.0, 1.0, key="a"), row(5_001.0, 2.0, key="b")], wall_s=0.0))
+    snapshot = first.snapshot()
+    del snapshot["known"], snapshot["first_sequence"]
+    again.restore(snapshot)
+    assert again.longest_silent == Target(0, "a", "all", "x")
+    (segment,) = again.window(again.accept([row(5_002.0, 3.0, key="a")], wall_s=0.0))
+    assert (segment.session, segment.sequence) == ("a", 2)
