@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def test_sessions() -> None:
     fit, more = answer["table"][-2:]
     assert fit["evicted"] == 0
     assert more["evicted"] >= more["sessions"] - more["slots"], "each of the others had to leave for another"
+
+
+def test_connectors(server_program: Callable[[str], str]) -> None:
+    server_program("mosquitto")
+    answer = quick("connectors", "--only", "mqtt", "mcap")
+    for key in ("mqtt_msgs_per_s", "mqtt_ratio", "mcap_mb_per_s", "mcap_ratio"):
+        assert answer[key] > 0
 
 
 def test_peers_without_their_environments() -> None:
