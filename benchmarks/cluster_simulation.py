@@ -86,7 +86,7 @@ class Simulation:
 
     # ---- the controller's hands ----
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, beside: object) -> None:
         if name not in self.workers:
             self.workers[name] = Worker(name, self.random.randrange(len(self.workers)))
             worker = self.workers[name]

@@ -38,8 +38,8 @@ KEPT_EVENTS = 50
 class Hands(Protocol):
     """What the controller wants done. Nothing here may block."""
 
-    def start(self, name: str) -> None:
-        """Start a worker of that name, which will beat."""
+    def start(self, name: str, beside: Collection[str]) -> None:
+        """Start a worker of that name, which will beat, if it can be where none of the others is (names)."""
 
     def stop(self, name: str) -> None:
         """End a worker that owns nothing, for good."""
@@ -299,7 +299,7 @@ class Controller:
         changes = self._staff.change(self._facts(now_s), self._policy.standbys, bool(self._asked), now_s)
         for name in changes.starts:
             log.info("starting %s", name)
-            self._hands.start(name)
+            self._hands.start(name, changes.stay)
         for owner in changes.ends:
             self._note(now_s, "ended", f"{owner} is not wanted any more")
             self._hands.stop(owner.rpartition("/")[0])

@@ -11,8 +11,10 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +171,8 @@ class RayHands:
         self._node_of: dict[str, str] = {}
         """workers, by name"""
 
-    def start(self, name: str) -> None:
-        self._thread.submit(self._logged, self._start, name)
+    def start(self, name: str, beside: Collection[str]) -> None:
+        self._thread.submit(self._logged, partial(self._start, beside=beside), name)
 
     def stop(self, name: str) -> None:
         self._thread.submit(self._logged, self._stop, name)
@@ -199,7 +201,7 @@ class RayHands:
             self._handles.pop(name, None)
             log.warning("%s: %s", name, error)
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, beside: Collection[str]) -> None:
         # Detached: a worker must outlive the controller that started it.
         cluster = self._settings.cluster
         actor = ray.remote(WorkerActor).options(
@@ -210,17 +212,17 @@ class RayHands:
             max_concurrency=8,
             num_cpus=cluster.num_cpus,
             num_gpus=cluster.num_gpus,
-            scheduling_strategy=self._emptiest_node(name),
+            scheduling_strategy=self._emptiest_node(name, beside),
             get_if_exists=True,
         )
         actor.remote(name, self._settings)
 
-    def _emptiest_node(self, name: str) -> NodeAffinitySchedulingStrategy:
+    def _emptiest_node(self, name: str, beside: Collection[str]) -> NodeAffinitySchedulingStrategy:
         """Ray's own spreading counts resources, of which our actors may ask for none: all would be lost with a node."""
         drained = draining_nodes()
         living = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
         nodes = [node for node in living if node[:NODE_ID_CHARS] not in drained] or living
-        used = Counter(node for other, node in self._node_of.items() if other != name)
+        used = Counter(self._node_of[other] for other in beside if other != name and other in self._node_of)
         chosen = min(nodes, key=lambda node: (used[node[:NODE_ID_CHARS]], node))
         self._node_of[name] = chosen[:NODE_ID_CHARS]
         return NodeAffinitySchedulingStrategy(chosen, soft=True)

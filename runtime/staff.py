@@ -15,6 +15,8 @@ START_WITHIN_S = 60.0
 class Changes:
     starts: list[str] = field(default_factory=list)
     """names of workers to be started"""
+    stay: list[str] = field(default_factory=list)
+    """names of the others that are there, or coming, and not about to leave"""
     ends: list[str] = field(default_factory=list)
     """owners that have nothing, to be ended for good"""
 
@@ -48,6 +50,7 @@ class Staff:
         now_wanted = facts.serving if is_moving else wanted
         missing = now_wanted - len(staying) - len(self._coming)
         changes = Changes([self._new_name(facts.members, now_s) for _ in range(missing)])
+        changes.stay = [*(owner.rpartition("/")[0] for owner in staying), *self._coming]
         serving, owning = targets(facts), {item.owner for item in facts.ownership.values()}
         joined_s = {member.beat.owner: member.joined_s for member in facts.members.values()}
         spare = sorted((owner for owner in staying if owner not in {*owning, *serving}), key=lambda one: joined_s[one])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,14 @@ LEASE_S = 2.0
 class Hands:
     def __init__(self) -> None:
         self.started: list[str] = []
+        self.beside: list[list[str]] = []
         self.stopped: list[str] = []
         self.nudged: list[str] = []
         self.killed: list[str] = []
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, beside: Collection[str]) -> None:
         self.started.append(name)
+        self.beside.append(sorted({*beside} - {name}))
 
     def stop(self, name: str) -> None:
         self.stopped.append(name)
@@ -101,6 +104,14 @@ def test_the_first_beat_brings_all_groups_the_route_and_the_table() -> None:
     assert [worker["endpoint"] for worker in cluster.controller.routes()["workers"]] == ["tcp://worker-0"]
     assert orders.table is not None
     assert (orders.table.version, list(orders.table.groups_of)) == (KEY_GROUPS, ["tcp://worker-0"])
+
+
+def test_a_new_worker_is_to_be_away_from_those_that_stay_and_may_be_where_one_leaves() -> None:
+    cluster = Cluster(workers=2)
+    for name in ("worker-0", "worker-1"):
+        cluster.beat(name, "1", 1.0)
+    cluster.controller.drain("worker-0", 2.0)
+    assert (cluster.hands.started, cluster.hands.beside) == (["worker-1", "worker-2"], [["worker-0"], ["worker-1"]])
 
 
 # ---- deaths ----

@@ -56,7 +56,7 @@ class WorkerCluster:
 
     # ---- the controller's hands ----
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, beside: object) -> None:
         runtime = replace(self.settings.runtime, store=self.stores.get(name, self.settings.runtime.store))
         settings = replace(self.settings, runtime=runtime)
         worker = Worker(name, settings, ToyModel(), self._beat, on_death=lambda: None)
