@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.connectors.media_materials import RtpStream
-from tests.connectors.servers import Mosquitto, Nats, free_port
+from tests.connectors.servers import Mosquitto, Nats
+from tests.servers import free_port
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ from connectors.mqtt import MqttOptions
 from connectors.ros_bags import RosOptions
 from connectors.testing import ScriptedSource, row
 from connectors.websocket import WebSocketOptions, WebSocketSource
-from tests.connectors.servers import Mosquitto, Nats, free_port
+from tests.connectors.servers import Mosquitto, Nats
+from tests.servers import free_port
 
 FIRST_S = 1_700_000_000.0
 STEP_S = 0.01

@@ -12,13 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from tests.servers import free_port
+
 READY_WITHIN_S = 15.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:

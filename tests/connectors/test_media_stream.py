@@ -17,7 +17,7 @@ from connectors.base import Sample, Source
 from connectors.errors import SourceBroken, SourceUnavailable
 from connectors.media_stream import MAX_WAITING, CameraOptions, MediaStreamOptions
 from tests.connectors.media_materials import RtpSender, RtpStream, block, grey, tone, write_media, write_sdp
-from tests.connectors.servers import free_port
+from tests.servers import free_port
 
 WITHIN_S = 20.0
 
