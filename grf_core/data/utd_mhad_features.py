@@ -132,7 +132,8 @@ def _other_body(stream: StreamFrames, rng: np.random.Generator) -> Float32Array:
         stronger = 1 + BUILD * rng.standard_normal((2, 1))
         both_T23 = (stream.measured.reshape(-1, 2, AXES) @ askew.T) * stronger
         return sensor_features(both_T23.reshape(-1, 2 * AXES).astype(np.float32))
-    return stream.frames.reshape(len(stream.frames), len(PHASES_S), -1).sum(axis=1)  # the phases' weights sum to 1
+    untold: Float32Array = stream.frames.reshape(len(stream.frames), len(PHASES_S), -1).sum(axis=1)  # weights sum to 1
+    return untold
 
 
 def rotation(axis_angle: npt.NDArray[np.float64]) -> Float32Array:
