@@ -23,7 +23,15 @@ import numpy as np
 
 from grf_core.data.archives import DataFileError, locate, read_npz, split_rows
 from grf_core.data.sessions import Dataset, LabelledSession, StreamFrames
-from grf_core.data.utd_mhad_features import GROUPS, rotation, sensor_features, silhouette_features, skeleton_features
+from grf_core.data.utd_mhad_features import (
+    GROUPS,
+    PHASES_S,
+    in_phases,
+    rotation,
+    sensor_features,
+    silhouette_features,
+    skeleton_features,
+)
 from grf_core.step import Float32Array
 
 FILES = ("utd_mhad.npz.xz", "utd_mhad.npz", "*.npz.xz", "*.npz")
@@ -31,7 +39,8 @@ RATES_HZ = {"inertial": 50.0, "skeleton": 19.0, "depth": 19.0}
 """The camera's is told as 30, but it has 1.585 times too few frames for that (5 to 95 %: 1.50 to 1.81), and from
 beginning to end: how much joints and sensor move correlates by .49 if the streams last equally long, by .22 at 30."""
 SHAPES = {"inertial": (6,), "skeleton": (20, 3), "depth": (16, 20)}
-MODALITIES = {"inertial": 62, "skeleton": 198, "depth": 135}
+FEATURES = {"inertial": 62, "skeleton": 198, "depth": 135}
+MODALITIES = {name: len(PHASES_S) * width for name, width in FEATURES.items()}
 MAX_FRAMES = {"inertial": 50, "skeleton": 38, "depth": 38}
 """Groups of a segment: 4 s."""
 HEAD = "action"
@@ -210,4 +219,5 @@ def _session(path: Path, action: int, subject: int, trial: int, raw: dict[str, F
 
 def _stream(modality: str, frames: Float32Array, measured: Float32Array | None = None) -> StreamFrames:
     last = GROUPS[modality] * np.arange(1, len(frames) + 1, dtype=np.float64) - 1
-    return StreamFrames(modality, modality, frames, last / RATES_HZ[modality], measured)
+    times_s = last / RATES_HZ[modality]
+    return StreamFrames(modality, modality, in_phases(frames, times_s), times_s, measured)

@@ -6,11 +6,15 @@ directions, which do not depend on how long somebody's arms are; and of a silhou
 out: a ridge regression on binned means, with one training subject held out after the other, reaches .92 without it and
 .90 with it (skeleton), .73 and .62 (depth; .70 with finer cells); .83 with the sensor.
 
+Nor does a mean over frames know what came first, so the features are told by phases of the recording (`in_phases`): one
+mean of them is worth nearly as much as several means in a row (docs/decisions/utd-mhad.md).
+
 Every feature needs the first frame of its stream and some frames before, and none after: a live source can compute it.
 Features are means of a few frames, about ten a second from the sensor as from the camera, so that no stream is padded
 to the length of another.
 
-Shapes: T frames, G groups of frames, J = 20 joints, N = 13 bones, R x C = 8 x 10 cells of a silhouette, F features.
+Shapes: T frames, G groups of frames, J = 20 joints, N = 13 bones, P = 3 phases, R x C = 8 x 10 cells of a silhouette,
+F features.
 """
 
 from __future__ import annotations
@@ -38,12 +42,16 @@ SENSOR_HZ = 50.0
 TURN_UNIT = 150.0
 """Degrees/s, so that rates of turn are about as large as accelerations in g."""
 GRAVITY_S, SHORT_TURN_S, LONG_TURN_S, EFFORT_S = 0.4, 0.25, 0.7, 0.3
+PHASES_S = (0.0, 1.2, 2.4)
+"""Of a recording: its beginning, its middle, and what follows."""
 AT_ONCE = 64
 LARGEST_PRODUCT = 3.0
 SHORTEST = 1e-3
 
 YAW, TILT, BUILD = 0.25, 0.25, 0.1
 """Standard deviations: how somebody else turns before the camera and wears the sensor (radians), and is built."""
+PACE, BEGINNING_S = 0.2, 0.2
+"""How much faster or slower somebody else does it (of the logarithm), and how much later he begins."""
 THEMSELVES = 0.5
 JOINT_NOISE = 0.03
 """In body scales."""
@@ -96,22 +104,36 @@ def silhouette_features(cells_TF: Float32Array) -> Float32Array:
     return _grouped([since_the_first, np.abs(since_the_first), 3 * np.abs(_change(shape_TF, 2))], GROUPS["depth"])
 
 
+def in_phases(features_GF: Float32Array, times_s: npt.NDArray[np.float64]) -> Float32Array:
+    """[G, P * F]: the features once for each phase, weighted by how near in time it is. The weights of a group sum to
+    1; before the first phase and after the last they are all in that one."""
+    weights_PG = [np.interp(times_s, PHASES_S, of_phase) for of_phase in np.eye(len(PHASES_S))]
+    return np.concatenate([features_GF * weight_G[:, None] for weight_G in weights_PG], axis=1, dtype=np.float32)
+
+
 def somebody_else(stream: StreamFrames, rng: np.random.Generator) -> StreamFrames:
-    """The same done by another body: turned before the camera, with other limbs, the sensor worn askew. Half of the
-    streams, and all silhouettes, stay as they are."""
-    if stream.measured is None or rng.random() < THEMSELVES:
+    """The same done by another body at another pace: turned before the camera, with other limbs, the sensor worn
+    askew; begun earlier or later, faster or slower. Half of the streams stay as they are."""
+    if rng.random() < THEMSELVES:
         return stream
-    if stream.modality == "skeleton":
+    times_s = stream.times_s * np.exp(PACE * rng.standard_normal()) + BEGINNING_S * rng.standard_normal()
+    return replace(stream, frames=in_phases(_other_body(stream, rng), times_s))
+
+
+def _other_body(stream: StreamFrames, rng: np.random.Generator) -> Float32Array:
+    """[G, F] of the stream as another would have given it; a silhouette has no other."""
+    if stream.measured is not None and stream.modality == "skeleton":
         build = 1 + BUILD * rng.standard_normal((JOINTS, 1)) + BUILD * rng.standard_normal(AXES)
         turned = stream.measured @ rotation(np.array([0.0, YAW * rng.standard_normal(), 0.0])).T
         body_TJ3 = turned * build + JOINT_NOISE * rng.standard_normal((JOINTS, AXES))
-        return replace(stream, frames=skeleton_features(body_TJ3.astype(np.float32)))
-    if stream.modality == "inertial":
+        return skeleton_features(body_TJ3.astype(np.float32))
+    if stream.measured is not None and stream.modality == "inertial":
         askew = rotation(TILT * rng.standard_normal(AXES))
         stronger = 1 + BUILD * rng.standard_normal((2, 1))
         both_T23 = (stream.measured.reshape(-1, 2, AXES) @ askew.T) * stronger
-        return replace(stream, frames=sensor_features(both_T23.reshape(-1, 2 * AXES).astype(np.float32)))
-    return stream
+        return sensor_features(both_T23.reshape(-1, 2 * AXES).astype(np.float32))
+    untold: Float32Array = stream.frames.reshape(len(stream.frames), len(PHASES_S), -1).sum(axis=1)  # weights sum to 1
+    return untold
 
 
 def rotation(axis_angle: npt.NDArray[np.float64]) -> Float32Array:

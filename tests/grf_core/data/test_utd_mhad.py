@@ -52,9 +52,9 @@ def test_sequences_become_sessions_of_three_streams_at_their_rates(tmp_path: Pat
     assert (first.session, second.session) == ("a01-s1-t1", "a27-s8-t4")
     assert (first.labels, second.labels) == ({"action": "swipe left"}, {"action": "squat"})
     assert [(s.stream, s.modality, s.frames.shape, s.frames.dtype) for s in second.streams] == [
-        ("inertial", "inertial", (40, 62), np.float32),
-        ("skeleton", "skeleton", (24, 198), np.float32),
-        ("depth", "depth", (24, 135), np.float32),
+        ("inertial", "inertial", (40, 186), np.float32),
+        ("skeleton", "skeleton", (24, 594), np.float32),
+        ("depth", "depth", (24, 405), np.float32),
     ]
     assert [s.times_s[[0, 1, -1]].tolist() for s in second.streams] == [
         [3 / 50, 7 / 50, 159 / 50],

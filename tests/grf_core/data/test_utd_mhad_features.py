@@ -6,6 +6,8 @@ import pytest
 from grf_core.data.sessions import StreamFrames
 from grf_core.data.utd_mhad import MODALITIES
 from grf_core.data.utd_mhad_features import (
+    PHASES_S,
+    in_phases,
     rotation,
     sensor_features,
     silhouette_features,
@@ -25,15 +27,25 @@ FRAMES = {
 MEASURED = {"inertial": SENSOR, "skeleton": BODY}
 
 
+TOLD = {name: in_phases(frames, np.arange(len(frames), dtype=np.float64)) for name, frames in FRAMES.items()}
+
+
 def stream(modality: str) -> StreamFrames:
-    frames = FRAMES[modality]
-    times_s = np.arange(len(frames), dtype=np.float64)
-    return StreamFrames("camera", modality, frames, times_s, MEASURED.get(modality))
+    times_s = np.arange(len(TOLD[modality]), dtype=np.float64)
+    return StreamFrames("camera", modality, TOLD[modality], times_s, MEASURED.get(modality))
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_groups_have_the_width_stated(modality: str) -> None:
-    assert FRAMES[modality].shape[1] == MODALITIES[modality]
+    assert FRAMES[modality].shape[1] * len(PHASES_S) == TOLD[modality].shape[1] == MODALITIES[modality]
+
+
+def test_a_mean_over_frames_tells_the_beginning_from_the_end() -> None:
+    features, times_s = np.array([[1.0], [2.0], [4.0], [8.0]], np.float32), np.array([0.0, 0.6, 2.4, 60.0])
+    told = in_phases(features, times_s)
+    assert told.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 4], [0, 0, 8]]
+    assert told.sum(axis=1).tolist() == features[:, 0].tolist()
+    assert told[::-1].mean(axis=0).tolist() != in_phases(features[::-1], times_s).mean(axis=0).tolist()
 
 
 def test_a_group_is_the_mean_of_its_frames_and_what_is_left_waits() -> None:
@@ -77,16 +89,16 @@ def nobody_stays_himself(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_half_of_the_streams_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grf_core.data.utd_mhad_features.THEMSELVES", 0.5)
     rng = np.random.default_rng(0)
-    kept = [somebody_else(stream("skeleton"), rng).frames is FRAMES["skeleton"] for _ in range(40)]
+    kept = [somebody_else(stream("skeleton"), rng).frames is TOLD["skeleton"] for _ in range(40)]
     assert 10 < sum(kept) < 30
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_somebody_else_does_the_same_in_as_many_frames(modality: str) -> None:
     other = somebody_else(stream(modality), np.random.default_rng(1))
-    assert other.frames.shape == FRAMES[modality].shape
+    assert other.frames.shape == TOLD[modality].shape
     assert other.frames.dtype == np.float32
-    assert (other.frames is FRAMES[modality]) == (modality == "depth")
+    assert np.abs(other.frames - TOLD[modality]).max() > 0.01
     np.testing.assert_array_equal(other.times_s, stream(modality).times_s)
 
 
@@ -98,10 +110,20 @@ def test_somebody_else_is_drawn_anew_and_by_the_seed() -> None:
     assert np.abs(frames(1) - frames(2)).max() > 0.01
 
 
+def test_a_silhouette_is_the_same_at_another_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = somebody_else(stream("depth"), np.random.default_rng(1)).frames.reshape(len(TOLD["depth"]), 3, -1)
+    np.testing.assert_allclose(other.sum(axis=1), FRAMES["depth"], atol=1e-5)
+    monkeypatch.setattr("grf_core.data.utd_mhad_features.PACE", 0.0)
+    monkeypatch.setattr("grf_core.data.utd_mhad_features.BEGINNING_S", 0.0)
+    same = somebody_else(stream("depth"), np.random.default_rng(1)).frames
+    np.testing.assert_allclose(same, TOLD["depth"], atol=1e-5)
+
+
 def test_a_sensor_worn_askew_feels_the_same_strength(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("grf_core.data.utd_mhad_features.BUILD", 0.0)
+    for name in ("BUILD", "PACE", "BEGINNING_S"):
+        monkeypatch.setattr(f"grf_core.data.utd_mhad_features.{name}", 0.0)
     other = somebody_else(stream("inertial"), np.random.default_rng(1)).frames
-    np.testing.assert_allclose(other[:, 0:2], FRAMES["inertial"][:, 0:2], rtol=1e-4)
+    np.testing.assert_allclose(other[:, 0:2], TOLD["inertial"][:, 0:2], rtol=1e-4)
 
 
 def test_a_rotation_keeps_lengths_and_its_axis() -> None:
