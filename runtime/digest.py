@@ -1,7 +1,7 @@
 """One digest of all settled states: equal digests mean the same segments, each once, in the same order.
 
 It is made of the sessions' lineages (names, times and numbers of the segments that were fused), so it is equal to the
-bit on every device; the contexts themselves agree within the tolerance of the device (1e-5 in fp32).
+bit on every device; the contexts themselves agree within a tolerance (docs/decisions/version.md).
 """
 
 from __future__ import annotations
@@ -9,6 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import NamedTuple
+
+import numpy as np
+
+from runtime.messages import Float32Array
+
+TOLERANCE = 1e-5
+"""of `difference`, for contexts in fp32 on one machine; docs/operations.md says what of other devices"""
 
 
 class SettledSession(NamedTuple):
@@ -27,3 +34,10 @@ def digest_of(sessions: Iterable[SettledSession]) -> str:
             encoded = part.encode()
             digest.update(len(encoded).to_bytes(4, "little") + encoded)
     return digest.hexdigest()
+
+
+def difference(one_KD: Float32Array, other_KD: Float32Array) -> float:
+    """The largest between two contexts, as a part of their largest number where that is above 1: rounding grows with
+    the numbers that are rounded."""
+    size = max(1.0, float(np.abs(one_KD).max()), float(np.abs(other_KD).max()))
+    return float(np.abs(one_KD - other_KD).max()) / size

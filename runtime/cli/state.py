@@ -13,15 +13,13 @@ import numpy as np
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from runtime.cli.common import NOT_AS_IT_SHOULD_BE, read_settings, settings_options
-from runtime.digest import SettledSession, digest_of
+from runtime.digest import TOLERANCE, SettledSession, difference, digest_of
 from runtime.local_runtime import state_lock
 from runtime.records import SessionRecord
 from runtime.store.archive import read_archive, write_archive
 from runtime.worker import open_store
 
 IMPORT_AT_ONCE = 500
-TOLERANCE = 1e-5
-"""of contexts in fp32 on one machine; see docs/operations.md for other devices"""
 
 
 @click.group()
@@ -97,7 +95,8 @@ def digest(config: str | None, flags: tuple[str, ...], file: Path | None, agains
     """One digest of all settled states in the store; prints one JSON object.
 
     Equal digests: the same segments were fused once each, in the same order. `contexts` is equal if the contexts are,
-    to the bit, which holds on one machine while batches are alike; --against gives their largest difference instead.
+    to the bit, which holds on one machine while batches are alike; --against gives their largest difference instead,
+    as a part of a context's largest number where that is above 1.
     """
     records = {record.key: record for record in _records(file, config, flags)}
     answer: dict[str, object] = {"sessions": len(records), "digest": _digest(records.values())}
@@ -138,7 +137,7 @@ def _distance(one: SessionRecord, other: SessionRecord) -> float:
         return 0.0 if one.context_KD is other.context_KD else float("inf")
     if one.context_KD.shape != other.context_KD.shape:
         return float("inf")
-    return float(np.abs(one.context_KD - other.context_KD).max())
+    return difference(one.context_KD, other.context_KD)
 
 
 def _as_json(record: SessionRecord) -> dict[str, object]:

@@ -16,6 +16,7 @@ import pytest
 
 from grf_core.bundle import load_bundle
 from runtime.client import StateClient
+from runtime.digest import TOLERANCE, difference
 from runtime.store.base import StoreFenced
 from runtime.store.sqlite import SqliteStore
 from tests.cluster.load import expected
@@ -62,7 +63,7 @@ def check_settled(runtime: Reachable, sessions: Sequence[str], count: int) -> No
             state = client.state(session, include_context=True, timeout_s=30.0)
             right = expected(model, session, RANKED, count)
             assert (state["settled"]["version"], state["lineage"]) == (right.version, right.lineage), session
-            assert np.abs(np.array(state["settled"]["context"]) - right.context_KD).max() < 1e-5
+            assert difference(np.array(state["settled"]["context"], np.float32), right.context_KD) < TOLERANCE
 
 
 def wait_a_little(rng: random.Random) -> None:

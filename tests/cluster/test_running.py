@@ -14,6 +14,7 @@ import pytest
 
 from grf_core.bundle import load_bundle
 from runtime.client import Publisher, Refused, StateClient
+from runtime.digest import TOLERANCE, difference
 from tests.cluster.load import expected
 from tests.cluster.recorded import STREAMS
 from tests.cluster.running import ROOT, RunningRuntime, free_port, grf, wait_until
@@ -33,7 +34,7 @@ def test_a_replayed_recording_settles_as_the_offline_model_says(
         right = expected(model, session, RANKED, 20)
         state = json.loads(grf("query", session, "--context", "--address", runtime.address).stdout)
         assert (state["settled"]["version"], state["lineage"]) == (right.version, right.lineage)
-        assert np.abs(np.array(state["settled"]["context"]) - right.context_KD).max() < 1e-5
+        assert difference(np.array(state["settled"]["context"], np.float32), right.context_KD) < TOLERANCE
     again = grf("replay", str(motion_recording), "--speed", "max", "--address", runtime.address)
     assert again.returncode == 0, again.stderr
     assert json.loads(grf("query", "recorded-a", "--address", runtime.address).stdout)["version"] == 40
