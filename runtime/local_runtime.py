@@ -19,6 +19,7 @@ from runtime.settings import Settings
 from runtime.store.base import StoreError
 from runtime.worker import open_store
 
+RAY_ATTEMPTS = 3
 READY_WITHIN_S = 120.0
 DRAIN_S = 5.0
 LOCK_FILE = "runtime.lock"
@@ -103,15 +104,7 @@ class LocalRuntime:
         from runtime.ray_actors import NAMESPACE, start_controller
 
         on_progress("starting Ray")
-        # "local": never join a cluster that happens to run on this machine.
-        ray.init(
-            address="local",
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            num_cpus=max(4, os.cpu_count() or 1),
-            log_to_driver=self._show_logs,
-            logging_level=logging.ERROR,
-        )
+        self._start_ray(NAMESPACE, on_progress)
         self._ray_address = ray.get_runtime_context().gcs_address
         logging.getLogger("ray.serve").setLevel(logging.INFO if self._show_logs else logging.ERROR)
         on_progress("starting the worker")
@@ -119,6 +112,28 @@ class LocalRuntime:
         self._wait_for_worker()
         on_progress("starting the gateway")
         run_gateway(self.settings)
+
+    def _start_ray(self, namespace: str, on_progress: Callable[[str], None]) -> None:
+        """Its parts give one another a few seconds to answer, too few on a machine that is busy: try again."""
+        import ray
+
+        for attempts_left in reversed(range(RAY_ATTEMPTS)):
+            try:
+                # "local": never join a cluster that happens to run on this machine.
+                ray.init(
+                    address="local",
+                    namespace=namespace,
+                    include_dashboard=False,
+                    num_cpus=max(4, os.cpu_count() or 1),
+                    log_to_driver=self._show_logs,
+                    logging_level=logging.ERROR,
+                )
+                return
+            except ray.exceptions.RaySystemError as error:
+                ray.shutdown()
+                if not attempts_left:
+                    raise StartError(f"Ray does not start: {error}") from None
+                on_progress("Ray did not answer in time: starting it again")
 
     def _wait_for_worker(self) -> None:
         import ray
