@@ -174,3 +174,11 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def wake(pid: int) -> None:
+    """Let a stopped worker go on; stopped in the middle of a write, it holds the lock of SQLite and is ended for it."""
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        return

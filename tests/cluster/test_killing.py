@@ -21,7 +21,7 @@ from runtime.store.base import StoreFenced
 from runtime.store.sqlite import SqliteStore
 from tests.cluster.load import expected
 from tests.cluster.recorded import STREAMS
-from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, grf, start_publisher, wait_until
+from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, grf, start_publisher, wait_until, wake
 
 pytestmark = pytest.mark.cluster
 RANKED = [(stream, rank) for stream, _, rank in STREAMS]
@@ -113,7 +113,7 @@ def test_a_stopped_worker_is_replaced_and_writes_nothing_when_it_wakes(runtime: 
         try:
             runtime.wait_for_worker_other_than(stopped["incarnation"])
         finally:
-            os.kill(stopped["pid"], signal.SIGCONT)
+            wake(stopped["pid"])
 
         def woken_is_without_groups() -> bool:
             woken = [worker for worker in runtime.cluster() if worker["incarnation"] == stopped["incarnation"]]
