@@ -270,7 +270,7 @@ class Nack:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Answer to Query. `state` is a `runtime.views.StateView` as a map."""
+    """Answer to Query. `state` is a map of `runtime.state_maps`."""
 
     tag: ClassVar[str] = "state"
     request: int

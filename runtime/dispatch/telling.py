@@ -14,6 +14,7 @@ from runtime.engine.outcomes import Failure
 from runtime.engine.session import Session, Told
 from runtime.engine.view import StateView
 from runtime.keys import SessionKey
+from runtime.state_maps import StateMap
 
 
 class Teller:
@@ -102,11 +103,14 @@ class Teller:
         subscribers = self._peers.subscribers(key)
         if not subscribers:
             return
-        slab = self._engine.slab
-        row = self._view.row(slab, session, correction)
-        state = None if all(peer.in_rows for peer in subscribers) else self._view.session(slab, session)
+        row = self._view.row(self._engine.slab, session, correction)
+        state: StateMap | None = None
         for peer in subscribers:
-            update = peer.offer(key.session, row if peer.in_rows or state is None else state, correction)
+            if peer.in_rows:
+                update = peer.offer(key.session, row, correction)
+            else:
+                state = state or self._view.of_row(key.tenant, row)
+                update = peer.offer(key.session, state, correction)
             if update is not None:
                 self._outbox.update(peer.identity, update)
 

@@ -58,9 +58,12 @@ class StateView:
             slab.host[settled_slot] if is_settled else self._nothing,
         )
 
+    def of_row(self, tenant: str, row: UpdateRow) -> StateMap:
+        return self._maps.of_row(tenant, row)
+
     def session(self, slab: Slab, session: Session, include_context: bool = False) -> StateMap:
         """Live and settled state of a resident session."""
-        state = self._maps.of_row(session.key.tenant, self.row(slab, session, correction=False))
+        state = self.of_row(session.key.tenant, self.row(slab, session, correction=False))
         if include_context:
             shown = session.shown
             if state["live"] is not None:
