@@ -23,16 +23,17 @@ LIFE_TURNS = 10
 """a session lives half a second, then falls silent for good"""
 NEW_PER_TURN = 1
 WARM_UP_TURNS = 200
-MAX_GROWTH = 1.1
-"""the sessions that are alive at a moment hold a little more or less; a leak of 800 bytes a session shows,
-and one of 3 in an hour"""
+MAX_GROWTH = 1.05
+"""the sessions that are alive at a moment hold up to 3 % more or less; a leak of 300 bytes a session shows in 20 s of
+their time, and one of 2 in an hour"""
 
 
 class Ward:
     """A worker through which sessions pass: each opens two streams, publishes for a while, and is never seen again."""
 
     def __init__(self) -> None:
-        engine = Engine(ToyModel(), EnginePolicy(capacity=2048, evict_after_s=5.0))
+        self._model = ToyModel()
+        engine = Engine(self._model, EnginePolicy(capacity=2048, evict_after_s=5.0))
         self.dispatcher = Dispatcher(engine, "w", "i", Tokens({}), DispatchPolicy())
         self.store = MemoryStore(MemoryDisk())
         self.dispatcher.own(self.store.claim("w/i", dict.fromkeys(range(KEY_GROUPS), 0)))
@@ -50,6 +51,7 @@ class Ward:
         self.turns += 1
         if self.turns % 20 == 0:
             self.say(m.Credit(1000))
+            self._forget_gone()
         for message in self._messages():
             self.say(message)
         while True:
@@ -63,12 +65,17 @@ class Ward:
         self.dispatcher.outbox.take_refusals()
         self.dispatcher.engine.take_tally()
 
-    def held_bytes(self) -> int:
-        """The store grows with every session, as a store does: the records of those gone are taken out first."""
+    def _forget_gone(self) -> None:
+        """The store grows with every session, as a store does, and the toy model remembers its batches: neither is the
+        worker's memory."""
+        self._model.batches.clear()
         for session in self.store.scan("default", "", 1_000_000):
             key = SessionKey("default", session)
             if key not in self.dispatcher.engine.sessions:
                 self.store.delete(self.dispatcher.owned.epochs_of([key]), key)
+
+    def held_bytes(self) -> int:
+        self._forget_gone()
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
@@ -105,7 +112,7 @@ def growth(turns: int) -> float:
 
 
 def test_memory_stays_flat_while_sessions_come_and_go() -> None:
-    assert growth(300) < MAX_GROWTH
+    assert growth(400) < MAX_GROWTH
 
 
 @pytest.mark.soak
