@@ -1,11 +1,14 @@
 """What connections have sent and the worker has not looked at yet.
 
-Tenants take turns, and within a tenant its connections; a connection's messages keep their order. A message of many
-segments is taken a slice at a time, so a large one keeps nobody waiting longer than many small ones would.
+Tenants take fair turns (start-time fair queueing on segments): the tenant of which least was taken goes next, so one
+that has been quiet goes before one that has just had its turn, and does not catch up on what it did not send. Within a
+tenant its connections take turns; a connection's messages keep their order. A message of many segments is taken a slice
+at a time, so a large one keeps nobody waiting longer than many small ones would.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict, deque
 
 from runtime.dispatch.peers import Peer
@@ -33,12 +36,21 @@ class Inbox:
         Beyond `all_bytes` the inbox is full, and should be given no more messages for now."""
         self._connection_bytes = connection_bytes
         self._all_bytes = all_bytes
-        self._tenants: OrderedDict[str, OrderedDict[bytes, _Connection]] = OrderedDict()
-        """next turn first; only those with messages"""
+        self._tenants: dict[str, OrderedDict[bytes, _Connection]] = {}
+        """their connections with messages, next turn first; a tenant without any is kept until the others have caught
+        up with what was taken of it"""
+        self._turns: list[tuple[int, int, str]] = []
+        """a heap: the segments taken of each of these tenants, counted on from where it joined, and when its last turn
+        was: of two that had as much, the one goes first whose turn is longer ago"""
+        self._turn = 0
+        self._round = 0
+        """what had been taken of the tenant whose turn was last: where a tenant joins"""
+        self._n_connections = 0
+        """with messages"""
         self.n_bytes = 0
 
     def __bool__(self) -> bool:
-        return bool(self._tenants)
+        return self._n_connections > 0
 
     @property
     def is_full(self) -> bool:
@@ -46,20 +58,31 @@ class Inbox:
 
     def put(self, peer: Peer, message: Message) -> bool:
         """Keep a message for its turn; False if more would wait of the connection than may."""
-        connection = self._of(peer) or _Connection(peer)
+        connections = self._tenants.get(peer.tenant)
+        if connections is None:
+            connections = self._tenants[peer.tenant] = OrderedDict()
+            heapq.heappush(self._turns, (self._round, 0, peer.tenant))
+        connection = connections.get(peer.identity)
         size = _bytes_of(message)
-        if connection.n_bytes and connection.n_bytes + size > self._connection_bytes:
+        if connection is None:
+            connection = connections[peer.identity] = _Connection(peer)
+            self._n_connections += 1
+        elif connection.n_bytes and connection.n_bytes + size > self._connection_bytes:
             return False
         connection.peer = peer
         connection.messages.append((message, size))
         connection.n_bytes += size
         self.n_bytes += size
-        self._tenants.setdefault(peer.tenant, OrderedDict())[peer.identity] = connection
         return True
 
     def take(self) -> tuple[Peer, Message]:
         """The next message, or slice of one. Ask only while there is one."""
-        tenant, connections = next(iter(self._tenants.items()))
+        self._round, _, tenant = self._turns[0]
+        while not self._tenants[tenant]:
+            del self._tenants[tenant]
+            heapq.heappop(self._turns)
+            self._round, _, tenant = self._turns[0]
+        connections = self._tenants[tenant]
         identity, connection = next(iter(connections.items()))
         message, size = connection.messages.popleft()
         if segments_in(message) > SLICE_SEGMENTS:
@@ -71,26 +94,31 @@ class Inbox:
         connection.n_bytes -= size
         self.n_bytes -= size
         connections.move_to_end(identity)
-        self._tenants.move_to_end(tenant)
+        self._turn += 1
+        heapq.heapreplace(self._turns, (self._round + max(segments_in(message), 1), self._turn, tenant))
         if not connection.messages:
             self._forget(tenant, identity)
         return connection.peer, message
 
     def discard(self, peer: Peer) -> None:
         """The connection is gone, and whatever of it waits."""
-        connection = self._of(peer)
+        connections = self._tenants.get(peer.tenant)
+        connection = connections.get(peer.identity) if connections else None
         if connection is not None:
             self.n_bytes -= connection.n_bytes
             self._forget(peer.tenant, peer.identity)
 
-    def _of(self, peer: Peer) -> _Connection | None:
-        connections = self._tenants.get(peer.tenant)
-        return connections.get(peer.identity) if connections else None
-
     def _forget(self, tenant: str, identity: bytes) -> None:
         del self._tenants[tenant][identity]
-        if not self._tenants[tenant]:
-            del self._tenants[tenant]
+        self._n_connections -= 1
+        if not self._n_connections:
+            self._begin_anew(tenant)
+
+    def _begin_anew(self, last: str) -> None:
+        """Everyone has got all that was asked for. Only the tenant that was last still goes behind all others."""
+        self._tenants = {last: OrderedDict()}
+        self._turns = [(0, self._turn, last)]
+        self._round = 0
 
 
 def segments_in(message: Message) -> int:

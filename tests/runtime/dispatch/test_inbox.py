@@ -85,6 +85,55 @@ def test_a_flooding_tenant_with_many_connections_gets_every_other_turn() -> None
     assert first == {"loud": 5, "quiet": 5}
 
 
+def test_a_tenant_that_was_quiet_goes_before_one_that_has_just_had_its_turn() -> None:
+    box = inbox()
+    box.put(peer("loud", "loud"), segments(10 * SLICE_SEGMENTS))
+    box.take()
+    for _ in range(3):
+        box.put(peer("quiet", "quiet"), segments(1))
+        assert box.take()[0].tenant == "quiet"
+
+
+def test_who_emptied_the_inbox_goes_behind_whoever_comes_next() -> None:
+    box = inbox()
+    box.put(peer("a", "a"), segments(1))
+    box.take()
+    box.put(peer("a", "a"), segments(1))
+    box.put(peer("b", "b"), segments(1))
+    assert [box.take()[0].tenant for _ in range(2)] == ["b", "a"]
+
+
+def test_a_tenant_that_never_has_two_messages_waiting_gets_no_more_than_its_share() -> None:
+    box = inbox()
+    box.put(peer("loud", "loud"), segments(100 * SLICE_SEGMENTS))
+    taken: Counter[str] = Counter()
+    for _ in range(60):
+        if not box._tenants.get("eager"):
+            box.put(peer("eager", "eager"), segments(SLICE_SEGMENTS))
+        sender, message = box.take()
+        taken[sender.tenant] += segments_in(message)
+    assert taken["eager"] == taken["loud"]
+
+
+def test_a_tenant_does_not_catch_up_on_what_it_did_not_send() -> None:
+    box = inbox()
+    box.put(peer("loud", "loud"), segments(100 * SLICE_SEGMENTS))
+    for _ in range(30):
+        box.take()
+    box.put(peer("late", "late"), segments(30 * SLICE_SEGMENTS))
+    assert Counter(box.take()[0].tenant for _ in range(21))["late"] == 11
+
+
+def test_tenants_that_have_gone_leave_nothing_while_another_keeps_the_inbox_busy() -> None:
+    box = inbox()
+    box.put(peer("loud", "loud"), segments(1000 * SLICE_SEGMENTS))
+    for number in range(200):
+        box.put(peer("visitor", f"visitor-{number}"), segments(2))
+        box.take()
+        box.take()
+    assert len(box._tenants) == len(box._turns) < 20
+
+
 def test_the_connections_of_a_tenant_take_turns() -> None:
     box = inbox()
     box.put(peer("busy"), segments(10 * SLICE_SEGMENTS))
