@@ -6,7 +6,7 @@ a record that fits the model's signature, or raises RecordError naming what does
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any, NamedTuple, cast
@@ -18,6 +18,7 @@ from runtime.keys import SessionKey
 from runtime.messages import Float32Array
 
 RECORD_FORMAT = 1
+HISTORY_FORMAT = 1
 
 
 class RecordError(ValueError):
@@ -70,27 +71,15 @@ class SessionRecord:
     streams: tuple[StreamRecord, ...]
     reset_reason: str = ""
     history: tuple[HistoryRow, ...] = ()
-    """settled since the record was saved last; kept beside the record, not in it"""
-    packed: bytes = field(default=b"", compare=False, repr=False)
-    """the encoded record, if it was made ahead (`pack_ahead`)"""
-    packed_history: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
-    """the encoded rows of the history, likewise"""
-
-
-def pack_ahead(record: SessionRecord) -> None:
-    """Encode the record and its history here and now.
-
-    The worker does so in its loop: encoding in the store's thread would hold the interpreter's lock in long stretches,
-    and the model, which lets go of it at each of its operations, would wait for it as often.
-    """
-    record.packed = encode_record(record)
-    record.packed_history = tuple(map(encode_history, record.history))
+    """settled since the record was saved last, oldest first; kept beside the record, not in it"""
+    sealed: bytes = field(default=b"", compare=False, repr=False)
+    """what is stored of the record, if that was made ahead (`runtime.store.sealing.seal_ahead`)"""
+    sealed_history: bytes = field(default=b"", compare=False, repr=False)
+    """what is stored of its history, likewise"""
 
 
 def encode_record(record: SessionRecord) -> bytes:
     """All of a record but its key and its history."""
-    if record.packed:
-        return record.packed
     context = record.context_KD
     fields = [
         RECORD_FORMAT,
@@ -176,19 +165,38 @@ def _context(key: SessionKey, shape: list[int], data: bytes) -> Float32Array:
     return context
 
 
-def encode_history(row: HistoryRow) -> bytes:
+def encode_history(rows: Sequence[HistoryRow]) -> bytes:
+    """Rows that follow one another, as one piece: what a session has settled between two saves."""
+    return cast(bytes, msgpack.packb((HISTORY_FORMAT, rows)))
+
+
+def decode_history(data: bytes) -> list[HistoryRow]:
+    """Rows as `encode_history` was given them."""
+    try:
+        number, rows = msgpack.unpackb(data)
+        if number != HISTORY_FORMAT:
+            raise RecordError(f"history format {number!r}, this version reads {HISTORY_FORMAT}")
+        return [_history_row(*row) for row in rows]
+    except RecordError:
+        raise
+    except Exception as error:  # as in decode_record
+        raise RecordError(f"history: {error or type(error).__name__}") from None
+
+
+def encode_row(row: HistoryRow) -> bytes:
+    """All of a row but its version and event time, which stand beside it in an archive."""
     return cast(bytes, msgpack.packb([row.modality, row.outputs, row.shares, row.gate]))
 
 
-def encoded_history(record: SessionRecord) -> Iterator[tuple[HistoryRow, bytes]]:
-    """The rows of a record's history, each with its encoding."""
-    return zip(record.history, record.packed_history or map(encode_history, record.history), strict=True)
-
-
-def decode_history(version: int, event_time_s: float, data: bytes) -> HistoryRow:
+def decode_row(version: int, event_time_s: float, data: bytes) -> HistoryRow:
     try:
-        modality, outputs, shares, gate = msgpack.unpackb(data)
-        numbers = tuple(map(float, outputs)), tuple(map(float, shares))
-        return HistoryRow(version, event_time_s, str(modality), *numbers, float(gate))
+        return _history_row(version, event_time_s, *msgpack.unpackb(data))
     except Exception as error:  # as in decode_record
         raise RecordError(f"history of version {version}: {error or type(error).__name__}") from None
+
+
+def _history_row(
+    version: int, event_time_s: float, modality: str, outputs: list[float], shares: list[float], gate: float
+) -> HistoryRow:
+    numbers = tuple(map(float, outputs)), tuple(map(float, shares))
+    return HistoryRow(int(version), float(event_time_s), str(modality), *numbers, float(gate))

@@ -7,15 +7,13 @@ import time
 import torch
 
 from grf_core.step import ModelSignature, StepBatch, StepModel, StepResult
-from runtime.right_of_way import RightOfWay
 
 
 class TimedModel:
-    """Any StepModel, with the seconds of each step collected until they are taken. Its steps have the right of way."""
+    """Any StepModel, with the seconds of each step collected until they are taken."""
 
-    def __init__(self, model: StepModel, right_of_way: RightOfWay) -> None:
+    def __init__(self, model: StepModel) -> None:
         self._model = model
-        self._right_of_way = right_of_way
         self._seconds: list[float] = []
 
     @property
@@ -28,8 +26,7 @@ class TimedModel:
 
     def step(self, batch: StepBatch) -> StepResult:
         started_s = time.perf_counter()
-        with self._right_of_way:
-            result = self._model.step(batch)
+        result = self._model.step(batch)
         self._seconds.append(time.perf_counter() - started_s)
         return result
 

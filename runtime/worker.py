@@ -24,7 +24,6 @@ from runtime.metrics import WorkerMetrics
 from runtime.model_source import open_model
 from runtime.orders import Orders
 from runtime.placement import Beat
-from runtime.right_of_way import RightOfWay
 from runtime.routes import as_message
 from runtime.security import Tokens
 from runtime.settings import Settings
@@ -42,12 +41,12 @@ SendBeat = Callable[[Beat], Orders]
 """to the controller; raises whatever its transport raises while the controller is away"""
 
 
-def open_store(settings: Settings, right_of_way: RightOfWay | None = None) -> Store:
+def open_store(settings: Settings) -> Store:
     """The store of the settings. Raises StoreError with what is wrong."""
     if settings.runtime.store != "sqlite":
         return RedisStore(settings.runtime.store, history_length=settings.runtime.history_length)
     path = Path(settings.runtime.state_dir) / "grf.db"
-    return SqliteStore(path, history_length=settings.runtime.history_length, right_of_way=right_of_way)
+    return SqliteStore(path, history_length=settings.runtime.history_length)
 
 
 def load_model(settings: Settings) -> StepModel:
@@ -83,8 +82,7 @@ class Worker:
         self._settings = settings
         self._send_beat = send_beat
         self._on_death = on_death
-        right_of_way = RightOfWay()
-        self._model = TimedModel(model, right_of_way)
+        self._model = TimedModel(model)
         self._registry = CollectorRegistry()
         self._metrics = WorkerMetrics(self._registry)
         self._flush_at_s = 0.0
@@ -98,7 +96,7 @@ class Worker:
         self._stopped = threading.Event()
         engine = Engine(self._model, settings.engine_policy)
         self._dispatcher = Dispatcher(engine, name, self.incarnation, Tokens(settings.tokens()), settings.dispatch)
-        self._loop = WorkerLoop(self._dispatcher, lambda: open_store(settings, right_of_way), self._on_turn)
+        self._loop = WorkerLoop(self._dispatcher, lambda: open_store(settings), self._on_turn)
         self._beats = threading.Thread(target=self._beat_forever, name="grf-beat", daemon=True)
 
     def start(self) -> None:

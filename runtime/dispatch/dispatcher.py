@@ -218,7 +218,7 @@ class Dispatcher:
 
     def keep_to_lease(self, now_s: float) -> None:
         """Serve nothing once the lease is over, by the clock that never stands still (`runtime.leases`)."""
-        if self.owned.epochs and self.lease.is_over(now_s):
+        if self.lease.is_over(now_s) and self.owned.epochs:
             self.own({})
 
     def route(self, routes: m.Routes) -> None:

@@ -7,8 +7,9 @@ from runtime.dispatch.store_jobs import StoreJob, StoreQueue
 from runtime.engine import checkpoint
 from runtime.engine.engine import Engine
 from runtime.engine.session import Session
-from runtime.records import RecordError, SessionRecord, pack_ahead
+from runtime.records import RecordError, SessionRecord
 from runtime.store.base import StoreError
+from runtime.store.sealing import seal_ahead
 
 REST = 4.0
 """after a write, no other for so many times as long as it took: under load fewer and larger writes, not more of them"""
@@ -59,7 +60,7 @@ class Saver:
         taken = checkpoint.take_records(self._engine, self._incarnation, self._still_to_collect, rows)
         for record in taken:
             record.incarnation = f"{self._incarnation}@{self._owned.tenure_of(record.key)}"
-            pack_ahead(record)
+            seal_ahead(record)
             self._collected.append((self._engine.sessions[record.key], record))
         self._still_to_collect -= len(taken)
         if not self._still_to_collect or not taken:

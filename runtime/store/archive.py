@@ -18,7 +18,7 @@ from zlib import crc32
 import msgpack
 
 from runtime.keys import InvalidId, SessionKey, check_id, check_tenant
-from runtime.records import RecordError, SessionRecord, decode_history, decode_record, encode_history, encode_record
+from runtime.records import RecordError, SessionRecord, decode_record, decode_row, encode_record, encode_row
 
 MAGIC = b"GRFSTATE\x01\n"
 MAX_BODY_BYTES = 64 << 20
@@ -62,7 +62,7 @@ def read_archive(path: Path) -> Iterator[SessionRecord]:
 
 
 def _session_body(record: SessionRecord) -> bytes:
-    history = [[row.version, row.event_time_s, encode_history(row)] for row in record.history]
+    history = [[row.version, row.event_time_s, encode_row(row)] for row in record.history]
     body: bytes = msgpack.packb([*record.key, encode_record(record), history])
     return body
 
@@ -92,7 +92,7 @@ def _record(path: Path, body: object) -> SessionRecord:
             raise ArchiveError(f"{path}: a session is not [tenant, session, record, history]")
     try:
         key = SessionKey(check_tenant(tenant), check_id("session", session))
-        rows = tuple(decode_history(int(version), float(time_s), row) for version, time_s, row in history)
+        rows = tuple(decode_row(int(version), float(time_s), row) for version, time_s, row in history)
         return replace(decode_record(key, record), history=rows)
     except (RecordError, InvalidId, TypeError, ValueError) as error:
         raise ArchiveError(f"{path}: {error}") from None

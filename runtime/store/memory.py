@@ -14,7 +14,15 @@ from runtime.keys import SessionKey
 from runtime.records import HistoryRow, SessionRecord
 from runtime.store.base import Ownership, StoreUnavailable
 from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
-from runtime.store.sealing import open_history, open_record, seal_record, sealed_history
+from runtime.store.sealing import (  # fmt: skip
+    HistoryPiece,
+    begins_at,
+    open_history,
+    open_record,
+    seal_history,
+    seal_record,
+    wanted_rows,
+)
 
 
 @dataclass(slots=True)
@@ -22,8 +30,8 @@ class MemoryDisk:
     """Everything is kept as bytes, so that no store hands out an object that another one changes."""
 
     records: dict[SessionKey, bytes] = field(default_factory=dict)
-    history: dict[SessionKey, dict[int, tuple[float, bytes]]] = field(default_factory=dict)
-    """by version: event time and the rest"""
+    history: dict[SessionKey, list[HistoryPiece]] = field(default_factory=dict)
+    """oldest first"""
     groups: dict[int, Ownership] = field(default_factory=dict)
     leases: dict[str, int] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -62,9 +70,8 @@ class MemoryStore:
 
     def history(self, key: SessionKey, from_s: float, to_s: float, limit: int) -> list[HistoryRow]:
         with self._answering() as disk:
-            rows = _history(disk, key)
-        wanted = [row for row in rows if from_s <= row.event_time_s <= to_s]
-        return wanted[len(wanted) - min(len(wanted), max(0, limit)) :]
+            rows = open_history(key, disk.history.get(key, ()), self.history_length)
+        return wanted_rows(rows, from_s, to_s, limit)
 
     def claim(self, owner: str, expected: Mapping[int, int]) -> dict[int, int]:
         with self._answering() as disk:
@@ -103,10 +110,11 @@ class MemoryStore:
 
     def records(self) -> Iterator[SessionRecord]:
         with self._answering() as disk:
-            history = {key: dict(rows) for key, rows in disk.history.items()}
-            snapshot = MemoryDisk(dict(disk.records), history)
-        ordered = sorted(snapshot.records, key=lambda key: (key.tenant.encode(), key.session.encode()))
-        return (replace(open_record(key, snapshot.records[key]), history=_history(snapshot, key)) for key in ordered)
+            sealed, history = dict(disk.records), dict(disk.history)
+        ordered = sorted(sealed, key=lambda key: (key.tenant.encode(), key.session.encode()))
+        for key in ordered:
+            rows = open_history(key, history.get(key, ()), self.history_length)
+            yield replace(open_record(key, sealed[key]), history=tuple(rows))
 
     def restore(self, records: Sequence[SessionRecord]) -> None:
         with self._answering() as disk:
@@ -125,23 +133,21 @@ class MemoryStore:
             yield self.disk
 
     def _write(self, disk: MemoryDisk, records: Sequence[SessionRecord], *, keep: bool) -> None:
-        sealed, history = {}, {}
-        for record in records:
-            # As in sqlite.py: rows of an earlier life of the session make way for those of this one.
-            begins = min((row.version for row in record.history), default=record.version + 1) if keep else 0
-            rows = {version: row for version, row in disk.history.get(record.key, {}).items() if version < begins}
-            rows |= {row.version: (row.event_time_s, sealed) for row, sealed in sealed_history(record)}
-            oldest = record.version - self.history_length + 1
-            history[record.key] = {version: row for version, row in rows.items() if version >= oldest}
-            sealed[record.key] = seal_record(record)
+        sealed = {record.key: seal_record(record) for record in records}
+        history = {
+            record.key: self._pieces(disk.history.get(record.key, []) if keep else [], record) for record in records
+        }
         disk.records.update(sealed)
         disk.history.update(history)
+
+    def _pieces(self, stored: list[HistoryPiece], record: SessionRecord) -> list[HistoryPiece]:
+        pieces = [piece for piece in stored if piece.version < begins_at(record)]
+        if (new := seal_history(record, self.history_length)) is not None:
+            pieces.append(new)
+        oldest = record.version - self.history_length + 1
+        holds_oldest = max((place for place, piece in enumerate(pieces) if piece.version <= oldest), default=0)
+        return pieces[holds_oldest:]
 
 
 def _current(disk: MemoryDisk) -> dict[int, int]:
     return {group: ownership.epoch for group, ownership in disk.groups.items()}
-
-
-def _history(disk: MemoryDisk, key: SessionKey) -> tuple[HistoryRow, ...]:
-    rows = sorted(disk.history.get(key, {}).items())
-    return tuple(open_history(key, version, event_time_s, data) for version, (event_time_s, data) in rows)

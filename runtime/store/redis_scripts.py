@@ -27,20 +27,22 @@ end
 for i = 1, groups do redis.call('HSET', KEYS[i], 'write', number) end
 """
 
-# then per session: records, names, history | field, sealed, not_before, too_old, how many rows, (version, row) ...
+# then per session: records, names, history | field, sealed, not_before, oldest, how many pieces, (version, piece) ...
+# A piece of the history is as old as its first version; those before the one that holds `oldest` are too old.
 WRITE = """
 while key <= #KEYS do
     local records, names, history = KEYS[key], KEYS[key + 1], KEYS[key + 2]
-    local field, rows = ARGV[arg], tonumber(ARGV[arg + 4])
+    local field, oldest, pieces = ARGV[arg], ARGV[arg + 3], tonumber(ARGV[arg + 4])
     redis.call('HSET', records, field, ARGV[arg + 1])
     redis.call('ZADD', names, 0, field)
     redis.call('ZREMRANGEBYSCORE', history, ARGV[arg + 2], '+inf')
     arg = arg + 5
-    for row = 1, rows do
+    for piece = 1, pieces do
         redis.call('ZADD', history, ARGV[arg], ARGV[arg + 1])
         arg = arg + 2
     end
-    redis.call('ZREMRANGEBYSCORE', history, '-inf', ARGV[arg - 2 * rows - 2])
+    local holds = redis.call('ZREVRANGEBYSCORE', history, oldest, '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    if holds[2] then redis.call('ZREMRANGEBYSCORE', history, '-inf', '(' .. holds[2]) end
     key = key + 3
 end
 return {'done'}

@@ -31,7 +31,15 @@ from runtime.store import redis_scripts as scripts
 from runtime.store.base import Ownership, StoreError, StoreFenced, StoreUnavailable, StoreUnusable
 from runtime.store.fencing import check_epochs, check_expected, new_count
 from runtime.store.redis_address import ANSWER_WITHIN_S, RedisAddress, connect, parse_redis
-from runtime.store.sealing import open_history, open_record, seal_record, sealed_history
+from runtime.store.sealing import (  # fmt: skip
+    HistoryPiece,
+    begins_at,
+    open_history,
+    open_record,
+    seal_history,
+    seal_record,
+    wanted_rows,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +48,7 @@ LOAD_CHUNK = 256
 """sessions in one answer of the server"""
 PAGE = 16
 """names of one group that are asked for first: a listing is spread over all groups"""
-_ROW = struct.Struct("<qd")
+_PIECE = struct.Struct("<qd")
 Command = tuple[Any, ...]
 Part = tuple[int, list[str], list[Any]]
 """of a write: key group, keys, arguments"""
@@ -71,7 +79,7 @@ class RedisStore:
         return found
 
     def save(self, epochs: Mapping[int, int], records: Sequence[SessionRecord]) -> None:
-        self._write(epochs, [(record, *self._row_limits(record)) for record in records])
+        self._write(epochs, [(record, begins_at(record)) for record in records])
 
     def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
         group = key_group(key)
@@ -88,8 +96,7 @@ class RedisStore:
 
     def history(self, key: SessionKey, from_s: float, to_s: float, limit: int) -> list[HistoryRow]:
         (members,) = self._ask([("ZRANGE", self._history_key(key), 0, -1)])
-        rows = [row for row in _history_rows(key, members) if from_s <= row.event_time_s <= to_s]
-        return rows[len(rows) - min(len(rows), max(0, limit)) :]
+        return wanted_rows(self._history_rows(key, members), from_s, to_s, limit)
 
     # ---- owners and leases ----
 
@@ -150,13 +157,12 @@ class RedisStore:
             ]
             for key, (sealed, members) in zip(keys, self._ask(commands), strict=True):
                 if sealed is not None:  # else it was deleted meanwhile
-                    yield replace(open_record(key, sealed), history=tuple(_history_rows(key, members)))
+                    yield replace(open_record(key, sealed), history=tuple(self._history_rows(key, members)))
             start = b"(" + fields[-1]
 
     def restore(self, records: Sequence[SessionRecord]) -> None:
         # Unfenced by taking the epochs as they are: the runtime is down, nobody claims meanwhile.
-        everything = [(record, "-inf", record.version - self.history_length) for record in records]
-        self._write({}, everything, fenced=False)
+        self._write({}, [(record, "-inf") for record in records], fenced=False)
 
     def close(self) -> None:
         self._closed = True
@@ -164,23 +170,17 @@ class RedisStore:
 
     # ---- writing ----
 
-    def _row_limits(self, record: SessionRecord) -> tuple[int, int]:
-        """Rows from the first on make way for those of this life of the session; up to the second they are too old."""
-        not_before = min((row.version for row in record.history), default=record.version + 1)
-        return not_before, record.version - self.history_length
-
-    def _write(
-        self, epochs: Mapping[int, int], records: list[tuple[SessionRecord, Any, int]], fenced: bool = True
-    ) -> None:
+    def _write(self, epochs: Mapping[int, int], records: list[tuple[SessionRecord, Any]], fenced: bool = True) -> None:
+        """Records, each with the version from which on what is stored of the history makes way."""
         parts = []
-        for record, not_before, too_old in records:
+        for record, not_before in records:
             group = key_group(record.key)
-            rows = [(row, sealed) for row, sealed in sealed_history(record) if row.version > too_old]
-            members = [part for row, sealed in rows for part in (row.version, _member(row, sealed))]
+            piece = seal_history(record, self.history_length)
+            pieces = [] if piece is None else [piece.version, _member(piece)]
             keys = [self._key(group, "records"), self._key(group, "names"), self._history_key(record.key)]
-            parts.append(
-                (group, keys, [_field(record.key), seal_record(record), not_before, too_old, len(rows), *members])
-            )
+            oldest = record.version - self.history_length + 1
+            limits = [not_before, oldest, len(pieces) // 2]
+            parts.append((group, keys, [_field(record.key), seal_record(record), *limits, *pieces]))
         if fenced:
             groups = {group for group, _, _ in parts}
             self._run_fenced(scripts.SAVE_SCRIPT, {**dict.fromkeys(groups, 0), **epochs}, parts)
@@ -327,6 +327,9 @@ class RedisStore:
     def _key(self, tag: int | str, rest: str = "") -> str:
         return f"{self._prefix}:{{{tag}}}" + (f":{rest}" if rest else "")
 
+    def _history_rows(self, key: SessionKey, members: Iterable[bytes]) -> list[HistoryRow]:
+        return open_history(key, map(_piece, members), self.history_length)
+
     def _history_key(self, key: SessionKey) -> str:
         return self._key(key_group(key), f"history:{key.tenant}\0{key.session}")
 
@@ -376,13 +379,13 @@ def _session_key(field: bytes) -> SessionKey:
     return SessionKey(tenant, session)
 
 
-def _member(row: HistoryRow, sealed: bytes) -> bytes:
-    return _ROW.pack(row.version, row.event_time_s) + sealed
+def _member(piece: HistoryPiece) -> bytes:
+    return _PIECE.pack(piece.version, piece.event_time_s) + piece.sealed
 
 
-def _history_rows(key: SessionKey, members: Iterable[bytes]) -> list[HistoryRow]:
-    rows = ((_ROW.unpack_from(member), member[_ROW.size :]) for member in members)
-    return [open_history(key, version, event_time_s, data) for (version, event_time_s), data in rows]
+def _piece(member: bytes) -> HistoryPiece:
+    version, event_time_s = _PIECE.unpack_from(member)
+    return HistoryPiece(version, event_time_s, member[_PIECE.size :])
 
 
 def _text(value: bytes | str) -> str:

@@ -7,7 +7,11 @@ checksum, so that a record that turns up under another session's key is found da
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
+from typing import NamedTuple
 from zlib import crc32
+
+import msgpack
 
 from runtime.keys import SessionKey
 from runtime.records import (  # fmt: skip
@@ -16,16 +20,30 @@ from runtime.records import (  # fmt: skip
     SessionRecord,
     decode_history,
     decode_record,
+    decode_row,
+    encode_history,
     encode_record,
-    encoded_history,
 )
 
 _CHECKSUM = struct.Struct("<I")
 _VERSION = struct.Struct("<qd")
+_LONE_ROW = msgpack.packb([None] * 4)[:1]
+"""how a single row without its version and time begins: before schema 3 each row was a piece"""
+
+
+def seal_ahead(record: SessionRecord) -> None:
+    """Make what will be stored of the record here and now.
+
+    The worker does so in its loop: in the store's thread it would take the interpreter's lock in turns with the loop,
+    at each of which the loop waits for a thread to wake up.
+    """
+    record.sealed = seal_record(record)
+    if record.history:
+        record.sealed_history = _sealed_history(record)
 
 
 def seal_record(record: SessionRecord) -> bytes:
-    return _seal(_place(record.key), encode_record(record))
+    return record.sealed or _seal(_place(record.key), encode_record(record))
 
 
 def open_record(key: SessionKey, sealed: bytes) -> SessionRecord:
@@ -33,19 +51,58 @@ def open_record(key: SessionKey, sealed: bytes) -> SessionRecord:
     return decode_record(key, _open(_place(key), sealed, f"{key}"))
 
 
-def sealed_history(record: SessionRecord) -> list[tuple[HistoryRow, bytes]]:
-    """The rows of a record's history, each with what is stored of it."""
-    place = _place(record.key)
-    return [
-        (row, _seal(_history_place(place, row.version, row.event_time_s), packed))
-        for row, packed in encoded_history(record)
-    ]
+class HistoryPiece(NamedTuple):
+    """What a session settled between two saves, as it is stored. Pieces follow one another."""
+
+    version: int
+    """of its first row"""
+    event_time_s: float
+    """0, but for the pieces of schema 2, which are one row each: that row's"""
+    sealed: bytes
 
 
-def open_history(key: SessionKey, version: int, event_time_s: float, sealed: bytes) -> HistoryRow:
-    """Raises RecordError for anything but what `seal_history` made for this version."""
-    place = _history_place(_place(key), version, event_time_s)
-    return decode_history(version, event_time_s, _open(place, sealed, f"{key}, history of version {version}"))
+def seal_history(record: SessionRecord, length: int) -> HistoryPiece | None:
+    """The rows of a record's history as one piece; None if there are none, or none are kept (`length` 0)."""
+    if not record.history or not length:
+        return None
+    return HistoryPiece(record.history[0].version, 0.0, record.sealed_history or _sealed_history(record))
+
+
+def begins_at(record: SessionRecord) -> int:
+    """The version with which a record's history begins: what is stored from there on is of an earlier life of the
+    session, which was deleted or reset, or of a save that was not known to have succeeded, and makes way."""
+    return record.history[0].version if record.history else record.version + 1
+
+
+def open_history(key: SessionKey, pieces: Iterable[HistoryPiece], length: int) -> list[HistoryRow]:
+    """The newest `length` rows of all pieces, oldest first. Raises RecordError for anything but what `seal_history`
+    made for this key."""
+    rows: list[HistoryRow] = []
+    for piece in sorted(pieces):
+        while rows and rows[-1].version >= piece.version:
+            rows.pop()  # it has made way
+        rows += _open_piece(key, piece)
+    newest = rows[-1].version if rows else 0
+    return [row for row in rows if row.version > newest - length]
+
+
+def wanted_rows(rows: list[HistoryRow], from_s: float, to_s: float, limit: int) -> list[HistoryRow]:
+    """The newest `limit` of them with event time in [from_s, to_s]."""
+    wanted = [row for row in rows if from_s <= row.event_time_s <= to_s]
+    return wanted[len(wanted) - min(len(wanted), max(0, limit)) :]
+
+
+def _sealed_history(record: SessionRecord) -> bytes:
+    place = _history_place(_place(record.key), record.history[0].version, 0.0)
+    return _seal(place, encode_history(record.history))
+
+
+def _open_piece(key: SessionKey, piece: HistoryPiece) -> list[HistoryRow]:
+    place = _history_place(_place(key), piece.version, piece.event_time_s)
+    data = _open(place, piece.sealed, f"{key}, history from version {piece.version}")
+    if data[:1] == _LONE_ROW:
+        return [decode_row(piece.version, piece.event_time_s, data)]
+    return decode_history(data)
 
 
 def _place(key: SessionKey) -> bytes:

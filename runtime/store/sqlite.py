@@ -6,36 +6,49 @@ object works again once the cause is gone. The disk must be a local one; export 
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, starmap
 from pathlib import Path
 
 from runtime.keys import SessionKey
 from runtime.records import HistoryRow, SessionRecord
-from runtime.right_of_way import RightOfWay
 from runtime.store.base import Ownership, StoreUnavailable
 from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
-from runtime.store.sealing import open_history, open_record, seal_record, sealed_history
+from runtime.store.sealing import (  # fmt: skip
+    HistoryPiece,
+    begins_at,
+    open_history,
+    open_record,
+    seal_history,
+    seal_record,
+    wanted_rows,
+)
 from runtime.store.sqlite_file import CONNECTION_SURVIVES, open_file, open_snapshot, primary_code, translated
-from runtime.store.sqlite_rows import FORGET_FROM, FORGET_HISTORY, WRITE_HISTORY, WRITE_RECORDS, execute_rows
+from runtime.store.sqlite_rows import (  # fmt: skip
+    FORGET_BEFORE,
+    FORGET_FROM,
+    FORGET_HISTORY,
+    WRITE_HISTORY,
+    WRITE_RECORDS,
+    Row,
+    forget_rows,
+    write_rows,
+)
 
 LOAD_CHUNK = 256
 """keys in one statement; SQLite before 3.32 takes 999 values"""
 MAX_LIMIT = 2**31
 """SQLite reads a negative limit as none at all, and refuses one beyond 64 bits"""
 
-TRIM_EVERY = 32
-"""versions of a session: what is too old of its history is deleted only so often, and not read meanwhile"""
+TRIM_EVERY = 128
+"""versions of a session: what is too old of its history is deleted only so often, and left out where it is read"""
 
-READ_HISTORY = """SELECT version, event_time_s, data FROM history WHERE tenant = ? AND session = ?
-    AND version > (SELECT max(version) FROM history WHERE tenant = ? AND session = ?) - ?"""
-
-_RecordRow = tuple[str, str, bytes]
-_HistoryRow = tuple[str, str, int, float, bytes]
+READ_HISTORY = "SELECT version, event_time_s, data FROM history WHERE tenant = ? AND session = ?"
 
 
 class SqliteStore:
@@ -47,15 +60,11 @@ class SqliteStore:
         *,
         history_length: int = 256,
         busy_timeout_s: float = 2.0,
-        right_of_way: RightOfWay | None = None,
     ) -> None:
-        """`right_of_way` is whose turn goes before the making of rows, if anybody's does; once a transaction has begun
-        nothing waits, because others wait for its lock."""
         # SQLite puts the -wal file beside what a symbolic link points to; so do we.
         self.path = Path(os.path.realpath(path))
         self.history_length = history_length
         self.busy_timeout_s = busy_timeout_s
-        self._right_of_way = right_of_way or RightOfWay()
         self._closed = False
         self._connection: sqlite3.Connection | None = None
         self._connect(create=True)
@@ -74,21 +83,20 @@ class SqliteStore:
         return {(key := SessionKey(tenant, session)): open_record(key, data) for tenant, session, data in sealed}
 
     def save(self, epochs: Mapping[int, int], records: Sequence[SessionRecord]) -> None:
-        record_rows, history_rows = self._rows(records)
-        # Rows of an earlier life of a session (it was deleted, or reset) make way for those of this one.
-        begins = [min((row.version for row in record.history), default=record.version + 1) for record in records]
-        not_before = [(*record.key, version) for record, version in zip(records, begins, strict=True)]
+        begins = [begins_at(record) for record in records]
+        make_way = [(*record.key, begin) for record, begin in zip(records, begins, strict=True)]
         too_old = [
-            (*record.key, record.version - self.history_length)
+            (*record.key, record.version - self.history_length + 1)
             for record, begin in zip(records, begins, strict=True)
             if record.version // TRIM_EVERY > (begin - 1) // TRIM_EVERY
         ]
+        record_rows, history_rows = self._rows(records)
         with self._transaction("BEGIN IMMEDIATE") as connection:
             check_epochs(_current(connection, epochs), epochs, (record.key for record in records))
-            execute_rows(connection, FORGET_FROM, not_before)
-            connection.executemany("DELETE FROM history WHERE tenant = ? AND session = ? AND version <= ?", too_old)
-            execute_rows(connection, WRITE_RECORDS, record_rows)
-            execute_rows(connection, WRITE_HISTORY, history_rows)
+            forget_rows(connection, FORGET_FROM, make_way)
+            forget_rows(connection, FORGET_BEFORE, too_old)
+            write_rows(connection, WRITE_RECORDS, record_rows)
+            write_rows(connection, WRITE_HISTORY, history_rows)
 
     def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
         with self._transaction("BEGIN IMMEDIATE") as connection:
@@ -106,11 +114,8 @@ class SqliteStore:
 
     def history(self, key: SessionKey, from_s: float, to_s: float, limit: int) -> list[HistoryRow]:
         with self._transaction("BEGIN") as connection:
-            rows = connection.execute(
-                f"{READ_HISTORY} AND event_time_s BETWEEN ? AND ? ORDER BY version DESC LIMIT ?",
-                (*key, *key, self.history_length, from_s, to_s, _bounded(limit)),
-            ).fetchall()
-        return [open_history(key, *row) for row in reversed(rows)]
+            pieces = connection.execute(READ_HISTORY, key).fetchall()
+        return wanted_rows(open_history(key, starmap(HistoryPiece, pieces), self.history_length), from_s, to_s, limit)
 
     def claim(self, owner: str, expected: Mapping[int, int]) -> dict[int, int]:
         claimed = {group: epoch + 1 for group, epoch in expected.items()}
@@ -166,18 +171,18 @@ class SqliteStore:
                     "SELECT tenant, session, record FROM sessions ORDER BY tenant, session"
                 ):
                     key = SessionKey(tenant, session)
-                    rows = connection.execute(f"{READ_HISTORY} ORDER BY version", (*key, *key, self.history_length))
-                    history = tuple(open_history(key, *row) for row in rows)
-                    yield replace(open_record(key, data), history=history)
+                    pieces = starmap(HistoryPiece, connection.execute(READ_HISTORY, key))
+                    history = open_history(key, pieces, self.history_length)
+                    yield replace(open_record(key, data), history=tuple(history))
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
 
     def restore(self, records: Sequence[SessionRecord]) -> None:
         record_rows, history_rows = self._rows(records)
         with self._transaction("BEGIN IMMEDIATE") as connection:
-            execute_rows(connection, FORGET_HISTORY, [record.key for record in records])
-            execute_rows(connection, WRITE_RECORDS, record_rows)
-            execute_rows(connection, WRITE_HISTORY, history_rows)
+            forget_rows(connection, FORGET_HISTORY, [(*record.key, 0) for record in records])
+            write_rows(connection, WRITE_RECORDS, record_rows)
+            write_rows(connection, WRITE_HISTORY, history_rows)
 
     def close(self) -> None:
         self._closed = True
@@ -231,22 +236,20 @@ class SqliteStore:
         if not sound:
             self._disconnect()
 
-    def _rows(self, records: Sequence[SessionRecord]) -> tuple[list[_RecordRow], list[_HistoryRow]]:
-        giving_way = self._right_of_way.giving_way
-        record_rows = [(*record.key, seal_record(record)) for record in giving_way(records)]
-        history_rows = [
-            (*record.key, row.version, row.event_time_s, sealed)
-            for record in giving_way(records)
-            for row, sealed in sealed_history(record)
-            if row.version > record.version - self.history_length
-        ]
-        return record_rows, history_rows
+    def _rows(self, records: Sequence[SessionRecord]) -> tuple[list[tuple[Row, bytes]], list[tuple[Row, bytes]]]:
+        """Of the records, and of their histories."""
+        record_rows = [((*record.key, record.version), seal_record(record)) for record in records]
+        pieces = [(record.key, seal_history(record, self.history_length)) for record in records]
+        return record_rows, [((*key, piece.version), piece.sealed) for key, piece in pieces if piece]
 
 
 def _current(connection: sqlite3.Connection, groups: Iterable[int]) -> dict[int, int]:
-    """Epochs of these groups, and perhaps of some between them."""
-    span = (min(groups, default=0), max(groups, default=0))
-    return dict(connection.execute("SELECT key_group, epoch FROM groups WHERE key_group BETWEEN ? AND ?", span))
+    """Epochs of these groups, in one row: at each row the interpreter's lock changes hands."""
+    (found,) = connection.execute(
+        "SELECT json_group_object(key_group, epoch) FROM groups WHERE key_group IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(groups)),),
+    ).fetchone()
+    return {int(group): epoch for group, epoch in json.loads(found).items()}
 
 
 def _leases(connection: sqlite3.Connection) -> dict[str, int]:

@@ -16,9 +16,10 @@ from pathlib import Path
 from runtime.store.base import StoreError, StoreLocked, StoreUnavailable, StoreUnusable
 
 APPLICATION_ID = int.from_bytes(b"GRFS", "big")
-SCHEMA_VERSION = 2
-FIRST_VERSION = 1
-"""had no leases and notes; it is brought to this one as it is opened"""
+SCHEMA_VERSION = 3
+OLDER_VERSIONS = (1, 2)
+"""are brought to this one as they are opened. 1 had no leases and notes; 2 had a row of history for each version, which
+this one reads as it stands"""
 
 # Text is compared byte by byte (BINARY, the default), never folded or normalised. `sessions` keeps its rows beside
 # the index: rows of 1.5 KB inside one (WITHOUT ROWID) took twice the time and the space (docs/decisions).
@@ -169,7 +170,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, create: bool) -> None:
             raise StoreUnavailable(f"store {path}: emptied while in use: put it back")
         _make_tables(connection)
     _check_mark(connection, path)
-    if _number(connection, "user_version") == FIRST_VERSION:
+    if _number(connection, "user_version") in OLDER_VERSIONS:
         _upgrade(connection)
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
@@ -194,10 +195,10 @@ def _make_tables(connection: sqlite3.Connection) -> None:
 
 def _upgrade(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN EXCLUSIVE")
-    if _number(connection, "user_version") == FIRST_VERSION and "leases" not in _names(connection):
+    if "leases" not in _names(connection):
         connection.execute(SCHEMA["leases"])
         connection.execute(SCHEMA["notes"])
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
 
 
@@ -205,7 +206,7 @@ def _check_mark(connection: sqlite3.Connection, path: Path) -> None:
     if _number(connection, "application_id") != APPLICATION_ID:
         raise StoreUnusable(f"store {path}: an SQLite database of another program: left as it is, give another path")
     version = _number(connection, "user_version")
-    if version not in (FIRST_VERSION, SCHEMA_VERSION):
+    if version not in (*OLDER_VERSIONS, SCHEMA_VERSION):
         age, do = ("newer", "upgrade") if version > SCHEMA_VERSION else ("older", "export it with its own version")
         raise StoreUnusable(f"store {path}: schema {version} of a {age} version, this one knows {SCHEMA_VERSION}: {do}")
 

@@ -9,6 +9,7 @@ from runtime.engine.session import NO_LINEAGE, extend_lineage
 from runtime.keys import SessionKey
 from runtime.records import SessionRecord
 from runtime.store.memory import MemoryDisk, MemoryStore
+from runtime.store.sealing import open_history
 
 
 class WatchedStore(MemoryStore):
@@ -42,7 +43,7 @@ class WatchedStore(MemoryStore):
         return known[1]
 
     def settled_event_times(self, key: SessionKey) -> list[float]:
-        return [event_time_s for _, (event_time_s, _) in sorted(self.disk.history.get(key, {}).items())]
+        return [row.event_time_s for row in open_history(key, self.disk.history.get(key, []), self.history_length)]
 
     def _check_continues(self, old: SessionRecord | None, new: SessionRecord) -> None:
         version, lineage = (old.version, old.lineage) if old else (0, NO_LINEAGE)

@@ -251,7 +251,7 @@ def test_a_connection_that_cannot_roll_back_is_replaced(store: SqliteStore) -> N
     broken = BreaksAtRollback(store._connection)
     store._connection = broken
     with pytest.raises(TypeError):
-        store.claim(object(), {1: 0, "x": 0})
+        store.claim("worker-2/b", {1: 0, object(): 0})
     store.save(epochs, [record(key("a"))])
     assert store._connection is not broken
     assert set(store.ownership()) == set(epochs)

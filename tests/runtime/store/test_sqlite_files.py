@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import struct
 import threading
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from math import inf
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 
-from runtime.records import RecordError, SessionRecord
+from runtime.records import RecordError, SessionRecord, encode_row
 from runtime.store.base import StoreError, StoreUnavailable, StoreUnusable
 from runtime.store.sqlite import SqliteStore
 from runtime.store.sqlite_file import APPLICATION_ID, MEANINGS, SCHEMA_VERSION, translated
-from tests.runtime.store.samples import assert_same, key, owned, record
+from tests.runtime.store.samples import assert_same, history_row, key, owned, record
 
 KEYS = [key(f"session-{number:03}") for number in range(60)]
 PAGE = 4096
@@ -32,10 +35,10 @@ def make_store(path: Path) -> None:
     store.close()
 
 
-def change(path: Path, *statements: str) -> None:
+def change(path: Path, *statements: str, values: Sequence[object] = ()) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for statement in statements:
-            connection.execute(statement).fetchall()
+            connection.execute(statement, values).fetchall()
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -118,7 +121,7 @@ def test_a_symbolic_link_leads_to_the_store(path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "because"),
     [
-        (SCHEMA_VERSION + 1, "schema 3 of a newer version, this one knows 2: upgrade"),
+        (SCHEMA_VERSION + 1, "schema 4 of a newer version, this one knows 3: upgrade"),
         (0, "schema 0 of a older version"),
     ],
 )
@@ -146,6 +149,23 @@ def test_a_store_of_the_first_schema_is_brought_to_this_one_with_all_it_holds(pa
     assert store.leases().keys() == {"worker-2/b"}
     store.close()
     SqliteStore(path).close()
+
+
+def test_history_of_the_second_schema_a_row_a_version_is_read_and_gone_on_with(path: Path) -> None:
+    make_store(path)
+    of, rows = KEYS[0], [history_row(version) for version in (1, 2, 3)]
+    change(path, f"DELETE FROM history WHERE session = '{of.session}'", "PRAGMA user_version = 2")
+    for row in rows:
+        data = encode_row(row)
+        place = f"{of.tenant}/{of.session}".encode() + b"\0" + struct.pack("<qd", row.version, row.event_time_s)
+        sealed = struct.pack("<I", crc32(data, crc32(place))) + data
+        values = (*of, row.version, row.event_time_s, sealed)
+        change(path, "INSERT INTO history VALUES (?, ?, ?, ?, ?)", values=values)
+    store = SqliteStore(path, history_length=4)
+    assert store.history(of, -inf, inf, 100) == rows
+    store.save(owned(store, of), [record(of, version=6, rows=range(3, 7))])
+    assert store.history(of, -inf, inf, 100) == [history_row(version) for version in (3, 4, 5, 6)]
+    store.close()
 
 
 # ---- damage ----
