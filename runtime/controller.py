@@ -9,7 +9,7 @@ import logging
 import secrets
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import asdict
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -70,6 +70,7 @@ class Controller:
         self._policy = policy
         self._lease_s = lease_s
         self._members: dict[str, Member] = {}
+        self._nodes: frozenset[str] = frozenset()
         self._staff = Staff(expected, now_s)
         self._filling_until_s = now_s
         """a new worker gets its share without waiting for the loads to be measured"""
@@ -119,6 +120,11 @@ class Controller:
             if member is not None and member.beat.owner == owner:
                 self._bury(member.beat, now_s, "its process has ended")
                 self._act(now_s)
+
+    def see_nodes(self, nodes: Iterable[str]) -> None:
+        """These live, and are not about to end."""
+        with self._lock:
+            self._nodes = frozenset(nodes)
 
     def tick(self, now_s: float) -> None:
         """Look for workers that have fallen silent; see whether more or fewer are wanted."""
@@ -219,7 +225,7 @@ class Controller:
         alive = {owner for owner in heard - self._staff.ending if not self._leases.is_dead(owner)}
         is_settled = now_s - self._moved_s >= self._policy.settle_s or now_s < self._filling_until_s
         asked = self._members, self._ownership, over, self._serving, alive, self._staff.leaving
-        return Facts(*asked, self._loads.rates, is_settled)
+        return Facts(*asked, self._loads.rates, is_settled, self._nodes)
 
     def _claim(self, owner: str, groups: tuple[int, ...], facts: Facts, now_s: float) -> None:
         former = {self._ownership.get(group, NOBODY).owner for group in groups} - {""}

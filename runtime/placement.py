@@ -124,6 +124,8 @@ class Facts:
     """segments per second of each group; of one that has just moved, what its last owner measured"""
     is_settled: bool = True
     """the loads have been measured since a group last moved"""
+    nodes: Collection[str] = ()
+    """that live and are not about to end"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,12 +89,14 @@ class ControllerActor:
         drained: set[str] = set()
         while not self._stopping.wait(LOOK_AT_NODES_S):
             try:
-                for node in set(draining_nodes()) - drained:
+                draining = set(draining_nodes())
+                self._controller.see_nodes(set(living_nodes()) - draining)
+                for node in draining - drained:
                     log.info("Ray drains node %s", node)
                     self._controller.drain(node, time.monotonic())
                     drained.add(node)
             except Exception as error:
-                log.warning("cannot see which nodes are drained: %s", error)
+                log.warning("cannot see which nodes live or are drained: %s", error)
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._settings.runtime.heartbeat_s):
@@ -310,6 +312,10 @@ def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
 def _on_head() -> NodeAffinitySchedulingStrategy | None:
     heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
     return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else None
+
+
+def living_nodes() -> list[str]:
+    return [node["NodeID"][:NODE_ID_CHARS] for node in ray.nodes() if node["Alive"]]
 
 
 def draining_nodes() -> list[str]:

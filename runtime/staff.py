@@ -30,6 +30,8 @@ class Staff:
         """owners that are to give up all they have"""
         self.ending: set[str] = set()
         """owners that were told to end"""
+        self._tried: set[str] = set()
+        """empty nodes for which somebody was called away; Ray may not have put the next one there"""
 
     def came(self, name: str) -> None:
         self._coming.pop(name, None)
@@ -56,9 +58,22 @@ class Staff:
         spare = sorted((owner for owner in staying if owner not in {*owning, *serving}), key=lambda one: joined_s[one])
         surplus = spare[wanted - len(serving) :] if len(staying) > wanted else []
         empty = [owner for owner in facts.alive if owner in self.leaving and owner not in owning]
-        changes.ends = sorted({*surplus, *empty})
+        crowded = [] if missing or is_moving or self._coming else self._called_away(spare, staying, facts)
+        changes.ends = sorted({*surplus, *empty, *crowded})
         self.ending.update(changes.ends)
         return changes
+
+    def _called_away(self, spare: list[str], staying: list[str], facts: Facts) -> list[str]:
+        """Somebody who stands by on the only node in use, while another is empty: to be started there, for with that one
+        node all would be lost. Ray restarts a worker where it likes."""
+        self._tried &= set(facts.nodes)
+        node_of = {member.beat.owner: member.beat.node for member in facts.members.values()}
+        used = {node_of[owner] for owner in staying}
+        empty = sorted(set(facts.nodes) - used - self._tried)
+        if not spare or len(staying) < 2 or len(used) > 1 or not empty:
+            return []
+        self._tried.add(empty[0])
+        return [spare[-1]]
 
     def _new_name(self, members: Mapping[str, Member], now_s: float) -> str:
         taken = members.keys() | self._coming.keys()

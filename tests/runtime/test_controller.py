@@ -202,6 +202,27 @@ def test_a_restarted_controller_waits_one_lease_for_an_owner_it_has_not_heard_of
     assert len(after.beat("worker-1", "b", 12.1)) == KEY_GROUPS
 
 
+def test_who_stands_by_on_the_only_node_in_use_is_started_anew_where_there_is_an_empty_one() -> None:
+    cluster = Cluster(standbys=1)
+
+    def beats(now_s: float) -> None:
+        for name in ("worker-0", "worker-1"):
+            if name not in cluster.hands.stopped:
+                cluster.orders(name, "a", now_s, node="n1")
+
+    beats(0.0)
+    cluster.controller.see_nodes(["n1"])
+    beats(1.0)
+    assert cluster.hands.stopped == [], "there is nowhere else to go"
+    cluster.controller.see_nodes(["n1", "n2"])
+    beats(2.0)
+    assert cluster.hands.stopped == ["worker-1"]
+    cluster.hands.stopped.clear()
+    beats(20.0)  # Ray has started it on the same node again
+    beats(21.0)
+    assert cluster.hands.stopped == [], "once for an empty node"
+
+
 def test_a_restarted_controller_does_not_fill_a_standby_that_it_hears_of_before_those_that_serve() -> None:
     first = Cluster(workers=2, standbys=1)
     for name in ("worker-0", "worker-1", "worker-2"):
