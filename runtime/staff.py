@@ -64,7 +64,7 @@ class Staff:
         return changes
 
     def _called_away(self, spare: list[str], staying: list[str], facts: Facts) -> list[str]:
-        """Somebody who stands by on the only node in use, while another is empty: to be started there, for with that one
+        """Somebody who stands by on the only node in use, while another is empty: to be started there, for with that
         node all would be lost. Ray restarts a worker where it likes."""
         self._tried &= set(facts.nodes)
         node_of = {member.beat.owner: member.beat.node for member in facts.members.values()}

@@ -8,11 +8,13 @@ modality and the mean gate of the step that made it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from grf_core.step import ModelSignature
+from grf_core.step import Float32Array, ModelSignature
 
 IntArray = npt.NDArray[np.int64]
 
@@ -67,24 +69,34 @@ class Slab:
             return torch.from_numpy(self._in_memory[slots])
         return self.contexts.index_select(0, torch.from_numpy(slots).to(self.contexts.device))
 
-    def scatter(self, slots: IntArray, contexts: torch.Tensor) -> None:
-        """Put [len(slots), K, D] into these rows."""
+    def scatter(
+        self,
+        slots: Sequence[int],
+        contexts: torch.Tensor,
+        outputs: Float32Array,
+        shares: Float32Array,
+        gate: Float32Array,
+    ) -> None:
+        """Fill these rows: contexts [len(slots), K, D] on the device; outputs, shares [len(slots), ...] and gate
+        [len(slots)] on the host."""
+        places = np.array(slots, dtype=np.int64)
         if self._in_memory is not None:
-            self._in_memory[slots] = contexts.numpy()
+            self._in_memory[places] = contexts.numpy()
         else:
-            self.contexts.index_copy_(0, torch.from_numpy(slots).to(self.contexts.device), contexts)
+            self.contexts.index_copy_(0, torch.from_numpy(places).to(self.contexts.device), contexts)
+        self.host[places] = np.concatenate((outputs, shares, gate[:, None]), axis=1)
 
-    def context_rows(self, slots: list[int]) -> npt.NDArray[np.float32]:
+    def context_rows(self, slots: list[int]) -> Float32Array:
         """[len(slots), K, D] on the host: one gather and one copy for all."""
-        rows: npt.NDArray[np.float32] = self.gather(np.array(slots, dtype=np.int64)).cpu().numpy()
+        rows: Float32Array = self.gather(np.array(slots, dtype=np.int64)).cpu().numpy()
         return rows
 
     def write(
         self,
         slot: int,
-        context_KD: npt.NDArray[np.float32],
-        outputs: npt.NDArray[np.float32],
-        shares: npt.NDArray[np.float32],
+        context_KD: Float32Array,
+        outputs: Float32Array,
+        shares: Float32Array,
         gate: float,
     ) -> None:
         """Fill a row from a stored record."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +39,10 @@ def run_steps(model: StepModel, slab: Slab, steps: Sequence[Step]) -> list[str]:
     The out slot of a failed step holds nothing. What is no segment's fault, running out of memory or a broken device,
     is raised.
     """
+    in_slots = np.array([step.in_slot for step in steps], dtype=np.int64)
     try:
-        result = model.step(_batch(model, slab, steps))
+        batch = _batch(slab, steps, in_slots)
+        result = model.step(batch)
         _check_shape(result, slab, len(steps))
     except NO_SEGMENTS_FAULT:
         raise
@@ -48,11 +51,12 @@ def run_steps(model: StepModel, slab: Slab, steps: Sequence[Step]) -> list[str]:
             return [f"{type(error).__name__}: {error}"]
         half = len(steps) // 2  # a few halvings find the one, where trying each alone would stall everyone
         return run_steps(model, slab, steps[:half]) + run_steps(model, slab, steps[half:])
-    return _scatter(slab, steps, result)
+    shares = _shares(slab.shares[in_slots], batch.fresh, batch.ranks, result.gate)
+    slab.scatter([step.out_slot for step in steps], result.contexts, result.outputs, shares, result.gate)
+    return ["" if good else "the step gave values that are not finite" for good in _finite_rows(result)]
 
 
-def _batch(model: StepModel, slab: Slab, steps: Sequence[Step]) -> StepBatch:
-    in_slots = np.array([step.in_slot for step in steps], dtype=np.int64)
+def _batch(slab: Slab, steps: Sequence[Step], in_slots: IntArray) -> StepBatch:
     fresh = in_slots == NO_SLOT
     return StepBatch(
         contexts=slab.gather(np.where(fresh, 0, in_slots)),
@@ -71,23 +75,13 @@ def _check_shape(result: StepResult, slab: Slab, rows: int) -> None:
         raise ValueError(f"the model returned outputs {result.outputs.shape}, gate {result.gate.shape} for {rows} rows")
 
 
-def _scatter(slab: Slab, steps: Sequence[Step], result: StepResult) -> list[str]:
-    in_slots = np.array([step.in_slot for step in steps], dtype=np.int64)
-    out_slots = np.array([step.out_slot for step in steps], dtype=np.int64)
-    ranks = np.array([step.rank for step in steps], dtype=np.int64)
-    finite = _finite_rows(result)
-    slab.scatter(out_slots, result.contexts)
-    slab.outputs[out_slots] = result.outputs
-    slab.gate[out_slots] = result.gate
-    slab.shares[out_slots] = _shares(slab.shares[in_slots], in_slots == NO_SLOT, ranks, result.gate)
-    return ["" if good else "the step gave values that are not finite" for good in finite]
-
-
-def _finite_rows(result: StepResult) -> BoolArray:
+def _finite_rows(result: StepResult) -> list[bool]:
     """[B]: which rows hold no NaN and no infinity."""
     contexts = result.contexts.cpu().numpy().reshape(len(result.gate), -1)
-    finite: BoolArray = np.isfinite(contexts).all(axis=1)
-    return finite & np.isfinite(result.outputs).all(axis=1) & np.isfinite(result.gate)
+    parts = contexts, result.outputs, result.gate[:, None]
+    if all(isfinite(np.vdot(part, part)) for part in parts):  # as good as always
+        return [True] * len(contexts)
+    return [all(good) for good in zip(*(np.isfinite(part).all(axis=1) for part in parts), strict=True)]
 
 
 def _shares(shares_BM: Float32Array, fresh: BoolArray, ranks: IntArray, gate: Float32Array) -> Float32Array:
