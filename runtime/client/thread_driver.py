@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 import zmq
@@ -31,7 +32,7 @@ class ThreadDriver(Generic[FleetT]):
         self._locate = locate
         self._context: zmq.Context[Socket] = zmq.Context()
         self._connections: dict[str, tuple[Lane, Socket]] = {}
-        self._locate_at_s = 0.0
+        self._locating: Future[str | None] | None = None
         self._bell = Doorbell()
         self._rung = False
         self._closing = threading.Event()
@@ -91,15 +92,31 @@ class ThreadDriver(Generic[FleetT]):
                 self._open(name, lane, endpoint)
 
     def _find_home(self) -> str | None:
+        """Where the table says; else where whoever was asked says, once there is an answer: a gateway that hangs must
+        not hold up the lanes that flow."""
         with self.changed:
             endpoint: str | None = self.core.next_home()
-        if endpoint is not None or time.monotonic() < self._locate_at_s:
+        if endpoint is not None:
             return endpoint
-        try:
-            return self._locate()
-        except NotLocated:
-            self._locate_at_s = time.monotonic() + RELOCATE_AFTER_S
+        if self._locating is None:
+            self._locating = Future()
+            threading.Thread(target=self._ask_where, args=(self._locating,), daemon=True).start()
+        if not self._locating.done():
             return None
+        located, self._locating = self._locating.result(), None
+        return located
+
+    def _ask_where(self, answer: Future[str | None]) -> None:
+        try:
+            answer.set_result(self._locate())
+        except NotLocated:
+            self._closing.wait(RELOCATE_AFTER_S)
+            answer.set_result(None)
+        except BaseException as error:
+            answer.set_exception(error)
+        with self.changed:
+            if not self._closing.is_set():
+                self._bell.ring()
 
     def _open(self, name: str, lane: Lane, endpoint: str) -> None:
         socket = self._context.socket(zmq.DEALER)
