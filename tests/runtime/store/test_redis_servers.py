@@ -57,6 +57,17 @@ def test_what_was_saved_survives_a_kill_and_the_same_store_object_goes_on(start:
     store.close()
 
 
+def test_old_pieces_of_a_history_leave_the_server(start: Callable[..., RedisServer]) -> None:
+    store, of = RedisStore(start().address, history_length=16), key("a")
+    epochs = owned(store, of)
+    for version in range(5, 200, 5):
+        store.save(epochs, [record(of, version=version, rows=range(version - 4, version + 1))])
+        (pieces,) = store._ask([("ZCARD", store._history_key(of))])
+        assert pieces <= 16 // 5 + 2
+    assert [row.version for row in store.history(of, -inf, inf, 100)] == list(range(180, 196))
+    store.close()
+
+
 def test_a_stopped_server_is_unavailable_within_a_bounded_time(start: Callable[..., RedisServer]) -> None:
     server = start()
     store = RedisStore(server.address)

@@ -16,7 +16,7 @@ import pytest
 
 from runtime.records import RecordError, SessionRecord, encode_row
 from runtime.store.base import StoreError, StoreUnavailable, StoreUnusable
-from runtime.store.sqlite import SqliteStore
+from runtime.store.sqlite import TRIM_EVERY, SqliteStore
 from runtime.store.sqlite_file import APPLICATION_ID, MEANINGS, SCHEMA_VERSION, translated
 from tests.runtime.store.samples import assert_same, history_row, key, owned, record
 
@@ -165,6 +165,20 @@ def test_history_of_the_second_schema_a_row_a_version_is_read_and_gone_on_with(p
     assert store.history(of, -inf, inf, 100) == rows
     store.save(owned(store, of), [record(of, version=6, rows=range(3, 7))])
     assert store.history(of, -inf, inf, 100) == [history_row(version) for version in (3, 4, 5, 6)]
+    store.close()
+
+
+def test_old_pieces_of_a_history_leave_the_file(path: Path) -> None:
+    store, of = SqliteStore(path, history_length=16), KEYS[0]
+    epochs = owned(store, of)
+    pieces = 0
+    for version in range(5, 1000, 5):
+        store.save(epochs, [record(of, version=version, rows=range(version - 4, version + 1))])
+        assert store._connection is not None
+        ((count,),) = store._connection.execute("SELECT count(*) FROM history").fetchall()
+        pieces = max(pieces, count)
+    assert pieces <= (16 + TRIM_EVERY) // 5 + 2
+    assert [row.version for row in store.history(of, -inf, inf, 100)] == list(range(980, 996))
     store.close()
 
 
