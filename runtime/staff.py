@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -64,16 +65,17 @@ class Staff:
         return changes
 
     def _called_away(self, spare: list[str], staying: list[str], facts: Facts) -> list[str]:
-        """Somebody who stands by on the only node in use, while another is empty: to be started there, for with that
-        node all would be lost. Ray restarts a worker where it likes."""
+        """Somebody who stands by beside another on a node, while a node is empty: to be started there, for who is lost
+        with the one he is to stand in for is no help. Ray restarts a worker where it likes."""
         self._tried &= set(facts.nodes)
         node_of = {member.beat.owner: member.beat.node for member in facts.members.values()}
-        used = {node_of[owner] for owner in staying}
-        empty = sorted(set(facts.nodes) - used - self._tried)
-        if not spare or len(staying) < 2 or len(used) > 1 or not empty:
+        used = Counter(node_of[owner] for owner in staying)
+        crowded = [owner for owner in spare if used[node_of[owner]] > 1]
+        empty = sorted(set(facts.nodes) - used.keys() - self._tried)
+        if not crowded or not empty:
             return []
         self._tried.add(empty[0])
-        return [spare[-1]]
+        return [crowded[-1]]
 
     def _new_name(self, members: Mapping[str, Member], now_s: float) -> str:
         taken = members.keys() | self._coming.keys()

@@ -25,6 +25,8 @@ NAMESPACE = "grf"
 CONTROLLER = "grf-controller"
 APPLICATION = "grf"
 CONTROLLER_WITHIN_S = 2.0
+HEAD = "node:__internal_head__"
+"""a resource that Ray gives to its head node"""
 BESIDE_EVENT_STREAMS = 500
 """requests that a replica works on at once, event streams not counted"""
 
@@ -60,7 +62,9 @@ def gateway_application(policy: GatewayPolicy, replicas: int = 1, log_level: str
         name="gateway",
         num_replicas=replicas,
         max_ongoing_requests=policy.max_event_streams + BESIDE_EVENT_STREAMS,
-        ray_actor_options={"num_cpus": 0},
+        # One that is alone dies with the head only: Ray takes 20 s to see that another node is lost, and the proxies of
+        # all nodes would wait so long for it.
+        ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001} if replicas == 1 else {}},
         graceful_shutdown_timeout_s=2.0,
         graceful_shutdown_wait_loop_s=0.5,
         logging_config={"enable_access_log": False, "log_level": log_level},

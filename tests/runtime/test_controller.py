@@ -202,7 +202,7 @@ def test_a_restarted_controller_waits_one_lease_for_an_owner_it_has_not_heard_of
     assert len(after.beat("worker-1", "b", 12.1)) == KEY_GROUPS
 
 
-def test_who_stands_by_on_the_only_node_in_use_is_started_anew_where_there_is_an_empty_one() -> None:
+def test_who_stands_by_beside_another_is_started_anew_where_there_is_an_empty_node() -> None:
     cluster = Cluster(standbys=1)
 
     def beats(now_s: float) -> None:
