@@ -90,7 +90,7 @@ class ControllerActor:
         while not self._stopping.wait(LOOK_AT_NODES_S):
             try:
                 draining = set(draining_nodes())
-                self._controller.see_nodes(set(living_nodes()) - draining)
+                self._controller.see_nodes({node[:NODE_ID_CHARS] for node in living_nodes()} - draining)
                 for node in draining - drained:
                     log.info("Ray drains node %s", node)
                     self._controller.drain(node, time.monotonic())
@@ -222,7 +222,7 @@ class RayHands:
     def _emptiest_node(self, name: str, beside: Collection[str]) -> NodeAffinitySchedulingStrategy:
         """Ray's own spreading counts resources, of which our actors may ask for none: all would be lost with a node."""
         drained = draining_nodes()
-        living = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        living = living_nodes()
         nodes = [node for node in living if node[:NODE_ID_CHARS] not in drained] or living
         used = Counter(self._node_of[other] for other in beside if other != name and other in self._node_of)
         chosen = min(nodes, key=lambda node: (used[node[:NODE_ID_CHARS]], node))
@@ -315,7 +315,8 @@ def _on_head() -> NodeAffinitySchedulingStrategy | None:
 
 
 def living_nodes() -> list[str]:
-    return [node["NodeID"][:NODE_ID_CHARS] for node in ray.nodes() if node["Alive"]]
+    """Their ids, whole."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 def draining_nodes() -> list[str]:

@@ -14,7 +14,7 @@ from runtime.keys import SessionKey
 from runtime.records import HistoryRow, SessionRecord
 from runtime.store.base import Ownership, StoreUnavailable
 from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
-from runtime.store.sealing import (  # fmt: skip
+from runtime.store.sealing import (
     HistoryPiece,
     begins_at,
     open_history,

@@ -31,7 +31,7 @@ from runtime.store import redis_scripts as scripts
 from runtime.store.base import Ownership, StoreError, StoreFenced, StoreUnavailable, StoreUnusable
 from runtime.store.fencing import check_epochs, check_expected, new_count
 from runtime.store.redis_address import ANSWER_WITHIN_S, RedisAddress, connect, parse_redis
-from runtime.store.sealing import (  # fmt: skip
+from runtime.store.sealing import (
     HistoryPiece,
     begins_at,
     open_history,

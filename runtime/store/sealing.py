@@ -14,7 +14,7 @@ from zlib import crc32
 import msgpack
 
 from runtime.keys import SessionKey
-from runtime.records import (  # fmt: skip
+from runtime.records import (
     HistoryRow,
     RecordError,
     SessionRecord,

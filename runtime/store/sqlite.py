@@ -19,7 +19,7 @@ from runtime.keys import SessionKey
 from runtime.records import HistoryRow, SessionRecord
 from runtime.store.base import Ownership, StoreUnavailable
 from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
-from runtime.store.sealing import (  # fmt: skip
+from runtime.store.sealing import (
     HistoryPiece,
     begins_at,
     open_history,
@@ -29,7 +29,7 @@ from runtime.store.sealing import (  # fmt: skip
     wanted_rows,
 )
 from runtime.store.sqlite_file import CONNECTION_SURVIVES, open_file, open_snapshot, primary_code, translated
-from runtime.store.sqlite_rows import (  # fmt: skip
+from runtime.store.sqlite_rows import (
     FORGET_BEFORE,
     FORGET_FROM,
     FORGET_HISTORY,

@@ -19,16 +19,17 @@ APPLICATION_ID = int.from_bytes(b"GRFS", "big")
 SCHEMA_VERSION = 3
 OLDER_VERSIONS = (1, 2)
 """are brought to this one as they are opened. 1 had no leases and notes; 2 had a row of history for each version, which
-this one reads as it stands"""
+this one reads as it stands, inside an index"""
 
-# Text is compared byte by byte (BINARY, the default), never folded or normalised. `sessions` keeps its rows beside
-# the index: rows of 1.5 KB inside one (WITHOUT ROWID) took twice the time and the space (docs/decisions).
+# Text is compared byte by byte (BINARY, the default), never folded or normalised. Records and pieces
+# of history lie beside the index: rows of 1.5 KB inside one (WITHOUT ROWID) took twice the time and the space
+# (docs/decisions).
 SCHEMA = {
     "sessions": """CREATE TABLE sessions (
         tenant TEXT NOT NULL, session TEXT NOT NULL, record BLOB NOT NULL, PRIMARY KEY (tenant, session))""",
     "history": """CREATE TABLE history (
         tenant TEXT NOT NULL, session TEXT NOT NULL, version INTEGER NOT NULL, event_time_s REAL NOT NULL,
-        data BLOB NOT NULL, PRIMARY KEY (tenant, session, version)) WITHOUT ROWID""",
+        data BLOB NOT NULL, PRIMARY KEY (tenant, session, version))""",
     "groups": """CREATE TABLE groups (
         key_group INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL)""",
     "leases": """CREATE TABLE leases (
@@ -195,10 +196,15 @@ def _make_tables(connection: sqlite3.Connection) -> None:
 
 def _upgrade(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN EXCLUSIVE")
-    if "leases" not in _names(connection):
-        connection.execute(SCHEMA["leases"])
-        connection.execute(SCHEMA["notes"])
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    if _number(connection, "user_version") in OLDER_VERSIONS:  # else another process was quicker
+        if "leases" not in _names(connection):
+            connection.execute(SCHEMA["leases"])
+            connection.execute(SCHEMA["notes"])
+        connection.execute("ALTER TABLE history RENAME TO history_inside")
+        connection.execute(SCHEMA["history"])
+        connection.execute("INSERT INTO history SELECT * FROM history_inside")
+        connection.execute("DROP TABLE history_inside")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
 
 

@@ -22,6 +22,9 @@ from tests.runtime.store.samples import assert_same, history_row, key, owned, re
 
 KEYS = [key(f"session-{number:03}") for number in range(60)]
 PAGE = 4096
+HISTORY_OF_SCHEMA_2 = """CREATE TABLE history (
+    tenant TEXT NOT NULL, session TEXT NOT NULL, version INTEGER NOT NULL, event_time_s REAL NOT NULL,
+    data BLOB NOT NULL, PRIMARY KEY (tenant, session, version)) WITHOUT ROWID"""
 
 
 @pytest.fixture
@@ -154,7 +157,7 @@ def test_a_store_of_the_first_schema_is_brought_to_this_one_with_all_it_holds(pa
 def test_history_of_the_second_schema_a_row_a_version_is_read_and_gone_on_with(path: Path) -> None:
     make_store(path)
     of, rows = KEYS[0], [history_row(version) for version in (1, 2, 3)]
-    change(path, f"DELETE FROM history WHERE session = '{of.session}'", "PRAGMA user_version = 2")
+    change(path, "DROP TABLE history", HISTORY_OF_SCHEMA_2, "PRAGMA user_version = 2")
     for row in rows:
         data = encode_row(row)
         place = f"{of.tenant}/{of.session}".encode() + b"\0" + struct.pack("<qd", row.version, row.event_time_s)
