@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 
 class Doorbell:
@@ -12,12 +13,18 @@ class Doorbell:
         self._hear, self._ring = socket.socketpair()
         self._hear.setblocking(False)
         self._ring.setblocking(False)
+        self._closing = threading.Lock()
+        self._closed = False
 
     def ring(self) -> None:
-        try:
-            self._ring.send(b"!")
-        except BlockingIOError:  # so many rings wait unheard that one more tells nothing new
-            return
+        """Nothing happens once it is closed."""
+        with self._closing:  # or the ring might go into a file that has got the closed one's number
+            if self._closed:
+                return
+            try:
+                self._ring.send(b"!")
+            except BlockingIOError:  # so many rings wait unheard that one more tells nothing new
+                return
 
     def hear(self) -> None:
         """Take all rings so far."""
@@ -31,5 +38,7 @@ class Doorbell:
         return self._hear.fileno()
 
     def close(self) -> None:
-        self._hear.close()
-        self._ring.close()
+        with self._closing:
+            self._closed = True
+            self._hear.close()
+            self._ring.close()

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import NamedTuple
@@ -149,6 +150,8 @@ class Worker:
             beat = self._loop.call(self._describe).result(timeout=lease_s)
         except FutureTimeout:
             log.warning("the loop did not answer for %g s: no beat", lease_s)
+            return
+        except CancelledError:  # it has ended
             return
         try:
             orders = self._send_beat(beat)

@@ -10,8 +10,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import TypeVar
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import zmq
 
@@ -48,8 +49,9 @@ class WorkerLoop:
         self._bell = Doorbell()
         self._store = StoreThread(open_store, self._bell.ring)
         self._on_turn = on_turn
-        self._calls: deque[Callable[[], None]] = deque()
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._stopping = False
+        self._ended = False
         self._clock = TurnClock(time.monotonic)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -82,17 +84,12 @@ class WorkerLoop:
     # ---- other threads ----
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function in the loop's thread, between two turns."""
+        """Run a function in the loop's thread, between two turns; cancelled if the loop ends, or has ended, before."""
         future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._calls.append(run)
+        self._calls.append((future, function))
         self._bell.ring()
+        if self._ended:  # perhaps after the loop has cancelled what waited
+            self._cancel_calls()
         return future
 
     @property
@@ -102,7 +99,9 @@ class WorkerLoop:
     def stop(self, drain_s: float = 5.0) -> bool:
         """Stop taking messages, save what is settled (for `drain_s` at most), close. True if all was saved."""
         saved = self.call(lambda: self._drain(time.monotonic() + drain_s))
-        clean = saved.result(timeout=drain_s + 5.0) if self._thread.is_alive() else False
+        clean = False
+        with suppress(CancelledError):  # it has failed
+            clean = saved.result(timeout=drain_s + 5.0) if self._thread.is_alive() else False
         self._stopping = True
         self._bell.ring()
         self._thread.join()
@@ -128,6 +127,8 @@ class WorkerLoop:
             self._store.close()
             self._context.destroy(linger=0)
             self._bell.close()
+            self._ended = True
+            self._cancel_calls()
 
     def _turn(self) -> None:
         now_s = self._clock()
@@ -160,7 +161,19 @@ class WorkerLoop:
 
     def _run_calls(self) -> None:
         while self._calls:
-            self._calls.popleft()()
+            future, function = self._calls.popleft()
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+    def _cancel_calls(self) -> None:
+        """Of the loop's thread, or of any once that has ended."""
+        with suppress(IndexError):
+            while True:
+                future, _ = self._calls.popleft()
+                future.cancel()
+                future.set_running_or_notify_cancel()
 
     def _work(self) -> None:
         while (outcome := self._store.take_outcome()) is not None:

@@ -80,7 +80,8 @@ class PublisherCore:
         """Buffer one segment. The caller has made sure of room, or wants the oldest dropped.
 
         Raises StreamRefused once the stream was refused for good, ValueError for a number out of turn and for what no
-        worker could read: it would refuse the whole message, and account for none of its segments.
+        worker could read: it would refuse the whole message, and account for none of its segments. Then nothing has
+        changed, and no stream has begun.
         """
         _check_readable(frames, event_time_s, sequence)
         name = (session, stream)
@@ -89,16 +90,17 @@ class PublisherCore:
             check_id("session", session)
             check_id("stream", stream)
             check_id("modality", modality)
-            buffer = self._streams[name] = StreamBuffer(session, stream, modality)
+            buffer = StreamBuffer(session, stream, modality)
         if buffer.refusal is not None:
             raise StreamRefused(buffer.refusal.code, buffer.refusal.text)
         if buffer.modality != modality:
             raise ValueError(f"stream {stream!r} of session {session!r} was published as {buffer.modality!r}")
+        entry = Entry(event_time_s, frames, now_s)
+        self._account.n_bytes += sum(kept.n_bytes for kept in buffer.append(entry, sequence))
+        self._streams[name] = buffer
         if buffer.is_leaving:
             buffer.is_leaving = False
             del self._leaving[name]
-        entry = Entry(event_time_s, frames, now_s)
-        self._account.n_bytes += sum(kept.n_bytes for kept in buffer.append(entry, sequence))
         self.stats.published += 1
         if not buffer.is_open:
             self._to_open_or_end[name] = None

@@ -163,7 +163,7 @@ class StreamBuffer:
     def append(self, entry: Entry, sequence: int | None) -> list[Entry]:
         """Number and keep a segment; return what is kept, numbers that the user left out included.
 
-        Raises ValueError for a number that was passed already, or too far ahead.
+        Raises ValueError for a number that was passed already, or too far ahead; then nothing has changed.
         """
         kept = [entry]
         if sequence is not None:
@@ -186,11 +186,11 @@ class StreamBuffer:
         """Stand-ins for the numbers between the last one and this; the worker refuses and so accounts for them."""
         if not self._numbered_by_user and (self._next is not None or self._unnumbered):
             raise ValueError(f"stream {self.stream!r} is numbered by the client: give no sequence number")
-        if self._next is None:
-            self._next = sequence
-        left_out = sequence - self._next
-        if sequence < 1 or not 0 <= left_out <= MAX_LEFT_OUT:
-            raise ValueError(f"sequence {sequence} of stream {self.stream!r}: the next one is {self._next}")
+        expected = max(sequence, 1) if self._next is None else self._next
+        left_out = sequence - expected
+        if not 0 <= left_out <= MAX_LEFT_OUT:
+            raise ValueError(f"sequence {sequence} of stream {self.stream!r}: the next one is {expected}")
+        self._next = expected
         return [_nothing(entry) for _ in range(left_out)]
 
     def _number(self, entry: Entry) -> None:

@@ -92,6 +92,18 @@ def test_numbers_may_be_left_out_but_not_repeated_or_mixed() -> None:
     assert scene.core.unfinished == 3
 
 
+def test_a_segment_that_is_not_taken_begins_no_stream() -> None:
+    scene = Scene()
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match=f"^sequence {wrong} .* the next one is 1$"):
+            scene.publish(1, sequence=wrong)
+    scene.connect()
+    assert not any(isinstance(message, m.Open) for message in scene.sent)
+    scene.publish(2)
+    scene.connect()
+    assert scene.numbers() == [1, 2]
+
+
 def test_no_more_is_on_its_way_than_the_window_allows() -> None:
     scene = Scene()
     scene.publish(20)
