@@ -95,7 +95,7 @@ class PublisherCore:
             raise StreamRefused(buffer.refusal.code, buffer.refusal.text)
         if buffer.modality != modality:
             raise ValueError(f"stream {stream!r} of session {session!r} was published as {buffer.modality!r}")
-        entry = Entry(event_time_s, frames, now_s)
+        entry = Entry(event_time_s, frames, now_s, self.stats.published)
         self._account.n_bytes += sum(kept.n_bytes for kept in buffer.append(entry, sequence))
         self._streams[name] = buffer
         if buffer.is_leaving:

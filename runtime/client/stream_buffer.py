@@ -51,12 +51,14 @@ class Receipt:
 
 
 class Entry:
-    __slots__ = ("counted", "event_time_s", "frames", "n_bytes", "published_s", "receipt")
+    __slots__ = ("counted", "event_time_s", "frames", "n_bytes", "place", "published_s", "receipt")
 
-    def __init__(self, event_time_s: float, frames: Float32Array, published_s: float) -> None:
+    def __init__(self, event_time_s: float, frames: Float32Array, published_s: float, place: int) -> None:
+        """`place` is its number among all that its publisher published: many may be published at one moment."""
         self.event_time_s = event_time_s
         self.frames = frames
         self.published_s = published_s
+        self.place = place
         self.n_bytes = frames.nbytes + ENTRY_OVERHEAD_BYTES
         self.receipt = Receipt()
         self.counted = False
@@ -85,7 +87,7 @@ def take_oldest(buffers: Sequence[StreamBuffer], max_segments: int, max_bytes: i
     taken: list[tuple[StreamBuffer, Entry]] = []
     n_bytes = 0
     while waiting and len(taken) < max_segments:
-        buffer = min(waiting, key=lambda candidate: waiting[candidate].published_s)
+        buffer = min(waiting, key=lambda candidate: waiting[candidate].place)
         entry = waiting.pop(buffer)
         n_bytes += entry.n_bytes
         if taken and n_bytes > max_bytes:
@@ -340,6 +342,6 @@ class StreamBuffer:
 
 def _nothing(like: Entry) -> Entry:
     """A number without a segment: refused from the start."""
-    entry = Entry(like.event_time_s, NO_FRAMES, like.published_s)
+    entry = Entry(like.event_time_s, NO_FRAMES, like.published_s, like.place)
     entry.receipt.code, entry.receipt.text = "left_out", "the publisher left this number out"
     return entry

@@ -40,6 +40,17 @@ def test_no_stream_of_a_session_runs_ahead_of_the_others_while_a_backlog_is_sent
     assert seen == 60
 
 
+def test_what_was_published_at_one_moment_is_sent_in_the_order_of_publishing() -> None:
+    """A source that is replayed, or a clock with coarse ticks."""
+    scene = Scene()
+    for _ in range(WINDOW):
+        scene.core.publish("s", "left", "audio", FRAMES, 0.0, scene.now_s)
+        scene.core.publish("s", "right", "audio", FRAMES, 0.0, scene.now_s)
+    scene.connect()
+    (first,) = messages(scene)
+    assert first == [("s", name, number) for name in ("left", "right") for number in range(1, WINDOW // 2 + 1)]
+
+
 def test_a_slow_stream_is_sent_beside_what_the_fast_one_published_at_its_time() -> None:
     scene = Scene()
     for _ in range(10):
