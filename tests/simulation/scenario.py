@@ -28,6 +28,8 @@ NOTICED_BY_CLIENT_S = 4.5
 """how long until a client has noticed that nobody answers, and has connected anew; twice, if to the same dead end"""
 RECONNECTED_S = 1.5
 """how long until a client is back whose connection was reset: at its next ping"""
+WHOLE_HISTORY = 1_000_000
+"""versions: every version is checked, and a session may settle hundreds between two saves"""
 
 FaultKind = Literal[
     "worker killed",
@@ -111,7 +113,9 @@ class Scenario:
 
     @property
     def engine(self) -> EnginePolicy:
-        return EnginePolicy(self.order, self.batch, self.quota, self.capacity, self.evict_after_s)
+        return EnginePolicy(
+            self.order, self.batch, self.quota, self.capacity, self.evict_after_s, history_length=WHOLE_HISTORY
+        )
 
     @property
     def keys(self) -> list[SessionKey]:

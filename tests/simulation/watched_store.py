@@ -10,13 +10,14 @@ from runtime.keys import SessionKey
 from runtime.records import SessionRecord
 from runtime.store.memory import MemoryDisk, MemoryStore
 from runtime.store.sealing import open_history
+from tests.simulation.scenario import WHOLE_HISTORY
 
 
 class WatchedStore(MemoryStore):
     """Checks that no write forks a session, and can be away, or lose its answers although it has written."""
 
     def __init__(self, disk: MemoryDisk, key_of: Callable[[SessionKey, float], FusionKey | None]) -> None:
-        super().__init__(disk, history_length=1_000_000)
+        super().__init__(disk, history_length=WHOLE_HISTORY)
         self._key_of = key_of
         """session and event time to segment, where only one has this time"""
         self.loses_answers = False
