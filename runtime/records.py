@@ -18,7 +18,6 @@ from runtime.keys import SessionKey
 from runtime.messages import Float32Array
 
 RECORD_FORMAT = 1
-HISTORY_FORMAT = 1
 
 
 class RecordError(ValueError):
@@ -70,7 +69,7 @@ class SessionRecord:
     """newest settled event time of each modality that has one"""
     streams: tuple[StreamRecord, ...]
     reset_reason: str = ""
-    history: tuple[HistoryRow, ...] = ()
+    history: Sequence[HistoryRow] = ()
     """settled since the record was saved last, oldest first; kept beside the record, not in it"""
     sealed: bytes = field(default=b"", compare=False, repr=False)
     """what is stored of the record, if that was made ahead (`runtime.store.sealing.seal_ahead`)"""
@@ -163,40 +162,3 @@ def _context(key: SessionKey, shape: list[int], data: bytes) -> Float32Array:
     if not np.isfinite(context).all():
         raise RecordError(f"{key}: the context is not finite")
     return context
-
-
-def encode_history(rows: Sequence[HistoryRow]) -> bytes:
-    """Rows that follow one another, as one piece: what a session has settled between two saves."""
-    return cast(bytes, msgpack.packb((HISTORY_FORMAT, rows)))
-
-
-def decode_history(data: bytes) -> list[HistoryRow]:
-    """Rows as `encode_history` was given them."""
-    try:
-        number, rows = msgpack.unpackb(data)
-        if number != HISTORY_FORMAT:
-            raise RecordError(f"history format {number!r}, this version reads {HISTORY_FORMAT}")
-        return [_history_row(*row) for row in rows]
-    except RecordError:
-        raise
-    except Exception as error:  # as in decode_record
-        raise RecordError(f"history: {error or type(error).__name__}") from None
-
-
-def encode_row(row: HistoryRow) -> bytes:
-    """All of a row but its version and event time, which stand beside it in an archive."""
-    return cast(bytes, msgpack.packb([row.modality, row.outputs, row.shares, row.gate]))
-
-
-def decode_row(version: int, event_time_s: float, data: bytes) -> HistoryRow:
-    try:
-        return _history_row(version, event_time_s, *msgpack.unpackb(data))
-    except Exception as error:  # as in decode_record
-        raise RecordError(f"history of version {version}: {error or type(error).__name__}") from None
-
-
-def _history_row(
-    version: int, event_time_s: float, modality: str, outputs: list[float], shares: list[float], gate: float
-) -> HistoryRow:
-    numbers = tuple(map(float, outputs)), tuple(map(float, shares))
-    return HistoryRow(int(version), float(event_time_s), str(modality), *numbers, float(gate))

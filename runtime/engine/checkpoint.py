@@ -11,7 +11,8 @@ import numpy as np
 from runtime.engine.engine import Engine
 from runtime.engine.order import NO_SLOT
 from runtime.engine.sequences import SequenceSet
-from runtime.engine.session import Session, SettledStep, StreamState
+from runtime.engine.session import Session, StreamState
+from runtime.history import SettledRun
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array
 from runtime.records import HistoryRow, RecordError, SessionRecord, StreamRecord
@@ -57,7 +58,7 @@ def _record(engine: Engine, session: Session, context_KD: Float32Array | None, i
         freshness_s={name: seen for name, seen in zip(names, session.settled_freshness_s, strict=True) if seen > -inf},
         streams=tuple(_stream_record(session, name, state, names) for name, state in session.streams.items()),
         reset_reason=session.reset_reason,
-        history=tuple(_history_row(step, names) for step in history),
+        history=SettledRun(history, names),
     )
 
 
@@ -69,17 +70,9 @@ def _stream_record(session: Session, name: str, state: StreamState, names: list[
     return StreamRecord(name, names[state.rank], settled.upto, above, newest_s, tuple(state.refused.items()))
 
 
-def _history_row(step: SettledStep, names: list[str]) -> HistoryRow:
-    *numbers, gate = step.host_row.tolist()
-    outputs = len(numbers) - len(names)
-    rank = names[step.rank]
-    return HistoryRow(step.version, step.event_time_s, rank, tuple(numbers[:outputs]), tuple(numbers[outputs:]), gate)
-
-
 def unsaved_history(engine: Engine, session: Session) -> list[HistoryRow]:
     """Settled versions that no checkpoint has taken yet, oldest first."""
-    names = [modality.name for modality in engine.signature.modalities]
-    return [_history_row(step, names) for step in session.history]
+    return list(SettledRun(session.history, [modality.name for modality in engine.signature.modalities]))
 
 
 def committed(engine: Engine, records: list[SessionRecord]) -> None:
@@ -105,19 +98,14 @@ def not_committed(engine: Engine, records: list[SessionRecord]) -> None:
         session = engine.sessions.get(record.key)
         if session is None:
             continue
-        names = [modality.name for modality in engine.signature.modalities]
-        session.history[:0] = [_settled_step(row, names) for row in record.history]
+        assert isinstance(record.history, SettledRun), "records as `take_records` made them"
+        session.history[:0] = record.history.steps
         for stream in session.streams.values():
             if stream.stored == "on its way":
                 stream.stored = "no"
         session.dirty = True
         engine.dirty[record.key] = None
         engine.dirty.move_to_end(record.key, last=False)
-
-
-def _settled_step(row: HistoryRow, names: list[str]) -> SettledStep:
-    host_row = np.array([*row.outputs, *row.shares, row.gate], dtype=np.float32)
-    return SettledStep(row.version, row.event_time_s, names.index(row.modality), host_row)
 
 
 def restore(engine: Engine, session: Session, record: SessionRecord, incarnation: str, now_s: float) -> None:

@@ -12,9 +12,10 @@ from runtime.engine.batcher import ReadyQueue
 from runtime.engine.order import NO_SLOT, Entry, OrderPolicy
 from runtime.engine.outcomes import Progress
 from runtime.engine.quota import Quotas
-from runtime.engine.session import Session, SettledStep, extend_lineage
+from runtime.engine.session import Session, extend_lineage
 from runtime.engine.slab import Slab
 from runtime.engine.tally import Tally
+from runtime.history import SettledStep
 from runtime.keys import SessionKey
 
 
@@ -94,7 +95,7 @@ class Flow:
         session.settled_event_time_s = session.settled_freshness_s[key.rank] = key.event_time_s
         session.lineage = extend_lineage(session.lineage, key)
         session.history.append(
-            SettledStep(session.settled_version, key.event_time_s, key.rank, self._slab.host[slot].copy())
+            SettledStep(session.settled_version, key.event_time_s, key.rank, self._slab.host[slot].tobytes())
         )
         self.tally.settled[self._modalities[key.rank]] += 1
 

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from runtime.engine.order import NO_SLOT, FusionKey, OrderPolicy, Timeline
 from runtime.engine.sequences import SequenceSet
+from runtime.history import SettledStep
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array
 
@@ -79,16 +80,6 @@ class StreamState:
         self.fused.skip_below(oldest)
         self.settled.skip_below(oldest)
         return missing
-
-
-class SettledStep(NamedTuple):
-    """One settled version, for the history."""
-
-    version: int
-    event_time_s: float
-    rank: int
-    host_row: Float32Array
-    """outputs, shares and gate, as in `Slab.host`"""
 
 
 @dataclass(frozen=True, slots=True)

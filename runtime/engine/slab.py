@@ -38,7 +38,7 @@ class Slab:
         """the same memory, for NumPy: it keeps the interpreter's lock for small copies, where each operation of torch
         lets go of it and may have to wait for another thread"""
         outputs, modalities = signature.output_width, len(signature.modalities)
-        self.host = np.zeros((capacity, outputs + modalities + 1), dtype=np.float32)
+        self.host = np.zeros((capacity, outputs + modalities + 1), dtype="<f4")
         """all that the host knows of a row side by side, so that one copy takes it: outputs, shares, gate"""
         self.outputs = self.host[:, :outputs]
         self.shares = self.host[:, outputs : outputs + modalities]

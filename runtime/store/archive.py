@@ -1,8 +1,8 @@
 """A whole store in one file, `*.grfstate`: to back up, to move from SQLite to Redis, to look into.
 
 The file is the magic, then chunks: u32 length and u32 CRC-32 (little-endian) of a msgpack body. A session's body is
-`[tenant, session, record, [[version, event time, row], ...]]` with records and rows as in runtime/records.py; the
-last body is the number of sessions, so that a file that was cut short is known for it.
+`[tenant, session, record, [[version, event time, row], ...]]`, records as in runtime/records.py, rows as in
+runtime/history.py; the last body is the number of sessions, so that a file that was cut short is known for it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from zlib import crc32
 
 import msgpack
 
+from runtime.history import decode_row, encode_row
 from runtime.keys import InvalidId, SessionKey, check_id, check_tenant
-from runtime.records import RecordError, SessionRecord, decode_record, decode_row, encode_record, encode_row
+from runtime.records import RecordError, SessionRecord, decode_record, encode_record
 
 MAGIC = b"GRFSTATE\x01\n"
 MAX_BODY_BYTES = 64 << 20

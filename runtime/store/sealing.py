@@ -13,15 +13,13 @@ from zlib import crc32
 
 import msgpack
 
+from runtime.history import decode_history, decode_row, encode_history
 from runtime.keys import SessionKey
 from runtime.records import (
     HistoryRow,
     RecordError,
     SessionRecord,
-    decode_history,
     decode_record,
-    decode_row,
-    encode_history,
     encode_record,
 )
 

@@ -13,17 +13,11 @@ from hypothesis.extra import numpy as hnp
 
 from runtime.keys import SessionKey
 from runtime.records import (
-    HISTORY_FORMAT,
-    HistoryRow,
     RecordError,
     SessionRecord,
     StreamRecord,
-    decode_history,
     decode_record,
-    decode_row,
-    encode_history,
     encode_record,
-    encode_row,
 )
 
 KEY = SessionKey("north", "1")
@@ -75,19 +69,6 @@ def plain(record: SessionRecord) -> dict[str, Any]:
 @given(records)
 def test_a_record_is_read_back_as_it_was_written(record: SessionRecord) -> None:
     assert plain(decode_record(KEY, encode_record(record))) == plain(record)
-
-
-history_rows = st.builds(HistoryRow, st.integers(0, 2**63 - 1), times, st.text(), numbers, numbers, times)
-
-
-@given(history_rows)
-def test_a_row_of_history_is_read_back_as_it_was_written(row: HistoryRow) -> None:
-    assert decode_row(row.version, row.event_time_s, encode_row(row)) == row
-
-
-@given(st.lists(history_rows, max_size=5))
-def test_history_is_read_back_as_it_was_written(rows: list[HistoryRow]) -> None:
-    assert decode_history(encode_history(rows)) == rows
 
 
 # ---- what is not a record ----
@@ -210,28 +191,3 @@ def test_deep_nesting_and_huge_claims_are_refused_quickly() -> None:
     ):
         with pytest.raises(RecordError):
             decode_record(KEY, data)
-
-
-@settings(max_examples=200)
-@given(st.binary(max_size=60) | values.map(msgpack.packb))
-def test_arbitrary_bytes_are_a_row_of_history_or_refused(data: bytes) -> None:
-    try:
-        row = decode_row(1, 2.0, data)
-    except RecordError:
-        return
-    assert all(type(value) is float for value in (*row.outputs, *row.shares, row.gate))
-
-
-@settings(max_examples=200)
-@given(st.binary(max_size=60) | values.map(lambda rows: msgpack.packb((HISTORY_FORMAT, rows))))
-def test_arbitrary_bytes_are_history_or_refused(data: bytes) -> None:
-    try:
-        rows = decode_history(data)
-    except RecordError:
-        return
-    assert all(type(value) is float for row in rows for value in (*row.outputs, *row.shares, row.gate))
-
-
-def test_history_of_another_format_is_refused() -> None:
-    with pytest.raises(RecordError, match="history format 2, this version reads 1"):
-        decode_history(msgpack.packb((HISTORY_FORMAT + 1, [])))

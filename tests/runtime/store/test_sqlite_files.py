@@ -14,7 +14,8 @@ from zlib import crc32
 
 import pytest
 
-from runtime.records import RecordError, SessionRecord, encode_row
+from runtime.history import encode_row
+from runtime.records import RecordError, SessionRecord
 from runtime.store.base import StoreError, StoreUnavailable, StoreUnusable
 from runtime.store.sqlite import TRIM_EVERY, SqliteStore
 from runtime.store.sqlite_file import APPLICATION_ID, MEANINGS, SCHEMA_VERSION, translated
