@@ -55,6 +55,11 @@ class SettledRun(Sequence[HistoryRow]):
         return _row(step.version, step.event_time_s, self.modalities[step.rank], numbers, len(self.modalities))
 
 
+def first_version(rows: Sequence[HistoryRow]) -> int:
+    """Of at least one row."""
+    return rows.steps[0].version if isinstance(rows, SettledRun) else rows[0].version
+
+
 def encode_history(rows: Sequence[HistoryRow]) -> bytes:
     """Rows that follow one another, as one piece: what a session has settled between two saves."""
     if isinstance(rows, SettledRun):

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import msgpack
 
-from runtime.history import decode_history, decode_row, encode_history
+from runtime.history import decode_history, decode_row, encode_history, first_version
 from runtime.keys import SessionKey
 from runtime.records import (
     HistoryRow,
@@ -63,13 +63,13 @@ def seal_history(record: SessionRecord, length: int) -> HistoryPiece | None:
     """The rows of a record's history as one piece; None if there are none, or none are kept (`length` 0)."""
     if not record.history or not length:
         return None
-    return HistoryPiece(record.history[0].version, 0.0, record.sealed_history or _sealed_history(record))
+    return HistoryPiece(first_version(record.history), 0.0, record.sealed_history or _sealed_history(record))
 
 
 def begins_at(record: SessionRecord) -> int:
     """The version with which a record's history begins: what is stored from there on is of an earlier life of the
     session, which was deleted or reset, or of a save that was not known to have succeeded, and makes way."""
-    return record.history[0].version if record.history else record.version + 1
+    return first_version(record.history) if record.history else record.version + 1
 
 
 def open_history(key: SessionKey, pieces: Iterable[HistoryPiece], length: int) -> list[HistoryRow]:
@@ -91,7 +91,7 @@ def wanted_rows(rows: list[HistoryRow], from_s: float, to_s: float, limit: int) 
 
 
 def _sealed_history(record: SessionRecord) -> bytes:
-    place = _history_place(_place(record.key), record.history[0].version, 0.0)
+    place = _history_place(_place(record.key), first_version(record.history), 0.0)
     return _seal(place, encode_history(record.history))
 
 
