@@ -9,13 +9,14 @@ processors is not taken from the quiet tenant by the runtime.
     ratio                             of the two
     flood_segments_per_s              what the flooding tenant got through meanwhile
 
-    python -m benchmarks.isolation [--quick] [--set KEY=VALUE ...]      the last line is one JSON object
+    python -m benchmarks.isolation [--quick] [--keep] [--set KEY=VALUE ...]
+
+The last line is one JSON object; `--keep` writes it to results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness.machine import conclude
 from runtime.client import Publisher
 from tests.cluster.running import ROOT, RunningRuntime
 
@@ -32,7 +34,6 @@ QUIET_SESSIONS, QUIET_RATE = 10, 50.0
 FLOOD_SESSIONS = 200
 WARM_UP_S = 2.0
 FRAMES = np.ones((5, 3), np.float32)
-AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def quiet_latencies_ms(address: str, name: str, seconds: float) -> list[float]:
@@ -56,10 +57,6 @@ def publish_steadily(publisher: Publisher, name: str, from_s: float, to_s: float
 def flood(address: str) -> None:
     """Publish until the process is ended."""
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    if (
-        AUTOGROUP.exists()
-    ):  # where Linux shares processors by terminal session, priorities count within one session only
-        AUTOGROUP.write_text("19")
     with Publisher(address, tenant="loud") as publisher:
         publisher.check(30.0)
         for number in range(10**9):
@@ -69,6 +66,7 @@ def flood(address: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--keep", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the runtime")
     parser.add_argument("--flood", metavar="ADDRESS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -77,13 +75,13 @@ def main() -> None:
     seconds = 5.0 if arguments.quick else 20.0
     with tempfile.TemporaryDirectory() as folder:
         runtime = RunningRuntime(Path(folder) / "state", *arguments.set)
-        runtime.start()
+        # Linux shares processors between terminal sessions first, and the flood yields only within its own.
+        runtime.start(own_session=False)
         try:
             alone = quiet_latencies_ms(runtime.address, "alone", seconds)
             loud = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.isolation", "--flood", runtime.address],
                 cwd=ROOT,
-                start_new_session=True,
             )
             try:
                 before, started_s = runtime.metric("grf_segments_fused_total"), time.monotonic()
@@ -104,7 +102,7 @@ def main() -> None:
         "p99_flooded_ms": round(p99_flooded, 2),
         "flood_segments_per_s": round(flood_rate),
     }
-    print(json.dumps(answer))
+    conclude("isolation", answer, keep=arguments.keep)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,12 @@ class RunningRuntime:
         ]
         self.process: subprocess.Popen[str] | None = None
 
-    def start(self) -> None:
+    def start(self, *, own_session: bool = True) -> None:
+        """In a terminal session of its own, by which all its processes are found."""
         arguments = [sys.executable, "-m", "runtime.cli.run", "up", "--quiet", *self.set_flags()]
-        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+        self.process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=own_session
+        )
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], READY_WITHIN_S)
         line = self.process.stdout.readline() if ready else ""
