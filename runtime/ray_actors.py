@@ -20,7 +20,6 @@ from typing import Any
 
 import ray
 from prometheus_client import CollectorRegistry, start_http_server
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from runtime.controller import Controller
 from runtime.death_watch import DeathWatch
@@ -38,6 +37,10 @@ STORE_RETRY_S = 0.5
 EVERYWHERE = "0.0.0.0"
 HEAD = "node:__internal_head__"
 """a resource that Ray gives to its head node"""
+NODE_ID_LABEL = "ray.io/node-id"
+ANYWHERE: list[dict[str, Any]] = [{"label_selector": {}}]
+"""where Ray may start an actor, once the node that it was meant for is lost. A soft NodeAffinitySchedulingStrategy would
+say both, but Ray puts an actor that asks for no resources anywhere for it"""
 NODE_ID_CHARS = 12
 LOOK_AT_NODES_S = 1.0
 
@@ -214,12 +217,13 @@ class RayHands:
             max_concurrency=8,
             num_cpus=cluster.num_cpus,
             num_gpus=cluster.num_gpus,
-            scheduling_strategy=self._emptiest_node(name, beside),
+            label_selector={NODE_ID_LABEL: self._emptiest_node(name, beside)},
+            fallback_strategy=ANYWHERE,
             get_if_exists=True,
         )
         actor.remote(name, self._settings)
 
-    def _emptiest_node(self, name: str, beside: Collection[str]) -> NodeAffinitySchedulingStrategy:
+    def _emptiest_node(self, name: str, beside: Collection[str]) -> str:
         """Ray's own spreading counts resources, of which our actors may ask for none: all would be lost with a node."""
         drained = draining_nodes()
         living = living_nodes()
@@ -227,7 +231,7 @@ class RayHands:
         used = Counter(self._node_of[other] for other in beside if other != name and other in self._node_of)
         chosen = min(nodes, key=lambda node: (used[node[:NODE_ID_CHARS]], node))
         self._node_of[name] = chosen[:NODE_ID_CHARS]
-        return NodeAffinitySchedulingStrategy(chosen, soft=True)
+        return chosen
 
     def saw(self, beat: Beat) -> None:
         self._node_of[beat.name] = beat.node
@@ -297,7 +301,7 @@ def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
     meanwhile nobody would replace the workers that were lost with it and with the controller.
     """
     actor = ray.remote(ControllerActor).options(
-        scheduling_strategy=_on_head(),
+        resources=_of_head(),
         name=CONTROLLER,
         namespace=NAMESPACE,
         lifetime="detached" if detached else None,
@@ -309,9 +313,9 @@ def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
     return actor.remote(settings)
 
 
-def _on_head() -> NodeAffinitySchedulingStrategy | None:
-    heads = [node["NodeID"] for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
-    return NodeAffinitySchedulingStrategy(heads[0], soft=True) if heads else None
+def _of_head() -> dict[str, float]:
+    """A trace of what only the head node has."""
+    return {HEAD: 0.001} if any(node["Alive"] and HEAD in node["Resources"] for node in ray.nodes()) else {}
 
 
 def living_nodes() -> list[str]:
