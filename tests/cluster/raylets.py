@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
+
+from tests.cluster.running import descendants, kill
 
 
 def main() -> None:
@@ -49,21 +49,8 @@ def main() -> None:
 def _kill(node: Any) -> None:
     """As a machine's power cut, but for its network: `kill -9` of the raylet and of all that it has started."""
     raylet = node.all_processes["raylet"][0].process.pid
-    for pid in [raylet, *_children(raylet)]:
-        os.kill(pid, signal.SIGKILL)
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if parent == pid:
-                found += [int(entry.name), *_children(int(entry.name))]
-    return found
+    for pid in (raylet, *descendants(raylet)):  # it must not see the others end
+        kill(pid)
 
 
 if __name__ == "__main__":

@@ -148,21 +148,24 @@ def finish_publisher(process: Any, within_s: float = 120.0) -> dict[str, Any]:
 
 def descendants(pid: int) -> list[int]:
     """The process and all below it, and all of its session: Ray starts some in process groups of their own."""
-    parent_of = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parent_of[int(entry.name)] = (int(fields[1]), int(fields[3]))
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    above = {one: parent_and_session(one) for one in pids}
     found = {pid}
     grown = True
     while grown:
-        more = {child for child, (parent, session) in parent_of.items() if parent in found or session == pid}
+        more = {child for child, (parent, session) in above.items() if parent in found or session == pid}
         grown = not more <= found
         found |= more
     return sorted(found, reverse=True)
+
+
+def parent_and_session(pid: int) -> tuple[int, int]:
+    """Of a process; zeros for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0, 0
+    return int(fields[1]), int(fields[3])
 
 
 def command_line(pid: int) -> str:

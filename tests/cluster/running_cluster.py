@@ -61,7 +61,8 @@ class RunningCluster:
         self._process.stdin.flush()
         return self._line().strip()
 
-    def kill_node(self, number: int) -> None:
+    def kill_node(self, number: int | None) -> None:
+        assert number is not None
         self.order(f"kill {number}")
 
     def number_of(self, node: str) -> int | None:
