@@ -100,6 +100,7 @@ def not_committed(engine: Engine, records: list[SessionRecord]) -> None:
             continue
         assert isinstance(record.history, SettledRun), "records as `take_records` made them"
         session.history[:0] = record.history.steps
+        session.shorten_history(engine.policy.history_length)  # or there might be a gap between these and the others
         for stream in session.streams.values():
             if stream.stored == "on its way":
                 stream.stored = "no"

@@ -163,6 +163,10 @@ class Session:
         fused = self.timeline.fused
         return self.timeline.entries[fused - 1].key.event_time_s if fused else self.settled_event_time_s
 
+    def shorten_history(self, length: int) -> None:
+        """Keep the newest versions only: the store may be away."""
+        del self.history[: max(len(self.history) - length, 0)]
+
     def is_idle(self, now_s: float) -> bool:
         """Nothing unsettled, nothing unsaved, no stream waited for: it can leave and come back as if it had stayed."""
         return not (self.timeline.entries or self.dirty) and self.timeline.idle_at_s <= now_s

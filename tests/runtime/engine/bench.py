@@ -35,6 +35,7 @@ class Bench:
         incarnation: str = "0",
         store: dict[SessionKey, bytes] | None = None,
         now_s: float = 100.0,
+        history_length: int = 256,
         **order: Any,
     ) -> None:
         self.model = model or ToyModel()
@@ -44,6 +45,7 @@ class Bench:
             quota or QuotaPolicy(),
             capacity,
             evict_after_s,
+            history_length,
         )
         self.engine = Engine(self.model, self.policy)
         self.incarnation = incarnation

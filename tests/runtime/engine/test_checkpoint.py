@@ -287,3 +287,19 @@ def test_the_history_tells_every_settled_version_once() -> None:
         (n, float(n), "audio") for n in (1, 2, 3, 4)
     ]
     assert unsaved_history(bench.engine, bench.session()) == []
+
+
+@pytest.mark.parametrize(("length", "kept"), [(3, [5, 6, 7]), (0, [])])
+def test_of_the_history_that_waits_for_a_store_the_newest_is_kept_without_a_gap(length: int, kept: list[int]) -> None:
+    bench = Bench(lateness_s=0.0, history_length=length)
+    for event_time_s in (1.0, 2.0):
+        bench.send("a", event_time_s)
+    bench.rest()
+    failed = bench.take()
+    for event_time_s in (13.0, 14.0, 15.0, 16.0, 17.0):
+        bench.send("a", event_time_s)
+        bench.drain()
+    bench.rest()
+    not_committed(bench.engine, failed)
+    assert bench.session().settled_version == 7
+    assert [row.version for row in unsaved_history(bench.engine, bench.session())] == kept
