@@ -150,7 +150,7 @@ def _record(
 
 
 def _stream(
-    stream: str, modality: str, upto: int, above: list[int], newest_s: float, refused: list[tuple[int, str]]
+    stream: str, modality: str, upto: int, above: list[int], newest_s: float, refused: list[list[Any]]
 ) -> StreamRecord:
     told = tuple((int(sequence), str(code)) for sequence, code in refused)
     return StreamRecord(str(stream), str(modality), int(upto), tuple(map(int, above)), float(newest_s), told)

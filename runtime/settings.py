@@ -25,7 +25,7 @@ from typing import Any, Literal
 from runtime.dispatch.dispatcher import DispatchPolicy
 from runtime.engine.batcher import BatchPolicy
 from runtime.engine.engine import EnginePolicy
-from runtime.engine.order import OrderPolicy
+from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.quota import QuotaPolicy
 from runtime.gateway.policy import GatewayPolicy
 from runtime.placement import ClusterPolicy

@@ -7,7 +7,8 @@ from math import isfinite
 import numpy as np
 
 from grf_core.step import ModalitySignature
-from runtime.engine.order import OrderPolicy, Timeline
+from runtime.engine.order import Timeline
+from runtime.engine.order_policy import OrderPolicy
 from runtime.messages import Float32Array
 
 MAX_SEQUENCES_AHEAD = 65536

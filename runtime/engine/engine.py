@@ -20,7 +20,7 @@ from grf_core.step import StepModel
 from runtime.engine.batcher import BatchPolicy, ReadyQueue
 from runtime.engine.flow import Flow
 from runtime.engine.intake import Intake
-from runtime.engine.order import OrderPolicy
+from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.outcomes import Progress, Verdict
 from runtime.engine.quota import QuotaPolicy, Quotas, Refusal
 from runtime.engine.residents import Residents

@@ -9,7 +9,8 @@ from math import inf
 
 from grf_core.step import ModelSignature
 from runtime.engine.batcher import ReadyQueue
-from runtime.engine.order import NO_SLOT, Entry, OrderPolicy
+from runtime.engine.order import NO_SLOT, Entry
+from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.outcomes import Progress
 from runtime.engine.quota import Quotas
 from runtime.engine.session import Session, extend_lineage

@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 
-from runtime.engine.order import NO_SLOT, OrderPolicy
+from runtime.engine.order import NO_SLOT
+from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.quota import Quotas, Refusal
 from runtime.engine.session import Session
 from runtime.engine.slab import Slab

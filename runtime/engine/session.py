@@ -9,7 +9,8 @@ from hashlib import blake2b
 from math import inf
 from typing import Literal, NamedTuple
 
-from runtime.engine.order import NO_SLOT, FusionKey, OrderPolicy, Timeline
+from runtime.engine.order import NO_SLOT, FusionKey, Timeline
+from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.sequences import SequenceSet
 from runtime.history import SettledStep
 from runtime.keys import SessionKey

@@ -20,7 +20,7 @@ from runtime.dispatch import dispatcher, peers, publishing, questions
 from runtime.dispatch.dispatcher import DispatchPolicy
 from runtime.engine import admission
 from runtime.engine.engine import EnginePolicy
-from runtime.engine.order import OrderPolicy
+from runtime.engine.order_policy import OrderPolicy
 from tests.runtime.worker_harness import RunningWorker
 from tests.wire_client import Connection, Publisher, Rows, read_tensor, segments, tensor
 

@@ -15,7 +15,7 @@ from runtime.client.publisher_account import PublisherPolicy
 from runtime.dispatch.dispatcher import DispatchPolicy
 from runtime.engine.batcher import BatchPolicy
 from runtime.engine.engine import EnginePolicy
-from runtime.engine.order import OrderPolicy
+from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.quota import QuotaPolicy
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array

@@ -16,7 +16,7 @@ from runtime.dispatch.turn_clock import TurnClock
 from runtime.engine import checkpoint
 from runtime.engine.engine import Engine
 from runtime.engine.flow import Flow
-from runtime.engine.order import OrderPolicy
+from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.quota import QuotaPolicy
 from runtime.engine.sequences import SequenceSet
 from runtime.engine.session import Session, StreamState

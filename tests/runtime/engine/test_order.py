@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.engine.order import Entry, FusionKey, OrderPolicy, Timeline
+from runtime.engine.order import Entry, FusionKey, Timeline
+from runtime.engine.order_policy import OrderPolicy
 
 FRAMES = np.zeros((1, 3), np.float32)
 

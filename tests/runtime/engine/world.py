@@ -21,7 +21,8 @@ import numpy as np
 from runtime.engine.batcher import BatchPolicy
 from runtime.engine.checkpoint import committed, not_committed, restore, take_records
 from runtime.engine.engine import Engine, EnginePolicy
-from runtime.engine.order import FusionKey, OrderPolicy
+from runtime.engine.order import FusionKey
+from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.outcomes import Progress
 from runtime.engine.quota import QuotaPolicy, Quotas, Refusal
 from runtime.engine.session import Session

@@ -16,7 +16,7 @@ from runtime.client.link import Identity
 from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
 from runtime.dispatch.store_jobs import StoreJob
 from runtime.engine.engine import Engine, EnginePolicy
-from runtime.engine.order import OrderPolicy
+from runtime.engine.order_policy import OrderPolicy
 from runtime.gateway.posted import Posted
 from runtime.gateway.relay_core import RelayCore
 from runtime.keys import KEY_GROUPS, SessionKey
