@@ -22,11 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from runtime.dispatch.dispatcher import DispatchPolicy
-from runtime.engine.batcher import BatchPolicy
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.engine.engine import EnginePolicy
-from runtime.engine.order_policy import OrderPolicy
-from runtime.engine.quota import QuotaPolicy
+from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
 from runtime.gateway.policy import GatewayPolicy
 from runtime.placement import ClusterPolicy
 from runtime.store.redis_address import parse_redis

@@ -7,7 +7,6 @@ Whoever drives it runs the store jobs in order, one after another, and brings ba
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import inf
 
@@ -20,6 +19,7 @@ from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.ownership import OwnedGroups
 from runtime.dispatch.pace import Pace
 from runtime.dispatch.peers import EVERY_SESSION, MAX_SUBSCRIPTIONS, Peer, Peers
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.dispatch.publishing import Publishing
 from runtime.dispatch.questions import Questions
 from runtime.dispatch.saving import Saver
@@ -36,28 +36,6 @@ MAX_PEERS = 10_000
 PEER_TIMEOUT_S = 30.0
 INBOX_BYTES = 64 << 20
 """of messages that nobody has looked at yet; beyond it the transport slows their senders"""
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchPolicy:
-    window_segments: int = 1024
-    """per connection: segments sent and not yet fused"""
-    window_bytes: int = 8 << 20
-    """the same in bytes"""
-    checkpoint_sessions: int = 2000
-    """sessions in one write to the store, at most"""
-    checkpoint_interval_s: float = 0.02
-    """at least so long between two writes"""
-    store_retry_s: float = 0.5
-    """between two attempts while the store does not answer"""
-    turn_s: float = 0.025
-    """how long a turn of the worker should take at most: it bounds the segments admitted and fused in one"""
-    shared_turn_s: float = 0.002
-    """the same while several tenants are connected: whoever sends meanwhile waits for its end"""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.shared_turn_s <= self.turn_s:
-            raise ValueError(f"shared_turn_s ({self.shared_turn_s:g}) must be positive and at most turn_s")
 
 
 class Dispatcher:

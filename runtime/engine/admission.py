@@ -8,7 +8,7 @@ import numpy as np
 
 from grf_core.step import ModalitySignature
 from runtime.engine.order import Timeline
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from runtime.messages import Float32Array
 
 MAX_SEQUENCES_AHEAD = 65536

@@ -13,21 +13,9 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from runtime.engine.policies import BatchPolicy
 from runtime.keys import SessionKey
-
-
-@dataclass(frozen=True, slots=True)
-class BatchPolicy:
-    max_segments: int = 256
-    """in one micro-batch, at most; the pace of the worker (dispatch.turn_s) may ask for fewer"""
-    max_padded_frames: int = 16384
-    """rows times the longest segment: bounds the work of one step"""
-
-    def __post_init__(self) -> None:
-        if self.max_segments < 1 or self.max_padded_frames < 1:
-            raise ValueError("max_segments and max_padded_frames must be positive")
 
 
 class _TenantQueue:

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from math import inf
 
 from grf_core.step import StepModel
-from runtime.engine.batcher import BatchPolicy, ReadyQueue
+from runtime.engine.batcher import ReadyQueue
 from runtime.engine.flow import Flow
 from runtime.engine.intake import Intake
-from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.outcomes import Progress, Verdict
-from runtime.engine.quota import QuotaPolicy, Quotas, Refusal
+from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
+from runtime.engine.quota import Quotas, Refusal
 from runtime.engine.residents import Residents
 from runtime.engine.sequences import SequenceSet
 from runtime.engine.session import Session, StreamState

@@ -10,8 +10,8 @@ from math import inf
 from grf_core.step import ModelSignature
 from runtime.engine.batcher import ReadyQueue
 from runtime.engine.order import NO_SLOT, Entry
-from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.outcomes import Progress
+from runtime.engine.policies import OrderPolicy
 from runtime.engine.quota import Quotas
 from runtime.engine.session import Session, extend_lineage
 from runtime.engine.slab import Slab

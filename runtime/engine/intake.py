@@ -9,8 +9,8 @@ from grf_core.step import ModalitySignature, ModelSignature
 from runtime.engine.admission import MAX_REFUSALS_KEPT, MAX_SEQUENCES_AHEAD, frames_fault, time_fault
 from runtime.engine.flow import Flow
 from runtime.engine.order import Entry, FusionKey
-from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.outcomes import ACCEPTED, DUPLICATE, Verdict
+from runtime.engine.policies import OrderPolicy
 from runtime.engine.quota import BYTE_LIMITS, SHARE_OF_THOSE_AHEAD, Quotas, Refusal
 from runtime.engine.residents import Residents
 from runtime.engine.session import Session, ShownState, StreamState

@@ -20,7 +20,7 @@ from bisect import bisect_left
 from math import inf, nextafter
 from typing import NamedTuple
 
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from runtime.messages import Float32Array
 
 NO_SLOT = -1

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
+from runtime.engine.policies import QuotaPolicy
+
 BYTE_LIMITS = ("tenant_bytes", "worker_bytes")
 """the refusals that mean: too much has landed that is not settled"""
 SHARE_OF_THOSE_AHEAD = 0.75
@@ -12,25 +14,6 @@ SHARE_OF_THOSE_AHEAD = 0.75
 them settles only when they go on, and would otherwise keep them out for good"""
 SLOW_DOWN_MS = 50
 """how long a sender waits that met a limit which the engine's own work relieves"""
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaPolicy:
-    """Per tenant and worker, but for `worker_pending_bytes`."""
-
-    max_sessions: int = 1_000_000
-    """in memory at once"""
-    max_pending_bytes: int = 256 << 20
-    """of segments that have landed and are not settled"""
-    max_segments_per_s: float = inf
-    """sustained; a second's worth may come at once"""
-    worker_pending_bytes: int = 1 << 30
-    """over all tenants"""
-
-    def __post_init__(self) -> None:
-        for name in ("max_sessions", "max_pending_bytes", "max_segments_per_s", "worker_pending_bytes"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive: {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)

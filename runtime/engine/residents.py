@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from runtime.engine.order import NO_SLOT
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from runtime.engine.quota import Quotas, Refusal
 from runtime.engine.session import Session
 from runtime.engine.slab import Slab

@@ -10,7 +10,7 @@ from math import inf
 from typing import Literal, NamedTuple
 
 from runtime.engine.order import NO_SLOT, FusionKey, Timeline
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from runtime.engine.sequences import SequenceSet
 from runtime.history import SettledStep
 from runtime.keys import SessionKey

@@ -16,7 +16,7 @@ import pytest
 
 from runtime.client import StateClient
 from runtime.engine.engine import EnginePolicy
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from tests.connectors.materials import (
     publish_mqtt,
     publish_nats,

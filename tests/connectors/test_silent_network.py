@@ -16,7 +16,7 @@ from connectors.snapshots import StateFolder
 from connectors.supervisor import Supervisor
 from runtime.client import StateClient
 from runtime.engine.engine import EnginePolicy
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from tests.connectors.materials import publish_mqtt, publish_nats, run_nats
 from tests.connectors.servers import Mosquitto, Nats
 from tests.relay import Relay

@@ -27,7 +27,7 @@ from runtime import wire, worker_loop
 from runtime.client import Publisher, Refused, StateClient
 from runtime.engine.engine import EnginePolicy
 from runtime.engine.order import FusionKey
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from runtime.keys import InvalidId
 from runtime.store.sqlite import SqliteStore
 from tests.runtime.engine.offline import Fused, OfflineModel, assert_close

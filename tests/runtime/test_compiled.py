@@ -44,6 +44,7 @@ def test_what_is_compiled_passes_the_tests_of_its_source(tmp_path: Path) -> None
     assert module.endswith(EXTENSION_SUFFIXES[0])
     assert module.startswith(str(tmp_path))
     assert len(compiled_modules(tmp_path / "runtime")) > 30
+    assert not stale_modules(tmp_path / "runtime")
     run(tmp_path, "-m", "pytest", "-q", *(f"tests/runtime/{name}" for name in TESTS))
     run(tmp_path, "-m", "tests.simulation", "--seed", "0", "--runs", "20")
 

@@ -17,10 +17,10 @@ import pytest
 from runtime import keys, wire, wire_tensors, worker_loop
 from runtime import messages as m
 from runtime.dispatch import dispatcher, peers, publishing, questions
-from runtime.dispatch.dispatcher import DispatchPolicy
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.engine import admission
 from runtime.engine.engine import EnginePolicy
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from tests.runtime.worker_harness import RunningWorker
 from tests.wire_client import Connection, Publisher, Rows, read_tensor, segments, tensor
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,8 @@ def test_every_setting_is_in_the_operations_guide() -> None:
         if f"`{layer}.{item.name}`" not in guide
     ]
     assert not missing
+
+
+def test_settings_go_to_other_processes_as_they_are() -> None:
+    settings = load_settings(["order.lateness_by_modality_s=text=1.5", "batch.max_segments=8"], environment={})
+    assert pickle.loads(pickle.dumps(settings)) == settings

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
+from runtime.dispatch.dispatcher import Dispatcher
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.engine.engine import Engine, EnginePolicy
 from runtime.security import Tokens
 from runtime.store.sqlite import SqliteStore

@@ -15,7 +15,7 @@ from typing import Self
 from prometheus_client import CollectorRegistry
 
 from runtime.controller import Controller
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from runtime.orders import Orders
 from runtime.placement import Beat, ClusterPolicy
 from runtime.settings import RuntimeSettings, Settings

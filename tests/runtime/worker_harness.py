@@ -21,7 +21,8 @@ from typing import Self, TypeVar
 import pytest
 
 from grf_core.step import StepModel
-from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
+from runtime.dispatch.dispatcher import Dispatcher
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.engine.engine import Engine, EnginePolicy
 from runtime.keys import KEY_GROUPS
 from runtime.security import Tokens

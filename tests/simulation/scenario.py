@@ -12,11 +12,9 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from runtime.client.publisher_account import PublisherPolicy
-from runtime.dispatch.dispatcher import DispatchPolicy
-from runtime.engine.batcher import BatchPolicy
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.engine.engine import EnginePolicy
-from runtime.engine.order_policy import OrderPolicy
-from runtime.engine.quota import QuotaPolicy
+from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array
 from tests.runtime.toy_model import POISON, SIGNATURE

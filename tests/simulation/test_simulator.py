@@ -10,14 +10,13 @@ import pytest
 
 from runtime import messages as m
 from runtime.client.stream_buffer import StreamBuffer
-from runtime.dispatch.dispatcher import DispatchPolicy
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.dispatch.publishing import Publishing
 from runtime.dispatch.turn_clock import TurnClock
 from runtime.engine import checkpoint
 from runtime.engine.engine import Engine
 from runtime.engine.flow import Flow
-from runtime.engine.order_policy import OrderPolicy
-from runtime.engine.quota import QuotaPolicy
+from runtime.engine.policies import OrderPolicy, QuotaPolicy
 from runtime.engine.sequences import SequenceSet
 from runtime.engine.session import Session, StreamState
 from runtime.store import memory

@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from runtime import messages as m
-from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
+from runtime.dispatch.dispatcher import Dispatcher
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.dispatch.store_jobs import StoreJob
 from runtime.dispatch.turn_clock import TurnClock
 from runtime.engine.engine import Engine, EnginePolicy

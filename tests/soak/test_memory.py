@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from runtime import messages as m
-from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
+from runtime.dispatch.dispatcher import Dispatcher
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.engine.engine import Engine, EnginePolicy
 from runtime.keys import KEY_GROUPS, SessionKey
 from runtime.security import Tokens

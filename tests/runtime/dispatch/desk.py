@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from runtime import messages as m
-from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
+from runtime.dispatch.dispatcher import Dispatcher
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.dispatch.store_jobs import StoreJob
 from runtime.engine.engine import Engine, EnginePolicy
 from runtime.keys import KEY_GROUPS

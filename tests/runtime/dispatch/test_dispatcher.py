@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runtime import messages as m
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from runtime.keys import SessionKey, key_group
 from runtime.state_maps import StateMaps
 from runtime.wire import encode

@@ -8,7 +8,7 @@ import pytest
 
 from runtime import messages as m
 from runtime.dispatch import loading, questions
-from runtime.engine.quota import QuotaPolicy
+from runtime.engine.policies import QuotaPolicy
 from runtime.keys import SessionKey, key_group
 from tests.runtime.dispatch.desk import Desk
 

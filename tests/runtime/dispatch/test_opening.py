@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runtime import messages as m
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from tests.runtime.dispatch.desk import FRAMES, Desk
 
 OPEN = m.Open("s", "mic", "audio", 1)

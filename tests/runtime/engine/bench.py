@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from runtime.engine.batcher import BatchPolicy
 from runtime.engine.checkpoint import committed, restore, take_records
 from runtime.engine.engine import Engine, EnginePolicy
-from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.outcomes import Verdict
-from runtime.engine.quota import QuotaPolicy
+from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array, SegmentEntry

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from grf_core.step import ModalitySignature
 from runtime.engine.admission import frames_fault, time_fault
 from runtime.engine.order import Timeline
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 
 AUDIO = ModalitySignature("audio", 3, 8)
 LARGEST = float(np.finfo(np.float32).max)

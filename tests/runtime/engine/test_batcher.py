@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.engine.batcher import BatchPolicy, ReadyQueue
+from runtime.engine.batcher import ReadyQueue
+from runtime.engine.policies import BatchPolicy
 from runtime.keys import SessionKey
 
 

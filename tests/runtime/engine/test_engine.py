@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from grf_core.step import StepBatch, StepResult
-from runtime.engine.batcher import BatchPolicy
 from runtime.engine.engine import SILENT_PER_TICK, Engine, EnginePolicy
-from runtime.engine.order_policy import OrderPolicy
-from runtime.engine.quota import QuotaPolicy, Refusal
+from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
+from runtime.engine.quota import Refusal
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
 from tests.runtime.engine.bench import KEY, WALL_S, Bench

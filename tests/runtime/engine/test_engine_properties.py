@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.engine.batcher import BatchPolicy
 from runtime.engine.checkpoint import committed, restore, take_records
 from runtime.engine.engine import Engine, EnginePolicy
 from runtime.engine.order import FusionKey
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import BatchPolicy, OrderPolicy
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
 from runtime.messages import SegmentEntry

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.engine.quota import QuotaPolicy
+from runtime.engine.policies import QuotaPolicy
 from runtime.messages import SegmentEntry
 from tests.runtime.engine.bench import WALL_S, Bench
 

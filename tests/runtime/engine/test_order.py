@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from runtime.engine.order import Entry, FusionKey, Timeline
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 
 FRAMES = np.zeros((1, 3), np.float32)
 

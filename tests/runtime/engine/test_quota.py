@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from runtime.engine.quota import QuotaPolicy, Quotas, Refusal
+from runtime.engine.policies import QuotaPolicy
+from runtime.engine.quota import Quotas, Refusal
 
 
 def allowed(quotas: Quotas, tenant: str, now_s: float, n_bytes: int = 10) -> bool:

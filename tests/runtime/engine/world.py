@@ -18,13 +18,12 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from runtime.engine.batcher import BatchPolicy
 from runtime.engine.checkpoint import committed, not_committed, restore, take_records
 from runtime.engine.engine import Engine, EnginePolicy
 from runtime.engine.order import FusionKey
-from runtime.engine.order_policy import OrderPolicy
 from runtime.engine.outcomes import Progress
-from runtime.engine.quota import QuotaPolicy, Quotas, Refusal
+from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
+from runtime.engine.quota import Quotas, Refusal
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array, SegmentEntry

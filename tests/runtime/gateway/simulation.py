@@ -13,10 +13,11 @@ import numpy as np
 
 from runtime import messages as m
 from runtime.client.link import Identity
-from runtime.dispatch.dispatcher import Dispatcher, DispatchPolicy
+from runtime.dispatch.dispatcher import Dispatcher
+from runtime.dispatch.policy import DispatchPolicy
 from runtime.dispatch.store_jobs import StoreJob
 from runtime.engine.engine import Engine, EnginePolicy
-from runtime.engine.order_policy import OrderPolicy
+from runtime.engine.policies import OrderPolicy
 from runtime.gateway.posted import Posted
 from runtime.gateway.relay_core import RelayCore
 from runtime.keys import KEY_GROUPS, SessionKey

@@ -1,9 +1,13 @@
-"""What a deployment may choose about the order of its sessions."""
+"""What a deployment may choose about order, batches and quotas.
+
+Settings read these annotations, and Ray pickles the objects: neither works with a compiled class.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 
@@ -55,3 +59,34 @@ class OrderPolicy:
     @property
     def fuses_late(self) -> bool:
         return self.late == "fuse" or self.mode == "arrival"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    max_segments: int = 256
+    """in one micro-batch, at most; the pace of the worker (dispatch.turn_s) may ask for fewer"""
+    max_padded_frames: int = 16384
+    """rows times the longest segment: bounds the work of one step"""
+
+    def __post_init__(self) -> None:
+        if self.max_segments < 1 or self.max_padded_frames < 1:
+            raise ValueError("max_segments and max_padded_frames must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaPolicy:
+    """Per tenant and worker, but for `worker_pending_bytes`."""
+
+    max_sessions: int = 1_000_000
+    """in memory at once"""
+    max_pending_bytes: int = 256 << 20
+    """of segments that have landed and are not settled"""
+    max_segments_per_s: float = inf
+    """sustained; a second's worth may come at once"""
+    worker_pending_bytes: int = 1 << 30
+    """over all tenants"""
+
+    def __post_init__(self) -> None:
+        for name in ("max_sessions", "max_pending_bytes", "max_segments_per_s", "worker_pending_bytes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive: {getattr(self, name)}")
