@@ -1,4 +1,4 @@
-"""What a deployment may choose about windows, checkpoints and turns. Not compiled, as `runtime/engine/policies.py`."""
+"""What a deployment may choose about windows, checkpoints and turns."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a deployment may choose about order, batches and quotas.
-
-Settings read these annotations, and Ray pickles the objects: neither works with a compiled class.
-"""
+"""What a deployment may choose about order, batches and quotas."""
 
 from __future__ import annotations
 
