@@ -54,7 +54,7 @@ class RunningRuntime:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, *, own_session: bool = True) -> None:
-        """In a terminal session of its own, by which all its processes are found."""
+        """In a terminal session of its own, by which all its processes are found, or in ours."""
         arguments = [sys.executable, "-m", "runtime.cli.run", "up", "--quiet", *self.set_flags()]
         self.process = subprocess.Popen(
             arguments, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=own_session
