@@ -7,6 +7,7 @@ are opened again and sent again from the durable mark; the worker's sequence num
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from operator import attrgetter
 from typing import Literal
 
 from runtime import messages as m
@@ -153,7 +154,7 @@ class PublisherCore:
         """Give up the oldest segment of this stream, or of the fullest one if this has only its newest."""
         buffer = preferred
         if len(buffer) < 2:
-            buffer = max(self._streams.values(), key=lambda candidate: candidate.n_bytes)
+            buffer = max(self._streams.values(), key=attrgetter("n_bytes"))
         dropped = buffer.drop_oldest() if len(buffer) > 1 or buffer is not preferred else None
         if dropped is None:
             return False

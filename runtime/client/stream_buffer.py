@@ -7,7 +7,7 @@ oldest ........ taken_upto ........ sent_upto ........ next_sequence - 1
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Literal
 
@@ -73,8 +73,12 @@ def stream_segments(
     session: str, stream: str, oldest: int, entries: Iterable[m.SegmentEntry]
 ) -> list[m.StreamSegments]:
     """Groups for the wire: one tensor holds frames of one width, and refused segments may have any, or none."""
-    runs = groupby(entries, key=lambda entry: entry.frames.shape[1])
+    runs = groupby(entries, key=_width)
     return [m.StreamSegments(session, stream, oldest, tuple(run)) for _, run in runs]
+
+
+def _width(entry: m.SegmentEntry) -> int:
+    return entry.frames.shape[1]
 
 
 def take_oldest(buffers: Sequence[StreamBuffer], max_segments: int, max_bytes: int) -> list[tuple[StreamBuffer, Entry]]:
@@ -87,8 +91,8 @@ def take_oldest(buffers: Sequence[StreamBuffer], max_segments: int, max_bytes: i
     taken: list[tuple[StreamBuffer, Entry]] = []
     n_bytes = 0
     while waiting and len(taken) < max_segments:
-        buffer = min(waiting, key=lambda candidate: waiting[candidate].place)
-        entry = waiting.pop(buffer)
+        buffer, entry = min(waiting.items(), key=_place)
+        del waiting[buffer]
         n_bytes += entry.n_bytes
         if taken and n_bytes > max_bytes:
             break
@@ -98,6 +102,10 @@ def take_oldest(buffers: Sequence[StreamBuffer], max_segments: int, max_bytes: i
         if following is not None:
             waiting[buffer] = following
     return taken
+
+
+def _place(item: tuple[StreamBuffer, Entry]) -> int:
+    return item[1].place
 
 
 class StreamBuffer:
@@ -247,7 +255,7 @@ class StreamBuffer:
 
     def in_flight(self) -> tuple[int, int]:
         """How many segments are sent and not taken, and their bytes."""
-        entries = list(self._between(self._taken_upto, self._sent_upto))
+        entries = self._between(self._taken_upto, self._sent_upto)
         return len(entries), sum(entry.n_bytes for entry in entries)
 
     # ---- what the worker says ----
@@ -266,7 +274,7 @@ class StreamBuffer:
 
     def reconnect(self) -> int:
         """Open and send everything again; return how many segments had been sent already."""
-        sent = len(list(self._between(0, self._sent_upto)))
+        sent = len(self._between(0, self._sent_upto))
         self._state = "closed"
         self._sent_upto = self._taken_upto = self._fused_upto = self.oldest - 1
         self._end_sent = False
@@ -278,7 +286,7 @@ class StreamBuffer:
         if self._state == "opening":
             self._state = "closed"
         self._end_sent = False
-        again = len(list(self._between(sequence - 1, self._sent_upto)))
+        again = len(self._between(sequence - 1, self._sent_upto))
         self._sent_upto = min(self._sent_upto, max(sequence - 1, self.oldest - 1))
         self._taken_upto = min(self._taken_upto, self._sent_upto)
         return again
@@ -286,7 +294,7 @@ class StreamBuffer:
     def taken(self, upto: int) -> list[Entry]:
         """All up to here have left the window; return those that were in it."""
         upto = min(upto, self._sent_upto)
-        entries = list(self._between(self._taken_upto, upto))
+        entries = self._between(self._taken_upto, upto)
         self._taken_upto = max(self._taken_upto, upto)
         if entries:
             self._burst = min(2 * self._burst, MAX_BURST)
@@ -294,7 +302,7 @@ class StreamBuffer:
 
     def fused(self, upto: int, version: int) -> list[Entry]:
         """All up to here are in the live state; return those of which that was not known on this connection."""
-        entries = list(self._between(self._fused_upto, min(upto, self._sent_upto)))
+        entries = self._between(self._fused_upto, min(upto, self._sent_upto))
         self._fused_upto = max(self._fused_upto, min(upto, self._sent_upto))
         for entry in entries:
             if not entry.receipt.is_fused:
@@ -305,7 +313,7 @@ class StreamBuffer:
     def durable(self, upto: int) -> list[Entry]:
         """All up to here are committed; return those that need not be kept any more."""
         self._durable_upto = max(self._durable_upto, upto)
-        done = list(self._between(0, upto))
+        done = self._between(0, upto)
         for entry in done:
             del self._entries[entry.receipt.sequence]
             self.n_bytes -= entry.n_bytes
@@ -334,10 +342,10 @@ class StreamBuffer:
             entry.receipt.code, entry.receipt.text = nack.code, nack.text
         return held
 
-    def _between(self, above: int, upto: int) -> Iterator[Entry]:
+    def _between(self, above: int, upto: int) -> list[Entry]:
         """Entries with above < sequence <= upto, in order."""
-        for sequence in range(max(above + 1, self.oldest), min(upto + 1, self._next or 1)):
-            yield self._entries[sequence]
+        first, end = max(above + 1, self.oldest), min(upto + 1, self._next or 1)
+        return [self._entries[sequence] for sequence in range(first, end)]
 
 
 def _nothing(like: Entry) -> Entry:

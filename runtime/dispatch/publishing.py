@@ -146,15 +146,16 @@ class Publishing:
     # ---- end ----
 
     def end(self, peer: Peer, message: m.End, now_s: float) -> None:
-        def run(session: Session | None) -> None:
-            stream = session.streams.get(message.stream) if session else None
-            if session is None or stream is None or stream.owner not in (None, peer.owner):
-                return
-            if stream.received.upto >= message.upto:
-                self._engine.end_stream(session, message.stream, now_s)
-
         refuse = partial(self._outbox.refuse_segment, peer, message.session, message.stream, 0)
+        run = partial(self._end, peer, message, now_s)
         self._loader.visit(SessionKey(peer.tenant, message.session), Visit(run, refuse))
+
+    def _end(self, peer: Peer, message: m.End, now_s: float, session: Session | None) -> None:
+        stream = session.streams.get(message.stream) if session else None
+        if session is None or stream is None or stream.owner not in (None, peer.owner):
+            return
+        if stream.received.upto >= message.upto:
+            self._engine.end_stream(session, message.stream, now_s)
 
     # ---- segments ----
 

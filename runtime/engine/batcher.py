@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from runtime.engine.policies import BatchPolicy
 from runtime.keys import SessionKey
@@ -62,9 +62,17 @@ class ReadyQueue:
         most = self._policy.max_segments if at_most is None else min(at_most, self._policy.max_segments)
         batch: list[SessionKey] = []
         longest = 0
-        for tenant, key, frames in self._in_fair_turns():
-            if len(batch) >= most:
-                break
+        turns = [
+            (tenant.served_frames, name, tenant, iter(tenant.sessions.items())) for name, tenant in self._waiting()
+        ]
+        heapq.heapify(turns)  # names differ: what stands behind them is never compared
+        while turns and len(batch) < most:
+            _, name, tenant, waiting = turns[0]
+            item = next(waiting, None)
+            if item is None:
+                heapq.heappop(turns)
+                continue
+            key, frames = item
             longest = max(longest, frames)
             if batch and longest * (len(batch) + 1) > self._policy.max_padded_frames:
                 break
@@ -72,30 +80,15 @@ class ReadyQueue:
                 batch.append(key)
                 self._round_frames = max(self._round_frames, tenant.served_frames)
                 tenant.served_frames += frames
+                heapq.heapreplace(turns, (tenant.served_frames, name, tenant, waiting))
         for key in batch:
             del self._tenants[key.tenant].sessions[key]
         self._length -= len(batch)
         self._forget_idle_tenants()
         return batch
 
-    def _in_fair_turns(self) -> Iterator[tuple[_TenantQueue, SessionKey, int]]:
-        """Ready sessions with their frames: of the tenant next that has been served least when it is asked for."""
-        tenants = [(name, tenant) for name, tenant in self._tenants.items() if tenant.sessions]
-        if len(tenants) == 1:  # alone, it waits for nobody
-            tenant = tenants[0][1]
-            for key, frames in tenant.sessions.items():
-                yield tenant, key, frames
-            return
-        turns = [(tenant.served_frames, name, tenant, iter(tenant.sessions.items())) for name, tenant in tenants]
-        heapq.heapify(turns)  # names differ: what stands behind them is never compared
-        while turns:
-            _, name, tenant, waiting = turns[0]
-            item = next(waiting, None)
-            if item is None:
-                heapq.heappop(turns)
-                continue
-            yield tenant, *item
-            heapq.heapreplace(turns, (tenant.served_frames, name, tenant, waiting))
+    def _waiting(self) -> list[tuple[str, _TenantQueue]]:
+        return [(name, tenant) for name, tenant in self._tenants.items() if tenant.sessions]
 
     def _forget_idle_tenants(self) -> None:
         if not self._length:  # everyone has got all that was asked for: the turns begin anew

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from math import inf
 
@@ -21,7 +20,7 @@ from runtime.records import HistoryRow, RecordError, SessionRecord, StreamRecord
 def take_records(engine: Engine, incarnation: str, limit: int, rows: float = inf) -> list[SessionRecord]:
     """Records of up to `limit` dirty sessions, as they are now, with about as many `rows` of history, but at least one
     session's. They count as saved once `committed` is called."""
-    keys = list(_longest_dirty(engine, limit, rows))
+    keys = _longest_dirty(engine, limit, rows)
     sessions = [engine.sessions[key] for key in keys]
     with_context = [session for session in sessions if session.settled_slot != NO_SLOT]
     contexts = engine.slab.context_rows([session.settled_slot for session in with_context]) if with_context else ()
@@ -31,13 +30,15 @@ def take_records(engine: Engine, incarnation: str, limit: int, rows: float = inf
     return [_record(engine, session, context_of.get(session.key), incarnation) for session in sessions]
 
 
-def _longest_dirty(engine: Engine, limit: int, rows: float) -> Iterator[SessionKey]:
+def _longest_dirty(engine: Engine, limit: int, rows: float) -> list[SessionKey]:
+    keys: list[SessionKey] = []
     taken = 0
     for key in islice(engine.dirty, limit):
-        yield key
+        keys.append(key)
         taken += 1 + len(engine.sessions[key].history)
         if taken >= rows:
-            return
+            break
+    return keys
 
 
 def _record(engine: Engine, session: Session, context_KD: Float32Array | None, incarnation: str) -> SessionRecord:

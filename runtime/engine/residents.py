@@ -71,18 +71,17 @@ class Residents:
 
     def make_room(self, rows: int, now_s: float, sessions: int = 0) -> bool:
         """Let idle sessions leave, longest inactive first, until so many rows and sessions have room; False if not."""
-
-        def fits() -> bool:
-            return self._slab.available >= rows and len(self.sessions) + sessions <= self._max_sessions
-
-        if fits():
+        if self._fits(rows, sessions):
             return True
         longest_inactive = islice(self.sessions.values(), LOOK_AT + rows)
         for key in [session.key for session in longest_inactive if self._may_leave(session, now_s)]:
             self._evict(key)
-            if fits():
+            if self._fits(rows, sessions):
                 return True
         return False
+
+    def _fits(self, rows: int, sessions: int) -> bool:
+        return self._slab.available >= rows and len(self.sessions) + sessions <= self._max_sessions
 
     def _may_leave(self, session: Session, now_s: float) -> bool:
         return session.is_idle(now_s) and not self._untold(session.key)
