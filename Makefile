@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/.installed
 MEDIA  := .venv/.installed-media
+COMPILED := runtime/.compiled
 
 # `make demo SECONDS=30` and nothing else sets it: shells have a variable of that name, and may have exported it.
 DEMO_SECONDS := $(if $(filter command,$(origin SECONDS)),$(SECONDS))
@@ -12,7 +13,7 @@ DEMO_SECONDS := $(if $(filter command,$(origin SECONDS)),$(SECONDS))
 JOBS     ?= 2
 LEFT_OUT := not soak and not chaos
 
-.PHONY: help setup setup-media system demo test check bench chaos soak clean
+.PHONY: help setup setup-media system demo test check bench chaos soak compiled source clean
 
 help:     ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +36,7 @@ system:   ## install the real servers that some tests use (Debian packages; as r
 demo: setup  ## replay a real recording through the whole runtime, live; SECONDS=30 ends it by itself
 	@$(BIN)/grf demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
 
-test: check setup-media  ## check, then all tests
+test: source check setup-media  ## check, then all tests
 	@if [ "$$CI" = true ]; then scripts/install-system.sh; else scripts/install-system.sh --missing; fi
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(LEFT_OUT) and not cluster and not slow" -n $(JOBS) --dist worksteal
 	@$(BIN)/python -m pytest -m "$(LEFT_OUT) and (cluster or slow)"
@@ -55,6 +56,16 @@ chaos: setup  ## whatever may die dies under load, on several raylets with Redis
 soak: setup  ## the long forms of the tests
 	@$(BIN)/python -m pytest -m soak --timeout 0
 
-clean:    ## remove caches and build output (.venv stays: rm -r it to start from nothing)
+compiled: $(COMPILED)  ## compile the path of a segment (half a minute; needs a C compiler): half as many segments again
+
+$(COMPILED): $(STAMP) $(wildcard runtime/*.py runtime/*/*.py) setup.py scripts/mypyc.ini
+	@GRF_COMPILED=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+source:   ## remove what is compiled: the source runs again
+	@find runtime -name '*.so' -delete
+	@rm -f $(COMPILED)
+
+clean: source  ## remove caches and build output (.venv stays: rm -r it to start from nothing)
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

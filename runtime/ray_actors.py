@@ -21,6 +21,7 @@ from typing import Any
 import ray
 from prometheus_client import CollectorRegistry, start_http_server
 
+from runtime.compiled import stale_modules
 from runtime.controller import Controller
 from runtime.death_watch import DeathWatch
 from runtime.orders import Orders
@@ -249,6 +250,8 @@ class WorkerActor:
         _log_to_stderr(settings.runtime.log_level)
         if os.nice(0) > 0:
             log.warning("niceness is %d: start Ray with RAY_worker_niceness=0, or others go first", os.nice(0))
+        if stale := [path.stem for path in stale_modules()]:
+            log.warning("what runs was compiled from older source: %s. `make compiled`, please", ", ".join(stale))
         model = load_model(settings)
         warm_up(model)
         self._controller: Handle = None

@@ -48,7 +48,7 @@ def encode_tensors(message: Segments | Updates | Tapped) -> tuple[list[Any], lis
             numbers = [numbers for row in rows for numbers in (row.live, row.settled)]
             return [[row[: len(_UPDATE_TYPES)] for row in rows]], [_tensor(numbers)]
         case Tapped(frames=frames):
-            return [*(getattr(message, name) for name in _TAPPED), len(frames)], [_tensor([frames])]
+            return [*[getattr(message, name) for name in _TAPPED], len(frames)], [_tensor([frames])]
 
 
 def _group_header(group: StreamSegments) -> list[Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from runtime.compiled import compiled_modules
+
 RESULTS = Path(__file__).parents[1] / "results"
 
 
@@ -24,6 +26,7 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "compiled_modules": len(compiled_modules()),
     }
 
 

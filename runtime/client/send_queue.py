@@ -98,7 +98,7 @@ class SendQueue:
             self._due_s, self._unsent = inf, 0
         groups: list[m.StreamSegments] = []
         for buffer, sent in entries.items():
-            groups += stream_segments(buffer.session, buffer.stream, buffer.oldest, (entry.on_wire() for entry in sent))
+            groups += stream_segments(buffer.session, buffer.stream, buffer.oldest, [entry.on_wire() for entry in sent])
         return m.Segments(tuple(groups)) if groups else None
 
     def _take_turn(self, max_segments: int, max_bytes: int) -> list[tuple[StreamBuffer, Entry]]:

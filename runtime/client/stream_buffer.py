@@ -78,7 +78,7 @@ def stream_segments(
 
 
 def _width(entry: m.SegmentEntry) -> int:
-    return entry.frames.shape[1]
+    return int(entry.frames.shape[1])
 
 
 def take_oldest(buffers: Sequence[StreamBuffer], max_segments: int, max_bytes: int) -> list[tuple[StreamBuffer, Entry]]:

@@ -1,4 +1,4 @@
-"""What a deployment may choose about windows, checkpoints and turns."""
+"""What a deployment may choose about windows, checkpoints and turns. Not compiled, as `runtime/engine/policies.py`."""
 
 from __future__ import annotations
 

@@ -62,9 +62,8 @@ class ReadyQueue:
         most = self._policy.max_segments if at_most is None else min(at_most, self._policy.max_segments)
         batch: list[SessionKey] = []
         longest = 0
-        turns = [
-            (tenant.served_frames, name, tenant, iter(tenant.sessions.items())) for name, tenant in self._waiting()
-        ]
+        tenants = [(name, tenant) for name, tenant in self._tenants.items() if tenant.sessions]
+        turns = [(tenant.served_frames, name, tenant, iter(tenant.sessions.items())) for name, tenant in tenants]
         heapq.heapify(turns)  # names differ: what stands behind them is never compared
         while turns and len(batch) < most:
             _, name, tenant, waiting = turns[0]
@@ -86,9 +85,6 @@ class ReadyQueue:
         self._length -= len(batch)
         self._forget_idle_tenants()
         return batch
-
-    def _waiting(self) -> list[tuple[str, _TenantQueue]]:
-        return [(name, tenant) for name, tenant in self._tenants.items() if tenant.sessions]
 
     def _forget_idle_tenants(self) -> None:
         if not self._length:  # everyone has got all that was asked for: the turns begin anew

@@ -105,7 +105,7 @@ class Timeline:
 
     def holds_back(self, stream: str, now_s: float) -> bool:
         """Is it this stream, or one that is just as far, that the watermark follows?"""
-        waited_for = (clock.newest_s for clock in self.clocks.values() if clock.wait_until_s > now_s)
+        waited_for = [clock.newest_s for clock in self.clocks.values() if clock.wait_until_s > now_s]
         return self.clocks[stream].newest_s <= min(waited_for, default=inf)
 
     def end_stream(self, stream: str) -> None:

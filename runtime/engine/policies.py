@@ -1,4 +1,7 @@
-"""What a deployment may choose about order, batches and quotas."""
+"""What a deployment may choose about order, batches and quotas.
+
+Settings read these annotations, and Ray pickles the objects: neither works with a compiled class.
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _finite_rows(result: StepResult) -> list[bool]:
     parts = contexts, result.outputs, result.gate[:, None]
     if all(isfinite(np.vdot(part, part)) for part in parts):  # as good as always
         return [True] * len(contexts)
-    return [all(good) for good in zip(*(np.isfinite(part).all(axis=1) for part in parts), strict=True)]
+    return [all(good) for good in zip(*[np.isfinite(part).all(axis=1) for part in parts], strict=True)]
 
 
 def _shares(shares_BM: Float32Array, fresh: BoolArray, ranks: IntArray, gate: Float32Array) -> Float32Array:
