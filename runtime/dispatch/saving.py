@@ -12,15 +12,20 @@ from runtime.store.base import StoreError
 from runtime.store.sealing import seal_ahead
 
 REST = 4.0
-"""after a write, no other for so many times as long as it took: under load fewer and larger writes, not more of them"""
+"""after a write that leaves nothing behind, no other for so many times as long as it took: so the store's thread keeps
+the loop from the processor for a fifth of the time"""
+AT_ONCE = 64
+"""sessions in one write: a large one is felt by all who send meanwhile, and makes the next one larger"""
+SHARE_AT_ONCE = 8
+"""one in so many of those that wait, if that is more: a store whose commits are slow keeps up with larger writes"""
 
 
 class Saver:
     def __init__(
         self, engine: Engine, store: StoreQueue, owned: OwnedGroups, incarnation: str, interval_s: float, limit: int
     ) -> None:
-        """Write at least `interval_s` apart, up to `limit` sessions at a time; at once while groups are frozen: their
-        publishers wait for it."""
+        """Write at least `interval_s` apart, up to `limit` sessions at a time; while groups are frozen, at once and as many
+        as that allows: their publishers wait for it."""
         self._engine = engine
         self._store = store
         self._owned = owned
@@ -30,6 +35,8 @@ class Saver:
         self._in_flight = False
         self._collected: list[tuple[Session, SessionRecord]] = []
         self._still_to_collect = 0
+        self._left_behind = 0
+        """sessions that waited as well when the last write was begun"""
         self._next_s = 0.0
         self._retry_s = 0.0
         """when the store may be tried again, after it has failed"""
@@ -56,7 +63,10 @@ class Saver:
         if due_s is None or now_s < due_s:
             return
         if not self._collected:
-            self._still_to_collect = min(len(self._engine.dirty), self._limit)
+            waiting = len(self._engine.dirty)
+            at_once = waiting if self._owned.frozen else max(AT_ONCE, waiting // SHARE_AT_ONCE)
+            self._still_to_collect = min(waiting, at_once, self._limit)
+            self._left_behind = waiting - self._still_to_collect
         taken = checkpoint.take_records(self._engine, self._incarnation, self._still_to_collect, rows)
         for record in taken:
             record.incarnation = f"{self._incarnation}@{self._owned.tenure_of(record.key)}"
@@ -81,7 +91,8 @@ class Saver:
         def saved(_: None, now_s: float) -> None:
             self._in_flight = False
             self.saved_at_s = now_s
-            self._next_s = max(self._next_s, now_s + REST * (now_s - started_s))
+            rest = REST * len(records) / (len(records) + self._left_behind)
+            self._next_s = max(self._next_s, now_s + rest * (now_s - started_s))
             checkpoint.committed(self._engine, records)
 
         def failed(_: StoreError | RecordError, now_s: float) -> None:

@@ -46,8 +46,11 @@ class Desk:
 
     def say(self, who: bytes, *messages: m.Message) -> None:
         for message in messages:
-            self.deliver(who, [bytes(frame) for frame in encode(message)])
+            self.deliver_message(who, message)
         self.work()
+
+    def deliver_message(self, who: bytes, message: m.Message) -> None:
+        self.deliver(who, [bytes(frame) for frame in encode(message)])
 
     def deliver(self, who: bytes, frames: Sequence[bytes]) -> None:
         self.dispatcher.receive(who, frames, self.now_s, 1e6 + self.now_s)

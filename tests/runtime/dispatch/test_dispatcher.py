@@ -290,7 +290,7 @@ def test_a_session_deleted_while_its_record_is_made_stays_deleted() -> None:
     desk.work(1.0)
     dispatcher = desk.dispatcher
     for number in range(40):
-        desk.deliver(b"a", [bytes(f) for f in encode(m.End(f"s{number}", "mic"))])
+        desk.deliver_message(b"a", m.End(f"s{number}", "mic"))
         dispatcher.engine.dirty[SessionKey("default", f"s{number}")] = None
     dispatcher.saver.save(desk.now_s + 10, 5)  # some records are made, the write has not begun
     assert not dispatcher.store.take()

@@ -1,0 +1,76 @@
+"""How much one write to the store holds, and how long the store then rests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from runtime import messages as m
+from runtime.dispatch.saving import AT_ONCE, REST, SHARE_AT_ONCE
+from runtime.keys import SessionKey
+from tests.runtime.dispatch.desk import Desk
+
+EVERY_ROW = 1_000_000
+TOOK_S = 0.25
+
+
+@dataclass
+class Write:
+    sessions: int
+    rest_s: float
+
+
+def desk_with(sessions: int) -> Desk:
+    """Sessions that all have something to save, at a store that waits for the test."""
+    desk = Desk()
+    desk.hello(b"a")
+    for number in range(sessions):
+        desk.deliver_message(b"a", m.Open(f"s{number}", "mic", "audio", 1))
+    desk.work(1.0)
+    desk.store_is_stuck = True
+    for number in range(sessions):
+        desk.dispatcher.engine.dirty[SessionKey("default", f"s{number}")] = None
+    desk.now_s += 60.0
+    return desk
+
+
+def write(desk: Desk) -> Write:
+    """Begin the next write as soon as it is due, and let it take its time."""
+    saver = desk.dispatcher.saver
+    desk.now_s = max(desk.now_s, saver.due_s or 0.0)
+    before = len(desk.dispatcher.engine.dirty)
+    saver.save(desk.now_s, EVERY_ROW)
+    (job,) = desk.dispatcher.store.take()
+    written = before - len(desk.dispatcher.engine.dirty)
+    desk.now_s += TOOK_S
+    desk.dispatcher.store.finish(job, job.run(desk.store), desk.now_s)
+    return Write(written, saver._next_s - desk.now_s)
+
+
+def test_what_fits_into_one_write_is_written_at_once_and_the_store_rests() -> None:
+    done = write(desk_with(AT_ONCE))
+    assert done.sessions == AT_ONCE
+    assert done.rest_s == pytest.approx(REST * TOOK_S)
+
+
+def test_what_does_not_fit_follows_in_small_writes_with_short_rests() -> None:
+    desk = desk_with(4 * AT_ONCE)
+    writes = [write(desk) for _ in range(4)]
+    assert [done.sessions for done in writes] == [AT_ONCE] * 4
+    rests = [done.rest_s for done in writes]
+    assert rests == sorted(rests)
+    assert rests[0] == pytest.approx(REST * TOOK_S / 4)
+    assert rests[-1] == pytest.approx(REST * TOOK_S)
+    assert desk.dispatcher.saver.is_clean
+
+
+def test_the_more_sessions_wait_the_larger_are_the_writes() -> None:
+    sessions = 4 * AT_ONCE * SHARE_AT_ONCE
+    assert write(desk_with(sessions)).sessions == sessions // SHARE_AT_ONCE
+
+
+def test_all_is_written_together_while_publishers_wait_for_the_next_owner() -> None:
+    desk = desk_with(4 * AT_ONCE)
+    desk.dispatcher.release([0])
+    assert write(desk).sessions == 4 * AT_ONCE
