@@ -24,8 +24,8 @@ class Saver:
     def __init__(
         self, engine: Engine, store: StoreQueue, owned: OwnedGroups, incarnation: str, interval_s: float, limit: int
     ) -> None:
-        """Write at least `interval_s` apart, up to `limit` sessions at a time; while groups are frozen, at once and as many
-        as that allows: their publishers wait for it."""
+        """Write at least `interval_s` apart, up to `limit` sessions at a time; while groups are frozen, at once and all
+        together: their publishers wait for it."""
         self._engine = engine
         self._store = store
         self._owned = owned
