@@ -34,6 +34,8 @@ COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 ENDS_SETTLE = "order.idle_timeout_s=0.02"
 """a session settles its end so long after its last segment, in both kinds of visits; by default after 2 s"""
 STAY = ("runtime.evict_after_s=100000", "quota.max_sessions=10000000")
+OPENED_PER_S = 500
+"""at least: each is looked up in the store"""
 BURST = 4
 MORE_THAN_SLOTS = 10
 
@@ -55,10 +57,10 @@ def resident(sessions: int, segments: int) -> Row:
             with LoadProcess(
                 "raw", worker.endpoint, **load, segments=max(sessions, segments), per_group=1, groups=64
             ) as publisher:
-                publisher.wait_until_ready()
+                publisher.wait_until_ready(120.0 + sessions / OPENED_PER_S)
                 before_s = worker.cpu_s()
                 publisher.start()
-                told = publisher.finish()
+                told = publisher.finish(600.0 + sessions / OPENED_PER_S)
                 worker_s = worker.cpu_s() - before_s
             in_memory = worker.metrics()["grf_sessions_resident"]
             full_bytes = worker.resident_bytes()

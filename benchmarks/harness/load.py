@@ -36,8 +36,8 @@ class LoadProcess(Process):
     def __init__(self, kind: str, endpoint: str, **plan: Any) -> None:
         super().__init__("benchmarks.harness.load", {"kind": kind, "endpoint": endpoint, **plan})
 
-    def wait_until_ready(self) -> None:
-        self.hear(120.0)
+    def wait_until_ready(self, within_s: float = 120.0) -> None:
+        self.hear(within_s)
 
     def start(self) -> None:
         self.tell({})
