@@ -115,8 +115,9 @@ def test_the_real_prometheus_finds_and_scrapes_every_process(
     try:
 
         def up() -> set[str]:
-            answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up == 1"}).json()
-            metrics = [result["metric"] for result in answer["data"]["result"]]
+            answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query", params={"query": "up == 1"})
+            answer.raise_for_status()  # while it starts it says 503, in plain text
+            metrics = [result["metric"] for result in answer.json()["data"]["result"]]
             return {metric.get("component", metric["job"]) for metric in metrics}
 
         every_process = {"worker", "controller", "gateway", "grf-connect"}
