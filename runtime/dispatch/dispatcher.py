@@ -208,8 +208,8 @@ class Dispatcher:
 
     def release(self, groups: Collection[int]) -> None:
         """Give these key groups up as soon as what is settled of them is saved (`owned.released` tells)."""
-        self._handover.begin(groups)
-        self._questions.disown()
+        if self._handover.begin(groups):
+            self._questions.disown()
 
     # ---- time ----
 

@@ -24,15 +24,19 @@ class Handover:
         self._staying: list[Session] = []
         """of frozen groups, not saved yet"""
 
-    def begin(self, groups: Iterable[int]) -> None:
-        self._owned.freeze(groups)
-        frozen = self._owned.frozen
-        self._staying = [session for key, session in self._engine.sessions.items() if key_group(key) in frozen]
+    def begin(self, groups: Iterable[int]) -> bool:
+        """False if all of them are frozen already: an order comes with every beat, and looking at all sessions takes a
+        second when there are a million."""
+        frozen = self._owned.freeze(groups)
+        if frozen:
+            self._staying += [one for key, one in self._engine.sessions.items() if key_group(key) in frozen]
+        return bool(frozen)
 
     def go_on(self) -> None:
         """Let go of what is saved, and give up the groups of which nothing is left."""
         frozen = set(self._owned.frozen)
         if not frozen:
+            self._staying.clear()
             return
         here = [one for one in self._staying if self._engine.sessions.get(one.key) is one]
         for session in here:

@@ -31,9 +31,11 @@ class OwnedGroups:
         self._frozen -= lost
         return lost
 
-    def freeze(self, groups: Iterable[int]) -> None:
-        """Serve these no more, but let what is settled of them be saved."""
-        self._frozen |= self._epochs.keys() & set(groups)
+    def freeze(self, groups: Iterable[int]) -> set[int]:
+        """Serve these no more, but let what is settled of them be saved; return those of which that is news."""
+        news = (self._epochs.keys() & set(groups)) - self._frozen
+        self._frozen |= news
+        return news
 
     def give_up(self, group: int) -> None:
         """Nothing of a frozen group is left here."""

@@ -186,6 +186,32 @@ def test_what_is_settled_of_a_group_that_is_given_up_is_written_without_delay() 
     assert desk.store.load([KEY])[KEY].version > 0
 
 
+def test_an_order_to_give_up_what_is_given_up_already_looks_at_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes with every beat, four times a second: a million sessions take a second to look at."""
+    desk = Desk()
+    desk.hello(b"a")
+    desk.say(b"a", OPEN)
+    desk.store_is_stuck = True
+    dispatcher, group = desk.dispatcher, key_group(KEY)
+    dispatcher.engine.dirty[KEY] = None
+    dispatcher.engine.sessions[KEY].dirty = True
+    dispatcher.release([group])
+    looked_at: list[SessionKey] = []
+
+    def noted(key: SessionKey) -> int:
+        looked_at.append(key)
+        return key_group(key)
+
+    monkeypatch.setattr("runtime.dispatch.handover.key_group", noted)
+    dispatcher.release([group])
+    dispatcher.release([])
+    assert not looked_at
+    desk.store_is_stuck = False
+    desk.work(1.0)
+    assert set(dispatcher.owned.released) == {group}
+    assert KEY not in dispatcher.engine.sessions
+
+
 def test_a_write_of_a_worker_that_was_replaced_is_fenced_and_never_acknowledged() -> None:
     old = Desk()
     old.hello(b"a")
