@@ -34,6 +34,8 @@ COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 ENDS_SETTLE = "order.idle_timeout_s=0.02"
 """a session settles its end so long after its last segment, in both kinds of visits; by default after 2 s"""
 STAY = ("runtime.evict_after_s=100000", "quota.max_sessions=10000000")
+UNSETTLED = ("quota.max_pending_bytes=17179869184", "quota.worker_pending_bytes=17179869184")
+"""one stream a session: its segments settle once it has been silent, and a million may wait for that"""
 OPENED_PER_S = 500
 """at least: each is looked up in the store"""
 BURST = 4
@@ -52,7 +54,7 @@ def resident(sessions: int, segments: int) -> Row:
     load: dict[str, Any] = {"block": LIGHT.name, "prefix": "s", "sessions": sessions, "streams": 1}
     with tempfile.TemporaryDirectory() as folder:
         bundle, capacity = save_block(LIGHT, Path(folder)), f"runtime.capacity={capacity_for(sessions)}"
-        with WorkerProcess(Path(folder) / "state", bundle, capacity, *STAY) as worker:
+        with WorkerProcess(Path(folder) / "state", bundle, capacity, *STAY, *UNSETTLED) as worker:
             empty_bytes = worker.resident_bytes()
             with LoadProcess(
                 "raw", worker.endpoint, **load, segments=max(sessions, segments), per_group=1, groups=64
