@@ -6,11 +6,11 @@ Sessions take turns; within one the order is that of publishing. No more is on i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
 from runtime import messages as m
-from runtime.client.stream_buffer import Entry, StreamBuffer, stream_segments, take_oldest
+from runtime.client.stream_buffer import Entry, StreamBuffer, stream_segments
 
 MESSAGE_SEGMENTS = 256
 MESSAGE_BYTES = 1 << 20
@@ -104,7 +104,7 @@ class SendQueue:
     def _take_turn(self, max_segments: int, max_bytes: int) -> list[tuple[StreamBuffer, Entry]]:
         """Of the session whose turn it is; one that had something may have more, and is last in the queue again."""
         _, names = self._turns.popitem(last=False)
-        taken = take_oldest(self._ready_of(names), max_segments, max_bytes)
+        taken = _take_oldest(self._ready_of(names), max_segments, max_bytes)
         if taken:
             for name in names:
                 self.add(name)
@@ -126,3 +126,32 @@ class SendQueue:
         counts = [buffer.in_flight() for buffer in self._streams.values()]
         self.in_flight_segments = sum(segments for segments, _ in counts)
         self.in_flight_bytes = sum(n_bytes for _, n_bytes in counts)
+
+
+def _take_oldest(
+    buffers: Sequence[StreamBuffer], max_segments: int, max_bytes: int
+) -> list[tuple[StreamBuffer, Entry]]:
+    """What a session's streams may send next, in the order in which it was published; one segment if any is waiting.
+
+    A stream that runs ahead of its session's others has its segments fused again when theirs arrive, and makes theirs
+    late once it is further ahead than the worker waits.
+    """
+    waiting = {buffer: entry for buffer in buffers if (entry := buffer.next_unsent) is not None}
+    taken: list[tuple[StreamBuffer, Entry]] = []
+    n_bytes = 0
+    while waiting and len(taken) < max_segments:
+        buffer, entry = min(waiting.items(), key=_place)
+        del waiting[buffer]
+        n_bytes += entry.n_bytes
+        if taken and n_bytes > max_bytes:
+            break
+        buffer.sent(entry)
+        taken.append((buffer, entry))
+        following = buffer.next_unsent
+        if following is not None:
+            waiting[buffer] = following
+    return taken
+
+
+def _place(item: tuple[StreamBuffer, Entry]) -> int:
+    return item[1].place

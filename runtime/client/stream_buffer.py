@@ -7,7 +7,7 @@ oldest ........ taken_upto ........ sent_upto ........ next_sequence - 1
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Literal
 
@@ -79,33 +79,6 @@ def stream_segments(
 
 def _width(entry: m.SegmentEntry) -> int:
     return int(entry.frames.shape[1])
-
-
-def take_oldest(buffers: Sequence[StreamBuffer], max_segments: int, max_bytes: int) -> list[tuple[StreamBuffer, Entry]]:
-    """What a session's streams may send next, in the order in which it was published; one segment if any is waiting.
-
-    A stream that runs ahead of its session's others has its segments fused again when theirs arrive, and makes theirs
-    late once it is further ahead than the worker waits.
-    """
-    waiting = {buffer: entry for buffer in buffers if (entry := buffer.next_unsent) is not None}
-    taken: list[tuple[StreamBuffer, Entry]] = []
-    n_bytes = 0
-    while waiting and len(taken) < max_segments:
-        buffer, entry = min(waiting.items(), key=_place)
-        del waiting[buffer]
-        n_bytes += entry.n_bytes
-        if taken and n_bytes > max_bytes:
-            break
-        buffer.sent(entry)
-        taken.append((buffer, entry))
-        following = buffer.next_unsent
-        if following is not None:
-            waiting[buffer] = following
-    return taken
-
-
-def _place(item: tuple[StreamBuffer, Entry]) -> int:
-    return item[1].place
 
 
 class StreamBuffer:

@@ -25,8 +25,8 @@ class Handover:
         """of frozen groups, not saved yet"""
 
     def begin(self, groups: Iterable[int]) -> bool:
-        """False if all of them are frozen already: an order comes with every beat, and looking at all sessions takes a
-        second when there are a million."""
+        """Freeze these; False if all of them were already. The order comes with every beat, and looking at all sessions
+        takes a second when there are a million."""
         frozen = self._owned.freeze(groups)
         if frozen:
             self._staying += [one for key, one in self._engine.sessions.items() if key_group(key) in frozen]

@@ -89,6 +89,9 @@ class Questions:
             return
 
         def loaded(found: dict[SessionKey, SessionRecord], now_s: float) -> None:
+            if not self._owned.owns(key):  # it has moved meanwhile
+                self._refuse_stranger(peer, key, query)
+                return
             session = self._engine.sessions.get(key)  # it may have come meanwhile
             if session is not None:
                 state: StateMap | None = self._view.session(self._engine.slab, session, query.include_context)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from runtime.engine.policies import BatchPolicy
 from runtime.keys import SessionKey
@@ -62,9 +62,7 @@ class ReadyQueue:
         most = self._policy.max_segments if at_most is None else min(at_most, self._policy.max_segments)
         batch: list[SessionKey] = []
         longest = 0
-        tenants = [(name, tenant) for name, tenant in self._tenants.items() if tenant.sessions]
-        turns = [(tenant.served_frames, name, tenant, iter(tenant.sessions.items())) for name, tenant in tenants]
-        heapq.heapify(turns)  # names differ: what stands behind them is never compared
+        turns = self._turns()
         while turns and len(batch) < most:
             _, name, tenant, waiting = turns[0]
             item = next(waiting, None)
@@ -85,6 +83,13 @@ class ReadyQueue:
         self._length -= len(batch)
         self._forget_idle_tenants()
         return batch
+
+    def _turns(self) -> list[tuple[int, str, _TenantQueue, Iterator[tuple[SessionKey, int]]]]:
+        """A heap of the tenants with ready sessions, by what they have been served, and those sessions."""
+        tenants = [(name, tenant) for name, tenant in self._tenants.items() if tenant.sessions]
+        turns = [(tenant.served_frames, name, tenant, iter(tenant.sessions.items())) for name, tenant in tenants]
+        heapq.heapify(turns)  # names differ: what stands behind them is never compared
+        return turns
 
     def _forget_idle_tenants(self) -> None:
         if not self._length:  # everyone has got all that was asked for: the turns begin anew

@@ -186,6 +186,17 @@ def test_what_is_settled_of_a_group_that_is_given_up_is_written_without_delay() 
     assert desk.store.load([KEY])[KEY].version > 0
 
 
+def test_a_query_that_waits_for_the_store_while_its_group_is_given_up_is_sent_to_the_next_owner() -> None:
+    desk = stored_desk(1)
+    desk.store_is_stuck = True
+    desk.say(b"a", m.Query(7, "s", after_version=99, wait_ms=30_000))
+    desk.dispatcher.release([key_group(KEY)])
+    desk.store_is_stuck = False
+    desk.work(0.1)
+    (refusal,) = desk.heard(b"a", m.Nack)
+    assert (refusal.request, refusal.code) == (7, "not_owner")
+
+
 def test_an_order_to_give_up_what_is_given_up_already_looks_at_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes with every beat, four times a second: a million sessions take a second to look at."""
     desk = Desk()
