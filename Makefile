@@ -5,6 +5,7 @@ BIN    := .venv/bin
 STAMP  := .venv/.installed
 MEDIA  := .venv/.installed-media
 COMPILED := runtime/.compiled
+KERNELS := .venv/.kernels
 
 # `make demo SECONDS=30` and nothing else sets it: shells have a variable of that name, and may have exported it.
 DEMO_SECONDS := $(if $(filter command,$(origin SECONDS)),$(SECONDS))
@@ -18,15 +19,20 @@ LEFT_OUT := not soak and not chaos
 help:     ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## install everything, pinned, into .venv (the other commands do it when needed)
+setup: $(KERNELS)  ## install everything, pinned, into .venv (the other commands do it when needed)
 
 $(STAMP): pyproject.toml constraints.txt requirements-demo.txt scripts/make-venv.sh
 	@PYTHON="$(PYTHON)" scripts/make-venv.sh
 	@touch $@
 
+# The step of a model, where there is a C++ compiler. Installing has built it; this builds it again when it has changed.
+$(KERNELS): $(STAMP) setup.py $(wildcard grf_core/kernels/*.h grf_core/kernels/*.cc) grf_core/kernels/library.py
+	@$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
 setup-media: $(MEDIA)  ## speech and video as well: `grf demo talk`, media sources of `grf connect` (the tests need it)
 
-$(MEDIA): $(STAMP) requirements-media.txt scripts/install-media.sh
+$(MEDIA): $(KERNELS) requirements-media.txt scripts/install-media.sh
 	@scripts/install-media.sh
 	@touch $@
 
@@ -58,7 +64,7 @@ soak: setup  ## the long forms of the tests
 
 compiled: $(COMPILED)  ## compile the path of a segment (half a minute; needs a C compiler): half as many segments again
 
-$(COMPILED): $(STAMP) $(wildcard runtime/*.py runtime/*/*.py) setup.py scripts/mypyc.ini
+$(COMPILED): $(KERNELS) $(wildcard runtime/*.py runtime/*/*.py) setup.py scripts/mypyc.ini
 	@GRF_COMPILED=1 $(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
@@ -67,5 +73,6 @@ source:   ## remove what is compiled: the source runs again
 	@rm -f $(COMPILED)
 
 clean: source  ## remove caches and build output (.venv stays: rm -r it to start from nothing)
+	@rm -f grf_core/kernels/*.so $(KERNELS)
 	@rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

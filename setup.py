@@ -1,21 +1,44 @@
-"""With GRF_COMPILED=1 the path of a segment is compiled, here or into a wheel: docs/decisions/compiled.md.
+"""What is compiled of this package; everything else about it stands in pyproject.toml.
 
-Everything else about this package stands in pyproject.toml.
+The step of a model, wherever there is a C++ compiler: docs/decisions/kernels.md. With GRF_COMPILED=1 the path of a
+segment as well, here or into a wheel: docs/decisions/compiled.md.
 """
 
 import os
+import platform
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))
+
+
+def step_of_a_model() -> list[Extension]:
+    """Optional: without a compiler, or with another processor, torch computes the step."""
+    from grf_core.kernels.library import FLAGS, FOLDER, INSTRUCTION_SETS, SOURCE, library_name, sources_digest
+
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return []
+    folder = FOLDER.relative_to(ROOT)
+    return [
+        Extension(
+            f"grf_core.kernels.{library_name(instruction_set)}",
+            [str(folder / SOURCE)],
+            depends=[str(path.relative_to(ROOT)) for path in FOLDER.glob("*.h")],
+            define_macros=[("GRF_SOURCES", f'"{sources_digest()}"')],
+            extra_compile_args=[*FLAGS, *flags],
+            language="c++",
+            optional=True,
+        )
+        for instruction_set, flags in INSTRUCTION_SETS.items()
+    ]
 
 
 def path_of_a_segment() -> list[Extension]:
     from mypyc.build import mypycify
 
-    sys.path.insert(0, str(ROOT))
     from runtime.compiled import sources
 
     files = [path.relative_to(ROOT).as_posix() for path in sources()]
@@ -27,4 +50,4 @@ def path_of_a_segment() -> list[Extension]:
     )
 
 
-setup(ext_modules=path_of_a_segment() if os.environ.get("GRF_COMPILED") == "1" else [])
+setup(ext_modules=[*step_of_a_model(), *(path_of_a_segment() if os.environ.get("GRF_COMPILED") == "1" else [])])

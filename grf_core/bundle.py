@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -28,7 +29,9 @@ from grf_core.config import ConfigError, GRFConfig
 from grf_core.folded import FoldedStepModel
 from grf_core.folding import MAX_FOLDED_NUMBERS, numbers_of
 from grf_core.inference import GRFStepModel
+from grf_core.kernels.library import KernelsMissing
 from grf_core.model import GRF
+from grf_core.native import NativeStepModel, kernels_here
 from grf_core.normalisation import Normalisation, Statistics
 from grf_core.step import StepModel
 
@@ -89,14 +92,19 @@ class Bundle:
         return model.eval()
 
     def step_model(self, device: str | torch.device = "cpu") -> StepModel:
-        """What the runtime drives: the folded form, or the readable one where folding would take too much memory.
+        """What the runtime drives: the folded form, compiled where it can be.
 
-        BundleError for a model with separate blocks, which has no recurrent step.
+        Where folding would take too much memory, the readable form. BundleError for a model with separate blocks,
+        which has no recurrent step.
         """
         self._check_it_can_stream()
+        place, own = torch.device(device), (self.model(), self.normalisation, self.name, self.digest)
         if numbers_of(self.config) > MAX_FOLDED_NUMBERS:
-            return self.readable_step_model(device)
-        return FoldedStepModel(self.model(), self.normalisation, self.name, self.digest, torch.device(device))
+            return GRFStepModel(*own, place)
+        if place.type == "cpu":
+            with suppress(KernelsMissing):
+                return NativeStepModel(*own, kernels_here())
+        return FoldedStepModel(*own, place)
 
     def readable_step_model(self, device: str | torch.device = "cpu") -> GRFStepModel:
         """The same function as the paper has it, two to three times as slow: what the folded form is tested against."""

@@ -10,13 +10,17 @@ installed or on PYTHONPATH. Whoever sets the setting runs the code: it is truste
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from grf_core.bundle import load_bundle
+from grf_core.native import steps_here
 from grf_core.step import ModelSignature, StepModel
+
+log = logging.getLogger(__name__)
 
 PYTHON = "python:"
 
@@ -41,6 +45,8 @@ def open_model(reference: str, device: str) -> StepModel:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not reference.startswith(PYTHON):
+        if device == "cpu":
+            log.info("steps are computed by %s", steps_here())
         return load_bundle(reference).step_model(device)
     model: StepModel = _factory(reference)(device)
     if not isinstance(getattr(model, "signature", None), ModelSignature) or not callable(getattr(model, "step", None)):

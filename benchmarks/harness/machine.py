@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from grf_core.native import steps_here
 from runtime.compiled import compiled_modules
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -27,6 +28,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "compiled_modules": len(compiled_modules()),
+        "steps": steps_here(),
     }
 
 

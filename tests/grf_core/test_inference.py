@@ -9,8 +9,11 @@ import torch
 
 from grf_core.folded import FoldedStepModel
 from grf_core.inference import GRFStepModel, signature_of
+from grf_core.model import GRF
+from grf_core.native import NativeStepModel
 from grf_core.normalisation import Normalisation, Statistics
 from grf_core.step import Float32Array, HeadSignature, ModalitySignature, StepBatch, StepModel, StepResult
+from tests.grf_core.kernels import kernels
 from tests.grf_core.models import MODALITIES, random_segments, small_config, small_model
 from tests.grf_core.reference import Reference
 
@@ -26,9 +29,13 @@ NORMALISATION = Normalisation(
 )
 
 
-@pytest.fixture(params=[GRFStepModel, FoldedStepModel], ids=["readable", "folded"])
+def native_form(model: GRF, normalisation: Normalisation, name: str, digest: str, device: torch.device) -> StepModel:
+    return NativeStepModel(model, normalisation, name, digest, kernels())
+
+
+@pytest.fixture(params=[GRFStepModel, FoldedStepModel, native_form], ids=["readable", "folded", "native"])
 def step_model(request: pytest.FixtureRequest) -> MakeStepModel:
-    form: type[GRFStepModel] | type[FoldedStepModel] = request.param
+    form = request.param
     return lambda model=None: form(model or small_model(), NORMALISATION, "small", "d1", torch.device("cpu"))
 
 

@@ -1,0 +1,399 @@
+// One step of folded GRF for a batch: the function of `folded.py`, in float32 on a CPU, without a call for every operation.
+//
+// Segments go through the whole step in groups whose intermediates stay in the second-level cache. Linear layers take the
+// packed frames of a group, attention one segment at a time, so that nothing is computed for padding between segments.
+// No sum depends on what else is in the group: a segment gives the same bits in every batch.
+//
+// Shapes: N frames and M context slots of a group, B its segments, K slots of a context, D model width, W of `spread`.
+// A row of width D takes padded(D) floats.
+
+#include <cstddef>
+#include <cstring>
+
+#include "attention.h"
+#include "model.h"
+
+namespace grf {
+namespace {
+
+constexpr int GROUP_FRAMES = 256;
+constexpr int GROUP_SLOTS = 128;
+constexpr int FEED_ROWS = 4 * ROWS;  // whose hidden values stay in the first-level cache
+
+int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Scratch memory, handed out piece by piece; with no memory it only counts.
+struct Pieces {
+  float* base;
+  int64_t taken = 0;
+
+  float* take(int64_t floats) {
+    float* piece = base ? base + taken : nullptr;
+    taken += (floats + LANES + 15) / 16 * 16;  // a register more: some loads begin within the last one
+    return piece;
+  }
+};
+
+struct Group {
+  int segments = 0, frames = 0;
+  int rows[GROUP_SLOTS], lengths[GROUP_SLOTS];  // rows of the batch
+  const float* values[GROUP_SLOTS];
+};
+
+// The step of one model, with the memory for one group.
+struct Step {
+  const Model& m;
+  const int d, wide, slots, spread_stride, sought_stride, both_stride, qkv_stride, feed_stride;
+  float *memory, *x, *qkv, *mixed, *clipped, *hidden;                  // by frame
+  float *h, *s, *spread, *sought, *found, *modality, *shared, *both;  // by slot, or by segment
+  float *transposed, *values, *scores, *seen;                         // of attention
+  float *means, *head_hidden, *head_values;                           // of answers
+  Group group;
+
+  Step(const Model& model, Pieces& pieces)
+      : m(model),
+        d(model.d_model),
+        wide(padded(model.d_model)),
+        slots(model.slots),
+        spread_stride(padded(model.spread.width)),
+        sought_stride(padded(model.context_layers[0].seek.width)),
+        both_stride(padded(2 * model.d_model)),
+        qkv_stride(padded(3 * model.d_model)),
+        feed_stride(padded(model.frame_layers[0].feed.widen.width)) {
+    int64_t longest = 1, widest = 1;
+    for (int i = 0; i < m.n_entries; i++) {
+      longest = at_least(longest, m.entries[i].max_frames);
+      widest = at_least(widest, m.entries[i].width);
+    }
+    const int64_t frames = at_least(GROUP_FRAMES, longest), many = at_least(GROUP_SLOTS, slots);
+    const int64_t keys = at_least(longest, slots);
+    memory = pieces.take(frames * wide);
+    x = pieces.take(frames * wide);
+    qkv = pieces.take(at_least(frames, many) * qkv_stride);
+    mixed = pieces.take(at_least(frames, many) * wide);
+    clipped = pieces.take(ROWS * padded(widest));
+    hidden = pieces.take(FEED_ROWS * feed_stride);
+    h = pieces.take(many * wide);
+    s = pieces.take(many * wide);
+    spread = pieces.take(many * spread_stride);
+    sought = pieces.take(many * sought_stride);
+    found = pieces.take(many * sought_stride);
+    modality = pieces.take(many * wide);
+    shared = pieces.take(many * both_stride);
+    both = pieces.take(many * both_stride);
+    transposed = pieces.take(transposed_floats(keys, d));
+    values = pieces.take(keys * wide);
+    scores = pieces.take(ROWS * padded(keys));
+    seen = pieces.take(ROWS * wide);
+    means = pieces.take(GROUP_SLOTS * wide);
+    head_hidden = pieces.take(GROUP_SLOTS * padded(m.head_hidden.width));
+    head_values = pieces.take(GROUP_SLOTS * padded(m.head_values.width));
+  }
+
+  void run(const Batch& batch) {
+    const float* frames = batch.frames;
+    group.segments = group.frames = 0;
+    for (int row = 0; row < batch.rows; row++) {
+      const int length = batch.lengths[row];
+      if (batch.fresh[row]) {
+        start(batch, row, frames);
+      } else {
+        const bool full = (group.segments + 1) * slots > GROUP_SLOTS || group.frames + length > GROUP_FRAMES;
+        if (full && group.segments) fuse(batch);
+        group.rows[group.segments] = row;
+        group.lengths[group.segments] = length;
+        group.values[group.segments++] = frames;
+        group.frames += length;
+      }
+      frames += length * m.entries[batch.ranks[row]].width;
+    }
+    if (group.segments) fuse(batch);
+    for (int first = 0; first < batch.rows; first += GROUP_SLOTS)
+      answer(batch, first, at_most(GROUP_SLOTS, batch.rows - first));
+  }
+
+  // ---- frames ----
+
+  // to[length, D]: normalised, projected, with positions.
+  void embed(const Entry& entry, const float* frames, int length, float* to) {
+    const int width = entry.width, stride = padded(width);
+    std::memcpy(to, entry.table, sizeof(float) * length * wide);
+    for (int first = 0; first < length; first += ROWS) {
+      const int rows = at_most(ROWS, length - first);
+      for (int i = 0; i < rows; i++) clip(entry, frames + (first + i) * width, width, clipped + i * stride);
+      apply(entry.weight, clipped, stride, rows, to + first * wide, wide);
+    }
+  }
+
+  static void clip(const Entry& entry, const float* frame, int width, float* to) {
+    int f = 0;
+    for (; f + LANES <= width; f += LANES) {
+      const vec off = load(frame + f) - load(entry.mean + f);
+      store(to + f, larger(load(entry.nearest + f), smaller(load(entry.farthest + f), off)));
+    }
+    for (; f < width; f++) {
+      const float off = frame[f] - entry.mean[f];
+      const float near = off > entry.farthest[f] ? entry.farthest[f] : off;
+      to[f] = near < entry.nearest[f] ? entry.nearest[f] : near;
+    }
+  }
+
+  void mean_of(const float* rows, int count, int stride, float* to) const {
+    const float share = 1.0f / count;
+    for (int j = 0; j < wide; j += LANES) {
+      vec total{};
+      for (int i = 0; i < count; i++) total += load(rows + i * stride + j);
+      store(to + j, total * share);
+    }
+  }
+
+  // The first context of a session.
+  void start(const Batch& batch, int row, const float* frames) {
+    const int length = batch.lengths[row];
+    embed(m.entries[batch.ranks[row]], frames, length, x);
+    mean_of(x, length, wide, modality);
+    for (int k = 0; k < slots; k++) {
+      float* next = batch.next_contexts + (static_cast<int64_t>(row) * slots + k) * d;
+      for (int j = 0; j < d; j++) next[j] = modality[j] + m.start[k * wide + j];
+    }
+    batch.answers[(row + 1) * (m.n_outputs + 1) - 1] = 1.0f;
+  }
+
+  // ---- parts of layers ----
+
+  void feed(const FeedForward& layer, float* rows, int count) {
+    for (int first = 0; first < count; first += FEED_ROWS) {
+      const int here = at_most(FEED_ROWS, count - first);
+      float* own = rows + first * wide;
+      apply(layer.widen, own, wide, here, hidden, feed_stride);
+      for (int i = 0; i < here * feed_stride; i += LANES) store(hidden + i, gelu(load(hidden + i)));
+      apply(layer.narrow, hidden, feed_stride, here, own, wide);
+      normalise(layer.norm, own, wide, here, own, wide);
+    }
+  }
+
+  // Every `count` rows, of which there are several, among themselves.
+  void self_attend(const SelfAttention& layer, const int* counts, int several, int one_count, float* rows) {
+    const int per_head = d / m.heads;
+    int total = 0;
+    for (int i = 0; i < several; i++) total += counts ? counts[i] : one_count;
+    apply(layer.qkv, rows, wide, total, qkv, qkv_stride);
+    const float* own = qkv;
+    float* to = mixed;
+    for (int i = 0; i < several; i++) {
+      const int count = counts ? counts[i] : one_count;
+      for (int first = 0; first < d; first += per_head) {
+        const float* query = own + first;
+        const Keys keys = lay_out(query + d, query + 2 * d, qkv_stride, count, per_head, transposed, values);
+        attend(keys, query, qkv_stride, count, to + first, wide, scores, seen);
+      }
+      own += count * qkv_stride;
+      to += count * wide;
+    }
+    apply(layer.out, mixed, wide, total, rows, wide);
+    normalise(layer.norm, rows, wide, total, rows, wide);
+  }
+
+  // ---- the fusion block ----
+
+  void fuse(const Batch& batch) {
+    const int many = group.segments * slots;
+    gather(batch);
+    apply(m.spread, h, wide, many, spread, spread_stride);
+    enrich();
+    contextualise();
+    gate(batch);
+    group.segments = group.frames = 0;
+  }
+
+  // The embedded frames, and the contexts, faded by age.
+  void gather(const Batch& batch) {
+    float *to = memory, *context = h;
+    for (int b = 0; b < group.segments; b++) {
+      const int row = group.rows[b];
+      embed(m.entries[batch.ranks[row]], group.values[b], group.lengths[b], to);
+      to += group.lengths[b] * wide;
+      for (int k = 0; k < slots; k++, context += wide) {
+        std::memcpy(context, batch.contexts + (static_cast<int64_t>(row) * slots + k) * d, sizeof(float) * d);
+        if (!m.ageing) continue;
+        for (int j = 0; j < wide; j += LANES)
+          store(context + j, load(context + j) * exponential(load(m.ageing + j) * batch.elapsed_s[row]));
+      }
+    }
+  }
+
+  // s[M, D]: the contexts, having attended to the frames.
+  void enrich() {
+    const int many = group.segments * slots;
+    if (slots > 1) {
+      for (int i = 0; i < many; i++)
+        for (int j = 0; j < wide; j += LANES)
+          store(s + i * wide + j, load(h + i * wide + j) + load(m.context_layers[0].attention.shift + j));
+    }
+    for (int number = 0; number < m.layers; number++) {
+      const ContextLayer& layer = m.context_layers[number];
+      if (slots > 1) {
+        self_attend(layer.attention, nullptr, group.segments, slots, s);
+      } else if (number == 0) {
+        normalise(layer.through_norm, spread, spread_stride, many, s, wide);
+      } else {
+        apply(layer.through, s, wide, many, mixed, wide);
+        normalise(layer.through_norm, mixed, wide, many, s, wide);
+      }
+      apply(layer.seek, s, wide, many, sought, sought_stride);
+      look_at_frames();
+      apply(layer.take, found, sought_stride, many, s, wide);
+      normalise(layer.norm, s, wide, many, s, wide);
+      feed(layer.feed, s, many);
+    }
+  }
+
+  // Each head of a slot looks at the embedded frames themselves.
+  void look_at_frames() {
+    const float* frames = memory;
+    for (int b = 0; b < group.segments; b++) {
+      const Keys keys = lay_out(frames, frames, wide, group.lengths[b], d, transposed, values);
+      for (int k = 0; k < slots; k++) {
+        const int64_t slot = static_cast<int64_t>(b * slots + k) * sought_stride;
+        attend(keys, sought + slot, d, m.heads, found + slot, d, scores, seen);
+      }
+      frames += group.lengths[b] * wide;
+    }
+  }
+
+  // modality[B, D]: the frames, having attended to the context, and their mean.
+  void contextualise() {
+    std::memcpy(x, memory, sizeof(float) * group.frames * wide);
+    for (int number = 0; number < m.layers; number++) {
+      const FrameLayer& layer = m.frame_layers[number];
+      self_attend(layer.attention, group.lengths, group.segments, 0, x);
+      if (slots > 1)
+        look_at_slots(layer, number);
+      else
+        add_slot(number);
+      normalise(layer.norm, x, wide, group.frames, x, wide);
+      feed(layer.feed, x, group.frames);
+    }
+    const float* own = x;
+    for (int b = 0; b < group.segments; b++) {
+      mean_of(own, group.lengths[b], wide, modality + b * wide);
+      own += group.lengths[b] * wide;
+    }
+  }
+
+  // All frames of a segment get the same of its one slot.
+  void add_slot(int number) {
+    float* row = x;
+    for (int b = 0; b < group.segments; b++) {
+      const float* slot = spread + static_cast<int64_t>(b) * spread_stride + (number + 1) * d;
+      for (int t = 0; t < group.lengths[b]; t++, row += wide)
+        for (int j = 0; j < wide; j += LANES) store(row + j, load(row + j) + load(slot + j));
+    }
+  }
+
+  void look_at_slots(const FrameLayer& layer, int number) {
+    const int per_head = d / m.heads;
+    apply(layer.slots_query, x, wide, group.frames, qkv, wide);
+    int64_t frame = 0;
+    for (int b = 0; b < group.segments; b++) {
+      const float* key = spread + static_cast<int64_t>(b) * slots * spread_stride + 2 * number * d;
+      for (int first = 0; first < d; first += per_head) {
+        const Keys keys =
+            lay_out(key + first, key + first + d, spread_stride, slots, per_head, transposed, values);
+        attend(keys, qkv + frame * wide + first, wide, group.lengths[b], mixed + frame * wide + first, wide, scores,
+               seen);
+      }
+      frame += group.lengths[b];
+    }
+    apply(layer.slots_out, mixed, wide, group.frames, x, wide);
+  }
+
+  // The next contexts, and their mean gate.
+  void gate(const Batch& batch) {
+    apply(m.gate_modality, modality, wide, group.segments, shared, both_stride);
+    const int many = group.segments * slots;
+    for (int i = 0; i < many; i++)
+      std::memcpy(both + i * both_stride, shared + i / slots * both_stride, sizeof(float) * both_stride);
+    apply(m.gate_enriched, s, wide, many, both, both_stride);
+    const float* kept = m.keeps_enriched ? s : h;
+    for (int b = 0; b < group.segments; b++) {
+      vec open{};
+      for (int i = b * slots; i < (b + 1) * slots; i++) {
+        float* row = both + i * both_stride;
+        for (int j = 0; j < wide; j += LANES) {
+          const vec z = sigmoid(load(row + j)), old = load(kept + i * wide + j);
+          const vec next = old + z * (tanh(load(row + d + j)) - old);
+          open += first_lanes(z, d - j);
+          store(mixed + i * wide + j, next);
+        }
+      }
+      const int64_t at = group.rows[b];
+      batch.answers[(at + 1) * (m.n_outputs + 1) - 1] = sum(open) / (slots * d);
+    }
+    normalise(m.gate_norm, mixed, wide, many, mixed, wide);
+    for (int i = 0; i < many; i++) {
+      const int64_t at = static_cast<int64_t>(group.rows[i / slots]) * slots + i % slots;
+      std::memcpy(batch.next_contexts + at * d, mixed + i * wide, sizeof(float) * d);
+    }
+  }
+
+  // ---- the heads ----
+
+  void answer(const Batch& batch, int first, int rows) {
+    for (int i = 0; i < rows; i++) average_slots(batch.next_contexts + static_cast<int64_t>(first + i) * slots * d, i);
+    const int hidden_stride = padded(m.head_hidden.width), value_stride = padded(m.head_values.width);
+    apply(m.head_hidden, means, wide, rows, head_hidden, hidden_stride);
+    for (int i = 0; i < rows * hidden_stride; i += LANES)
+      store(head_hidden + i, larger(vec{}, load(head_hidden + i)));
+    apply(m.head_values, head_hidden, hidden_stride, rows, head_values, value_stride);
+    for (int i = 0; i < rows; i++) {
+      const float* own = head_values + i * value_stride;
+      float* to = batch.answers + static_cast<int64_t>(first + i) * (m.n_outputs + 1);
+      for (const Head* head = m.outputs; head->stop; head++) {
+        const int count = head->stop - head->start;
+        std::memcpy(to + head->start, own + head->start, sizeof(float) * count);
+        if (head->classifies) probabilities(to + head->start, count);
+      }
+    }
+  }
+
+  void average_slots(const float* context, int row) {
+    float* to = means + row * wide;
+    std::memcpy(to, context, sizeof(float) * d);
+    for (int k = 1; k < slots; k++)
+      for (int j = 0; j < d; j++) to[j] += context[k * d + j];
+    for (int j = 0; slots > 1 && j < d; j++) to[j] *= 1.0f / slots;
+  }
+
+  static void probabilities(float* values, int count) {
+    float highest = values[0], total = 0.0f;
+    for (int i = 1; i < count; i++) highest = values[i] > highest ? values[i] : highest;
+    for (int i = 0; i < count; i++) total += values[i] = __builtin_expf(values[i] - highest);
+    for (int i = 0; i < count; i++) values[i] /= total;
+  }
+};
+
+}  // namespace
+}  // namespace grf
+
+// ---- what ctypes calls ----
+
+extern "C" {
+
+int64_t grf_lanes() { return grf::LANES; }
+int64_t grf_panel() { return grf::PANEL; }
+const char* grf_sources() { return GRF_SOURCES; }
+
+// How many floats of scratch memory a step of this model needs, whatever the batch.
+int64_t grf_scratch_floats(const grf::Model* model) {
+  grf::Pieces pieces{nullptr};
+  grf::Step count(*model, pieces);
+  return pieces.taken;
+}
+
+void grf_step(const grf::Model* model, const grf::Batch* batch, float* scratch) {
+  grf::Pieces pieces{scratch};
+  grf::Step(*model, pieces).run(*batch);
+}
+}

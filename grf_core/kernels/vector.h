@@ -1,0 +1,97 @@
+// A register full of floats, and the functions that the step needs of it.
+//
+// Compiled once for each instruction set (setup.py): 16 floats with AVX-512, 8 with AVX2. Multiplications followed by
+// an addition become one instruction. Nothing is reassociated, so that a row's bits depend on nothing but that row.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace grf {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
+
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+// How many floats rows of `count` take: to the next whole register.
+constexpr int padded(int count) { return (count + LANES - 1) / LANES * LANES; }
+
+static inline vec load(const float* from) { return *reinterpret_cast<const unaligned_vec*>(from); }
+static inline void store(float* to, vec value) { *reinterpret_cast<unaligned_vec*>(to) = value; }
+
+#if defined(__AVX512F__)
+static inline vec all(float value) { return _mm512_set1_ps(value); }
+static inline vec larger(vec a, vec b) { return _mm512_max_ps(a, b); }
+static inline vec smaller(vec a, vec b) { return _mm512_min_ps(a, b); }
+static inline float sum(vec a) { return _mm512_reduce_add_ps(a); }
+static inline float largest(vec a) { return _mm512_reduce_max_ps(a); }
+#else
+static inline vec all(float value) { return _mm256_set1_ps(value); }
+static inline vec larger(vec a, vec b) { return _mm256_max_ps(a, b); }
+static inline vec smaller(vec a, vec b) { return _mm256_min_ps(a, b); }
+
+static inline float sum(vec a) {
+  __m128 half = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
+
+static inline float largest(vec a) {
+  __m128 half = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+  return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
+}
+#endif
+
+// The first `count` lanes of a, the rest 0.
+static inline vec first_lanes(vec a, int count) {
+  ivec lane;
+  for (int i = 0; i < LANES; i++) lane[i] = i;
+  return lane < count ? a : vec{};
+}
+
+// e^x to 2 units in the last place; at least e^-87, so never denormal. NaN stays NaN.
+static inline vec exponential(vec x) {
+  x = larger(all(-87.0f), smaller(all(88.0f), x));  // in this order: of two, min and max return the second if one is NaN
+  const float to_integer = 12582912.0f;             // 1.5 * 2^23: what is added to it is rounded
+  const vec shifted = x * 1.44269504f + to_integer;
+  const vec n = shifted - to_integer;
+  const vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;  // Cephes, expf
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + (r + 1.0f);
+  const ivec two_to_n = (reinterpret_cast<ivec>(shifted) + (127 - 0x4B400000)) << 23;
+  return p * reinterpret_cast<vec>(two_to_n);
+}
+
+static inline vec sigmoid(vec x) { return 1.0f / (exponential(-x) + 1.0f); }
+static inline vec tanh(vec x) { return 2.0f / (exponential(x * -2.0f) + 1.0f) - 1.0f; }
+
+// x P(X <= x) for a normal X, to 8e-7: P - 1/2 is x times a polynomial in x^2 up to 5.6, beyond which it is 1/2. The
+// polynomial has the least largest error of its degree, found by linear programming; in u, from -1 to 1, it rounds least.
+static inline vec gelu(vec x) {
+  const float far = 5.6f;
+  const vec near = larger(all(-far), smaller(all(far), x));
+  const vec u = near * near * (2 / (far * far)) - 1.0f;
+  static const float terms[] = {
+      0.000576544262f, -0.00167852559f, 0.00162174611f, -0.00155691081f, 0.00435565505f,
+      -0.00835084729f, 0.0115522016f, -0.0154939918f, 0.0207751133f, -0.0263533387f,
+      0.0319928117f, -0.038342718f, 0.0469797105f, -0.063051343f, 0.12625961f};
+  vec p = all(terms[0]);
+#pragma GCC unroll 16
+  for (unsigned i = 1; i < sizeof terms / sizeof *terms; i++) p = p * u + terms[i];
+  const vec probability = near * p + 0.5f;
+  return x < -far ? vec{} : x * probability;
+}
+
+}  // namespace grf
