@@ -1,14 +1,15 @@
 """How much faster is the folded form of GRF than the readable one, and how much of the processor does it use?
 
-Both forms of one model (d_model 64, 4 layers, 4 heads, d_ffn 256; with one layer too) step the same batches in turns.
-One thread, and its processor time, not the clock's: other work on the machine slows a clock, and it hardly touches a
-ratio of processor times. Of all repetitions the fastest counts. `--threads 2 --clock` measures the other way.
+All forms of one model (d_model 64, 4 layers, 4 heads, d_ffn 256; with one layer too) step the same batches in turns:
+the readable one, the folded one as torch computes it, and as compiled code does (`grf_core/kernels`), which is what a
+worker runs. One thread, and its processor time, not the clock's: other work on the machine slows a clock, and it hardly
+touches a ratio of processor times. Of all repetitions the fastest counts. `--threads 2 --clock` measures the other way.
 
     us                    of one step, from raw frames to answers on the host
-    speedup               readable / folded
+    speedup               readable / compiled; `_torch`: readable / folded by torch
     useful_flops_per_s    of the folded form's matrix products, those over padding not counted
     useful_flops_vs_sgemm that, divided by a product of 2048 x 2048 matrices in turn with the steps
-    max_abs_error         between the contexts of the two forms
+    max_abs_error         between the contexts of the readable and the compiled form
 
     python -m benchmarks.fusion_core            B in 1, 8, 64, 256; T in 8, 20, 50 and ragged (1 to 50)
     python -m benchmarks.fusion_core --quick    the four corners, a few seconds
@@ -32,6 +33,7 @@ from grf_core.config import GRFConfig, HeadConfig, ModalityConfig
 from grf_core.folded import FoldedStepModel
 from grf_core.inference import GRFStepModel
 from grf_core.model import GRF
+from grf_core.native import NativeStepModel, kernels_here
 from grf_core.normalisation import Normalisation
 from grf_core.step import StepBatch, StepModel
 
@@ -44,11 +46,10 @@ CPU = torch.device("cpu")
 Row = dict[str, Any]
 
 
-def two_forms(config: GRFConfig) -> tuple[GRFStepModel, FoldedStepModel]:
+def forms_of(config: GRFConfig) -> tuple[GRFStepModel, FoldedStepModel, NativeStepModel]:
     torch.manual_seed(0)
-    model, normalisation = GRF(config).eval(), Normalisation.identity(config)
-    folded = FoldedStepModel(model, normalisation, "bench", "", CPU)
-    return GRFStepModel(model, normalisation, "bench", "", CPU), folded
+    own = (GRF(config).eval(), Normalisation.identity(config), "bench", "")
+    return GRFStepModel(*own, CPU), FoldedStepModel(*own, CPU), NativeStepModel(*own, kernels_here())
 
 
 def make_batch(rows: int, frames: int, d_model: int = 64) -> StepBatch:
@@ -97,29 +98,32 @@ def fastest_s(runs: Sequence[Callable[[], object]], clock: Callable[[], float], 
 
 
 def compare(
-    forms: tuple[StepModel, StepModel],
+    forms: tuple[StepModel, StepModel, StepModel],
     config: GRFConfig,
     rows: int,
     frames: int,
     clock: Callable[[], float],
     seconds: float,
 ) -> Row:
-    (readable, folded), batch = forms, make_batch(rows, frames)
+    (readable, folded, native), batch = forms, make_batch(rows, frames)
     left, right = torch.randn(2, SGEMM, SGEMM)
-    error = float((readable.step(batch).contexts - folded.step(batch).contexts).abs().max())
-    runs = [lambda: readable.step(batch), lambda: folded.step(batch), lambda: left @ right]
-    readable_s, folded_s, sgemm_s = fastest_s(runs, clock, seconds)
-    rate = useful_flops(config, batch) / folded_s
+    error = float((readable.step(batch).contexts - native.step(batch).contexts).abs().max())
+    runs = [lambda: readable.step(batch), lambda: folded.step(batch), lambda: native.step(batch), lambda: left @ right]
+    readable_s, folded_s, native_s, sgemm_s = fastest_s(runs, clock, seconds)
+    flops, sgemm_flops_per_s = useful_flops(config, batch), 2 * SGEMM**3 / sgemm_s
     return {
         "layers": config.n_layers,
         "batch": rows,
         "frames": "ragged" if frames == RAGGED else frames,
         "readable_us": round(readable_s * 1e6),
         "folded_us": round(folded_s * 1e6),
-        "speedup": round(readable_s / folded_s, 2),
-        "segments_per_s": round(rows / folded_s),
-        "useful_flops_per_s": round(rate),
-        "useful_flops_vs_sgemm": round(rate * sgemm_s / (2 * SGEMM**3), 3),
+        "native_us": round(native_s * 1e6),
+        "speedup": round(readable_s / native_s, 2),
+        "speedup_torch": round(readable_s / folded_s, 2),
+        "segments_per_s": round(rows / native_s),
+        "useful_flops_per_s": round(flops / native_s),
+        "useful_flops_vs_sgemm": round(flops / native_s / sgemm_flops_per_s, 3),
+        "useful_flops_vs_sgemm_torch": round(flops / folded_s / sgemm_flops_per_s, 3),
         "max_abs_error": error,
     }
 
@@ -138,7 +142,7 @@ def main() -> None:
     rows: list[Row] = []
     for n_layers in (4,) if arguments.quick else (4, 1):
         config = GRFConfig(MODALITIES, (HeadConfig("activity", "classification", 4),), n_layers=n_layers)
-        forms = two_forms(config)
+        forms = forms_of(config)
         for count in batches:
             for frames in (*lengths, RAGGED):
                 rows.append(compare(forms, config, count, frames, clock, seconds))
@@ -154,8 +158,11 @@ def summary(rows: Sequence[Row]) -> Row:
         "speedup_b1_t50": of(1, 50)["speedup"],
         "speedup_b256_t50": of(256, 50)["speedup"],
         "speedup_b256_ragged": of(256, "ragged")["speedup"],
+        "speedup_torch_b1_t50": of(1, 50)["speedup_torch"],
+        "speedup_torch_b256_t50": of(256, 50)["speedup_torch"],
         "useful_flops_vs_sgemm": of(256, 50)["useful_flops_vs_sgemm"],
         "useful_flops_vs_sgemm_ragged": of(256, "ragged")["useful_flops_vs_sgemm"],
+        "useful_flops_vs_sgemm_torch": of(256, 50)["useful_flops_vs_sgemm_torch"],
         "max_abs_error": max(row["max_abs_error"] for row in rows),
     }
 

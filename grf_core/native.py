@@ -76,7 +76,7 @@ class NativeStepModel:
         """ValueError for a batch that is not of this model: compiled code would read beyond it."""
         rows = len(batch.frames)
         lengths_B = np.fromiter(map(len, batch.frames), np.int64, rows)
-        values = np.concatenate([segment.reshape(-1) for segment in batch.frames])
+        values = np.concatenate(batch.frames, axis=None)
         ranks_B = np.ascontiguousarray(batch.ranks, np.int64)
         sizes_B = lengths_B * self._widths[ranks_B]
         contexts = batch.contexts.contiguous()

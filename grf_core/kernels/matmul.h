@@ -20,9 +20,7 @@ constexpr int PANEL = VECTORS * LANES;
 template <int rows, int vectors>
 static inline __attribute__((always_inline)) void tile(
     const float* x, int x_stride, const float* b, int b_stride, int depth, const float* bias, float* y, int y_stride) {
-  vec sums[rows][vectors];
-  for (int i = 0; i < rows; i++)
-    for (int j = 0; j < vectors; j++) sums[i][j] = load(bias ? bias + j * LANES : y + i * y_stride + j * LANES);
+  vec sums[rows][vectors] = {};
   for (int k = 0; k < depth; k++) {
     vec weights[vectors];
     for (int j = 0; j < vectors; j++) weights[j] = load(b + k * b_stride + j * LANES);
@@ -31,8 +29,12 @@ static inline __attribute__((always_inline)) void tile(
       for (int j = 0; j < vectors; j++) sums[i][j] += value * weights[j];
     }
   }
+  // Last, not first: added to a large number, each of many small ones would be rounded.
   for (int i = 0; i < rows; i++)
-    for (int j = 0; j < vectors; j++) store(y + i * y_stride + j * LANES, sums[i][j]);
+    for (int j = 0; j < vectors; j++) {
+      float* to = y + i * y_stride + j * LANES;
+      store(to, sums[i][j] + load(bias ? bias + j * LANES : to));
+    }
 }
 
 template <int vectors>
