@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +25,14 @@ from grf_core.kernels.library import Batch, Kernels, KernelsMissing, load
 from grf_core.kernels.weights import NativeModel, aligned
 from grf_core.model import GRF
 from grf_core.normalisation import Normalisation
-from grf_core.step import Float32Array, ModelSignature, StepBatch, StepResult
+from grf_core.step import NO_SLOT, Float32Array, ModelSignature, RowStep, StepBatch, StepResult
 
 SWITCH = "GRF_KERNELS"
 """Set to `off`, this environment variable has torch compute every step."""
 FRAMES_PER_THREAD = 256
 """Fewer are not worth waking another thread."""
 CPU = torch.device("cpu")
+BoolArray = npt.NDArray[np.bool_]
 
 
 @cache
@@ -59,7 +61,6 @@ class NativeStepModel:
         self._native = NativeModel(weights, config, self._signature.heads, kernels)
         self._library = kernels.library
         self._widths = np.array([modality.width for modality in config.modalities])
-        self._max_frames = np.array([modality.max_frames for modality in config.modalities])
         self._scratch_floats = int(self._library.grf_scratch_floats(byref(self._native.model)))
         self._of_thread = threading.local()
         self._helpers: ThreadPoolExecutor | None = None
@@ -73,76 +74,100 @@ class NativeStepModel:
         return CPU
 
     def step(self, batch: StepBatch) -> StepResult:
-        """ValueError for a batch that is not of this model: compiled code would read beyond it."""
-        rows = len(batch.frames)
-        lengths_B = np.fromiter(map(len, batch.frames), np.int64, rows)
-        values = np.concatenate(batch.frames, axis=None)
-        ranks_B = np.ascontiguousarray(batch.ranks, np.int64)
-        sizes_B = lengths_B * self._widths[ranks_B]
-        contexts = batch.contexts.contiguous()
-        self._check(values, int(sizes_B.sum()), lengths_B, ranks_B, contexts)
+        """ValueError for a batch that is not of this model."""
+        contexts = self._checked(batch.contexts, len(batch.frames)).contiguous()
         next_contexts = torch.empty_like(contexts)
-        answers = np.empty((rows, self._signature.output_width + 1), np.float32)
-        arrays = (lengths_B, ranks_B, _as(batch.fresh, np.bool_), _as(batch.elapsed_s, np.float32))
-        whole = Batch(
-            rows,
-            *map(_address, arrays),
-            _address(values),
-            contexts.data_ptr(),
-            next_contexts.data_ptr(),
-            _address(answers),
-        )
-        shares = shares_of(lengths_B, torch.get_num_threads())
-        if len(shares) == 2:
-            self._run(whole)
-        else:
-            self._run_side_by_side([self._part(whole, sizes_B, *share) for share in pairwise(shares)])
+        answers = np.empty((len(batch.frames), self._signature.output_width + 1), np.float32)
+        of_rows = zip(batch.fresh.tolist(), batch.ranks.tolist(), map(len, batch.frames), strict=True)
+        table = [(NO_SLOT if fresh else row, row, rank, length) for row, (fresh, rank, length) in enumerate(of_rows)]
+        elapsed_s = np.ascontiguousarray(batch.elapsed_s, np.float32)
+        self._fuse(table, batch.frames, elapsed_s, (contexts, next_contexts, answers))
         return StepResult(contexts=next_contexts, outputs=answers[:, :-1], gate=answers[:, -1])
 
-    def _check(
-        self,
-        values: Float32Array,
-        expected: int,
-        lengths_B: npt.NDArray[np.int64],
-        ranks_B: npt.NDArray[np.int64],
-        contexts: torch.Tensor,
-    ) -> None:
-        shape = (len(lengths_B), *self._signature.context_shape)
+    def step_rows(self, steps: Sequence[RowStep], contexts: torch.Tensor, host: Float32Array) -> BoolArray:
+        """See `StepRows`. ValueError for steps that are not of this model."""
+        table = [(step.in_slot, step.out_slot, step.rank, len(step.frames)) for step in steps]
+        elapsed_s = np.array([step.elapsed_s for step in steps], np.float32)
+        finite = np.empty(len(steps), np.bool_)
+        self._checked(contexts, len(host))
+        self._fuse(table, [step.frames for step in steps], elapsed_s, (contexts, contexts, host), finite)
+        return finite
+
+    def _checked(self, contexts: torch.Tensor, rows: int) -> torch.Tensor:
+        shape = (rows, *self._signature.context_shape)
         if contexts.shape != shape or contexts.dtype != torch.float32 or contexts.device != CPU:
             raise ValueError(f"contexts are {contexts.dtype} {tuple(contexts.shape)}, not float32 {shape} on the CPU")
-        if values.dtype != np.float32 or values.size != expected:
-            raise ValueError(f"{values.size} values of {values.dtype} in all segments, not {expected} of float32")
-        if not lengths_B.all() or (lengths_B > self._max_frames[ranks_B]).any():
-            raise ValueError("a segment is empty, or longer than its modality allows")
+        return contexts
 
-    def _part(self, whole: Batch, sizes_B: npt.NDArray[np.int64], start: int, stop: int) -> Batch:
-        """Rows [start, stop) of a batch."""
-        context_bytes = 4 * self._signature.context_shape[0] * self._signature.context_shape[1]
-        return Batch(
-            stop - start,
-            whole.lengths + 8 * start,
-            whole.ranks + 8 * start,
-            whole.fresh + start,
-            whole.elapsed_s + 4 * start,
-            whole.frames + 4 * int(sizes_B[:start].sum()),
-            whole.contexts + context_bytes * start,
-            whole.next_contexts + context_bytes * start,
-            whole.answers + 4 * (self._signature.output_width + 1) * start,
+    def _fuse(
+        self,
+        table: Sequence[tuple[int, int, int, int]],
+        frames: Sequence[Float32Array],
+        elapsed_s_B: Float32Array,
+        rows: tuple[torch.Tensor, torch.Tensor, Float32Array],
+        finite_B: BoolArray | None = None,
+    ) -> None:
+        """`table`: row to read, row to write, rank, length. `rows`: contexts to read, to write, and their answers."""
+        table_B4 = np.array(table, np.int64)
+        values = np.concatenate(frames, axis=None)
+        contexts, next_contexts, answers = rows
+        if values.dtype != np.float32:
+            raise ValueError(f"frames are {values.dtype}, not float32")
+        whole = Batch(
+            count=len(table),
+            rows=_address(table_B4),
+            elapsed_s=_address(elapsed_s_B),
+            frames=_address(values),
+            n_values=values.size,
+            contexts=contexts.data_ptr(),
+            next_contexts=next_contexts.data_ptr(),
+            answers=_address(answers),
+            n_contexts=len(answers),
+            n_shares=answers.shape[1] - self._signature.output_width - 1,
+            finite=None if finite_B is None else _address(finite_B),
         )
+        threads = torch.get_num_threads()
+        fits = self._run(whole) if threads == 1 else self._run_side_by_side(whole, table_B4, threads)
+        if not fits:
+            raise ValueError("segments of other shapes than this model takes, or rows that are not there")
 
-    def _run_side_by_side(self, parts: Sequence[Batch]) -> None:
+    def _run_side_by_side(self, whole: Batch, table_B4: npt.NDArray[np.int64], threads: int) -> bool:
+        lengths_B = table_B4[:, 3]
+        values_upto_B = np.concatenate([[0], (lengths_B * self._widths.take(table_B4[:, 2], mode="clip")).cumsum()])
+        if values_upto_B[-1] != whole.n_values:
+            return False
+        shares = pairwise(shares_of(lengths_B, threads))
+        parts = [_part(whole, start, stop, values_upto_B.tolist()) for start, stop in shares]
         if self._helpers is None:
-            self._helpers = ThreadPoolExecutor(torch.get_num_threads(), "grf-step")
-        others: list[Future[None]] = [self._helpers.submit(self._run, part) for part in parts[1:]]
-        self._run(parts[0])
-        for other in others:
-            other.result()
+            self._helpers = ThreadPoolExecutor(threads, "grf-step")
+        others = [self._helpers.submit(self._run, part) for part in parts[1:]]
+        return all([self._run(parts[0]), *(other.result() for other in others)])
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch) -> bool:
+        """False if the batch does not fit the model; then nothing has been read or written."""
         scratch = getattr(self._of_thread, "scratch", None)
         if scratch is None:
             scratch = self._of_thread.scratch = aligned(self._scratch_floats)
-        self._library.grf_step(byref(self._native.model), byref(batch), _address(scratch))
+        refused: int = self._library.grf_step(byref(self._native.model), byref(batch), _address(scratch))
+        return not refused
+
+
+def _part(whole: Batch, start: int, stop: int, values_upto: Sequence[int]) -> Batch:
+    """Rows [start, stop) of a batch."""
+    first, last = values_upto[start], values_upto[stop]
+    return Batch(
+        count=stop - start,
+        rows=whole.rows + 4 * 8 * start,
+        elapsed_s=whole.elapsed_s + 4 * start,
+        frames=whole.frames + 4 * first,
+        n_values=last - first,
+        contexts=whole.contexts,
+        next_contexts=whole.next_contexts,
+        answers=whole.answers,
+        n_contexts=whole.n_contexts,
+        n_shares=whole.n_shares,
+        finite=None if whole.finite is None else whole.finite + start,
+    )
 
 
 def shares_of(lengths_B: npt.NDArray[np.int64], threads: int) -> list[int]:
@@ -156,9 +181,5 @@ def shares_of(lengths_B: npt.NDArray[np.int64], threads: int) -> list[int]:
     return sorted({0, *(int(cut) for cut in cuts), rows})
 
 
-def _as(values: npt.NDArray[np.generic], kind: type[np.generic]) -> npt.NDArray[np.generic]:
-    return np.ascontiguousarray(values, kind)
-
-
-def _address(array: npt.NDArray[np.generic]) -> int:
+def _address(array: npt.NDArray[Any]) -> int:
     return int(array.__array_interface__["data"][0])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ import torch
 
 HeadKind = Literal["classification", "regression"]
 Float32Array = npt.NDArray[np.float32]
+
+NO_SLOT = -1
+"""the row of a context that is not there yet"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +98,37 @@ class StepResult:
     """[B] on the host: mean update gate in [0, 1]; 1 for a fresh row."""
 
 
+class RowStep(NamedTuple):
+    """Fuse `frames` into the context in row `in_slot` of a slab (NO_SLOT: start one), and put it in row `out_slot`."""
+
+    in_slot: int
+    out_slot: int
+    rank: int
+    frames: Float32Array
+    """as in `StepBatch`"""
+    elapsed_s: float
+
+
+class StepRows(Protocol):
+    """`step_rows` of a model that steps rows of a slab where they are, in one call instead of a dozen.
+
+    contexts: [capacity, K, D] float32 on the CPU. host: [capacity, O + M + 1] float32: the outputs, the share of each
+    of the M modalities, and the mean gate z of the step that made the row. Every share is scaled by 1 - z, then the
+    segment's own gains z. No row is both read and written. Returns [B]: is all of the new row finite?
+    """
+
+    def __call__(
+        self, steps: Sequence[RowStep], contexts: torch.Tensor, host: Float32Array
+    ) -> npt.NDArray[np.bool_]: ...
+
+
 class StepModel(Protocol):
     """A shared recurrent fusion model in inference form.
 
     `step` must not keep state between calls, and a row's result must not depend on the other rows
     beyond rounding (1e-5): the runtime decides freely which segments share a batch.
+
+    A model on the CPU may have one more method, `step_rows` (`StepRows`), which is called instead.
     """
 
     @property

@@ -79,12 +79,13 @@ class Model(ctypes.Structure):
 
 
 class Batch(ctypes.Structure):
-    """`Batch` of model.h."""
+    """`Batch` of model.h. `rows` are [count, 4] int64: from, to, rank, length."""
 
     _fields_ = (
-        *(("rows", c_int64), ("lengths", c_void_p), ("ranks", c_void_p), ("fresh", c_void_p)),
-        *(("elapsed_s", c_void_p), ("frames", c_void_p), ("contexts", c_void_p)),
-        *(("next_contexts", c_void_p), ("answers", c_void_p)),
+        *(("count", c_int64), ("rows", c_void_p), ("elapsed_s", c_void_p)),
+        *(("frames", c_void_p), ("n_values", c_int64)),
+        *(("contexts", c_void_p), ("next_contexts", c_void_p), ("answers", c_void_p)),
+        *(("n_contexts", c_int64), ("n_shares", c_int64), ("finite", c_void_p)),
     )
 
 
@@ -127,8 +128,8 @@ def load(instruction_set: str, folder: Path = FOLDER) -> Kernels:
     library.grf_sources.restype = ctypes.c_char_p
     if library.grf_sources().decode() != sources_digest(folder):
         raise KernelsMissing("they were built from other sources: `make setup` builds them again")
-    for function in (library.grf_lanes, library.grf_panel, library.grf_scratch_floats):
+    for function in (library.grf_lanes, library.grf_panel, library.grf_scratch_floats, library.grf_step):
         function.restype = c_int64
     library.grf_scratch_floats.argtypes = (POINTER(Model),)
-    library.grf_step.argtypes, library.grf_step.restype = (POINTER(Model), POINTER(Batch), c_void_p), None
+    library.grf_step.argtypes = (POINTER(Model), POINTER(Batch), c_void_p)
     return Kernels(instruction_set, library.grf_lanes(), library.grf_panel(), library)

@@ -59,16 +59,25 @@ struct Model {
   const Head* outputs;
 };
 
-// B segments and what becomes of them. Nothing overlaps.
+// One segment: it is fused into context `from`, and context `to` is what becomes of it.
+struct Row {
+  int64_t from, to;  // from -1 a context is started
+  int64_t rank, length;
+};
+
+// Segments of one step. The contexts to write are none of those to read.
 struct Batch {
-  int64_t rows;
-  const int64_t *lengths, *ranks;
-  const uint8_t* fresh;
+  int64_t count;
+  const Row* rows;
   const float* elapsed_s;
-  const float* frames;    // of all segments, one after the other
-  const float* contexts;  // [B, K, D]
-  float* next_contexts;   // [B, K, D]
-  float* answers;         // [B, O + 1]: the outputs, and the mean gate
+  const float* frames;  // of all segments, one after the other
+  int64_t n_values;     // so many
+  const float* contexts;  // [n_contexts, K, D]
+  float* next_contexts;   // [n_contexts, K, D]
+  float* answers;         // [n_contexts, O + M + 1]: outputs, shares, and the mean gate
+  int64_t n_contexts;
+  int64_t n_shares;  // M: of each modality in the context, or 0
+  uint8_t* finite;   // [count], or null
 };
 
 }  // namespace grf

@@ -41,6 +41,19 @@ struct Group {
   const float* values[GROUP_SLOTS];
 };
 
+// Does the batch fit the model? Nothing of it is read where it does not say it is.
+bool fits(const Model& m, const Batch& batch) {
+  int64_t values = 0;
+  for (int64_t i = 0; i < batch.count; i++) {
+    const Row& row = batch.rows[i];
+    if (row.rank < 0 || row.rank >= m.n_entries) return false;
+    if (row.length < 1 || row.length > m.entries[row.rank].max_frames) return false;
+    if (row.from < -1 || row.from >= batch.n_contexts || row.to < 0 || row.to >= batch.n_contexts) return false;
+    values += row.length * m.entries[row.rank].width;
+  }
+  return values == batch.n_values;
+}
+
 // The step of one model, with the memory for one group.
 struct Step {
   const Model& m;
@@ -94,23 +107,32 @@ struct Step {
   void run(const Batch& batch) {
     const float* frames = batch.frames;
     group.segments = group.frames = 0;
-    for (int row = 0; row < batch.rows; row++) {
-      const int length = batch.lengths[row];
-      if (batch.fresh[row]) {
+    for (int i = 0; i < batch.count; i++) {
+      const Row& row = batch.rows[i];
+      if (row.from < 0) {
         start(batch, row, frames);
       } else {
-        const bool full = (group.segments + 1) * slots > GROUP_SLOTS || group.frames + length > GROUP_FRAMES;
+        const bool full = (group.segments + 1) * slots > GROUP_SLOTS || group.frames + row.length > GROUP_FRAMES;
         if (full && group.segments) fuse(batch);
-        group.rows[group.segments] = row;
-        group.lengths[group.segments] = length;
+        group.rows[group.segments] = i;
+        group.lengths[group.segments] = row.length;
         group.values[group.segments++] = frames;
-        group.frames += length;
+        group.frames += row.length;
       }
-      frames += length * m.entries[batch.ranks[row]].width;
+      frames += row.length * m.entries[row.rank].width;
     }
     if (group.segments) fuse(batch);
-    for (int first = 0; first < batch.rows; first += GROUP_SLOTS)
-      answer(batch, first, at_most(GROUP_SLOTS, batch.rows - first));
+    for (int first = 0; first < batch.count; first += GROUP_SLOTS)
+      answer(batch, first, at_most(GROUP_SLOTS, batch.count - first));
+  }
+
+  // What is known of a context: outputs, shares, gate.
+  float* answer_of(const Batch& batch, int64_t context) const {
+    return batch.answers + context * (m.n_outputs + batch.n_shares + 1);
+  }
+
+  float& gate_of(const Batch& batch, const Row& row) const {
+    return answer_of(batch, row.to)[m.n_outputs + batch.n_shares];
   }
 
   // ---- frames ----
@@ -149,15 +171,13 @@ struct Step {
   }
 
   // The first context of a session.
-  void start(const Batch& batch, int row, const float* frames) {
-    const int length = batch.lengths[row];
-    embed(m.entries[batch.ranks[row]], frames, length, x);
-    mean_of(x, length, wide, modality);
-    for (int k = 0; k < slots; k++) {
-      float* next = batch.next_contexts + (static_cast<int64_t>(row) * slots + k) * d;
-      for (int j = 0; j < d; j++) next[j] = modality[j] + m.start[k * wide + j];
-    }
-    batch.answers[(row + 1) * (m.n_outputs + 1) - 1] = 1.0f;
+  void start(const Batch& batch, const Row& row, const float* frames) {
+    embed(m.entries[row.rank], frames, row.length, x);
+    mean_of(x, row.length, wide, modality);
+    float* next = batch.next_contexts + row.to * slots * d;
+    for (int k = 0; k < slots; k++)
+      for (int j = 0; j < d; j++) next[k * d + j] = modality[j] + m.start[k * wide + j];
+    gate_of(batch, row) = 1.0f;
   }
 
   // ---- parts of layers ----
@@ -211,14 +231,15 @@ struct Step {
   void gather(const Batch& batch) {
     float *to = memory, *context = h;
     for (int b = 0; b < group.segments; b++) {
-      const int row = group.rows[b];
-      embed(m.entries[batch.ranks[row]], group.values[b], group.lengths[b], to);
+      const Row& row = batch.rows[group.rows[b]];
+      const float* from = batch.contexts + row.from * slots * d;
+      const float elapsed_s = batch.elapsed_s[group.rows[b]];
+      embed(m.entries[row.rank], group.values[b], group.lengths[b], to);
       to += group.lengths[b] * wide;
       for (int k = 0; k < slots; k++, context += wide) {
-        std::memcpy(context, batch.contexts + (static_cast<int64_t>(row) * slots + k) * d, sizeof(float) * d);
-        if (!m.ageing) continue;
-        for (int j = 0; j < wide; j += LANES)
-          store(context + j, load(context + j) * exponential(load(m.ageing + j) * batch.elapsed_s[row]));
+        std::memcpy(context, from + k * d, sizeof(float) * d);
+        for (int j = 0; m.ageing && j < wide; j += LANES)
+          store(context + j, load(context + j) * exponential(load(m.ageing + j) * elapsed_s));
       }
     }
   }
@@ -328,20 +349,19 @@ struct Step {
           store(mixed + i * wide + j, next);
         }
       }
-      const int64_t at = group.rows[b];
-      batch.answers[(at + 1) * (m.n_outputs + 1) - 1] = sum(open) / (slots * d);
+      gate_of(batch, batch.rows[group.rows[b]]) = sum(open) / (slots * d);
     }
     normalise(m.gate_norm, mixed, wide, many, mixed, wide);
     for (int i = 0; i < many; i++) {
-      const int64_t at = static_cast<int64_t>(group.rows[i / slots]) * slots + i % slots;
-      std::memcpy(batch.next_contexts + at * d, mixed + i * wide, sizeof(float) * d);
+      const int64_t to = batch.rows[group.rows[i / slots]].to;
+      std::memcpy(batch.next_contexts + (to * slots + i % slots) * d, mixed + i * wide, sizeof(float) * d);
     }
   }
 
   // ---- the heads ----
 
   void answer(const Batch& batch, int first, int rows) {
-    for (int i = 0; i < rows; i++) average_slots(batch.next_contexts + static_cast<int64_t>(first + i) * slots * d, i);
+    for (int i = 0; i < rows; i++) average_slots(batch.next_contexts + batch.rows[first + i].to * slots * d, i);
     const int hidden_stride = padded(m.head_hidden.width), value_stride = padded(m.head_values.width);
     apply(m.head_hidden, means, wide, rows, head_hidden, hidden_stride);
     for (int i = 0; i < rows * hidden_stride; i += LANES)
@@ -349,13 +369,33 @@ struct Step {
     apply(m.head_values, head_hidden, hidden_stride, rows, head_values, value_stride);
     for (int i = 0; i < rows; i++) {
       const float* own = head_values + i * value_stride;
-      float* to = batch.answers + static_cast<int64_t>(first + i) * (m.n_outputs + 1);
+      const Row& row = batch.rows[first + i];
+      float* to = answer_of(batch, row.to);
       for (const Head* head = m.outputs; head->stop; head++) {
         const int count = head->stop - head->start;
         std::memcpy(to + head->start, own + head->start, sizeof(float) * count);
         if (head->classifies) probabilities(to + head->start, count);
       }
+      if (batch.n_shares) share(batch, row);
+      if (batch.finite) batch.finite[first + i] = is_finite(batch, row);
     }
+  }
+
+  // Every share is scaled by (1 - z), then the segment's own modality gains z: shares always sum to 1.
+  void share(const Batch& batch, const Row& row) const {
+    float* shares = answer_of(batch, row.to) + m.n_outputs;
+    const float z = gate_of(batch, row);
+    for (int i = 0; i < batch.n_shares; i++)
+      shares[i] = row.from < 0 ? 0.0f : (answer_of(batch, row.from) + m.n_outputs)[i] * (1.0f - z);
+    shares[row.rank] += z;
+  }
+
+  bool is_finite(const Batch& batch, const Row& row) const {
+    const float *next = batch.next_contexts + row.to * slots * d, *known = answer_of(batch, row.to);
+    float nothing = 0.0f;  // 0 times what is finite; NaN otherwise
+    for (int i = 0; i < slots * d; i++) nothing += 0.0f * next[i];
+    for (int i = 0; i < m.n_outputs + batch.n_shares + 1; i++) nothing += 0.0f * known[i];
+    return nothing == 0.0f;
   }
 
   void average_slots(const float* context, int row) {
@@ -392,8 +432,11 @@ int64_t grf_scratch_floats(const grf::Model* model) {
   return pieces.taken;
 }
 
-void grf_step(const grf::Model* model, const grf::Batch* batch, float* scratch) {
+// 0, or 1 if the batch does not fit the model: then nothing has been done.
+int64_t grf_step(const grf::Model* model, const grf::Batch* batch, float* scratch) {
+  if (!grf::fits(*model, *batch)) return 1;
   grf::Pieces pieces{scratch};
   grf::Step(*model, pieces).run(*batch);
+  return 0;
 }
 }

@@ -7,8 +7,8 @@ from math import inf
 
 import numpy as np
 
+from grf_core.step import NO_SLOT
 from runtime.engine.engine import Engine
-from runtime.engine.order import NO_SLOT
 from runtime.engine.sequences import SequenceSet
 from runtime.engine.session import Session, StreamState
 from runtime.history import SettledRun

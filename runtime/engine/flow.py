@@ -7,9 +7,9 @@ import heapq
 from collections import OrderedDict
 from math import inf
 
-from grf_core.step import ModelSignature
+from grf_core.step import NO_SLOT, ModelSignature
 from runtime.engine.batcher import ReadyQueue
-from runtime.engine.order import NO_SLOT, Entry
+from runtime.engine.order import Entry
 from runtime.engine.outcomes import Progress
 from runtime.engine.policies import OrderPolicy
 from runtime.engine.quota import Quotas

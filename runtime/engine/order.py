@@ -20,10 +20,10 @@ from bisect import bisect_left
 from math import inf, nextafter
 from typing import NamedTuple
 
+from grf_core.step import NO_SLOT
 from runtime.engine.policies import OrderPolicy
 from runtime.messages import Float32Array
 
-NO_SLOT = -1
 ENTRY_OVERHEAD_BYTES = 512
 """what an entry costs beside its frames: its objects, its snapshot row"""
 

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
 
-from runtime.engine.order import NO_SLOT
+from grf_core.step import NO_SLOT
 from runtime.engine.policies import OrderPolicy
 from runtime.engine.quota import Quotas, Refusal
 from runtime.engine.session import Session

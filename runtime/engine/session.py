@@ -9,7 +9,8 @@ from hashlib import blake2b
 from math import inf
 from typing import Literal, NamedTuple
 
-from runtime.engine.order import NO_SLOT, FusionKey, Timeline
+from grf_core.step import NO_SLOT
+from runtime.engine.order import FusionKey, Timeline
 from runtime.engine.policies import OrderPolicy
 from runtime.engine.sequences import SequenceSet
 from runtime.history import SettledStep

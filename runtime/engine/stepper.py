@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from grf_core.step import StepBatch, StepModel, StepResult
-from runtime.engine.order import NO_SLOT
+from grf_core.step import NO_SLOT, RowStep, StepBatch, StepModel, StepResult, StepRows
 from runtime.engine.slab import IntArray, Slab
 from runtime.messages import Float32Array
 
@@ -23,27 +21,17 @@ NO_SEGMENTS_FAULT: tuple[type[BaseException], ...] = (
 BoolArray = npt.NDArray[np.bool_]
 
 
-class Step(NamedTuple):
-    """Fuse `frames` into the context in `in_slot` (NO_SLOT: start one) and put the result in `out_slot`."""
-
-    in_slot: int
-    out_slot: int
-    rank: int
-    frames: Float32Array
-    elapsed_s: float
-
-
-def run_steps(model: StepModel, slab: Slab, steps: Sequence[Step]) -> list[str]:
+def run_steps(model: StepModel, slab: Slab, steps: Sequence[RowStep]) -> list[str]:
     """Run all steps in one batch; return for each the reason why it failed, "" where it did not.
 
     The out slot of a failed step holds nothing. What is no segment's fault, running out of memory or a broken device,
     is raised.
     """
-    in_slots = np.array([step.in_slot for step in steps], dtype=np.int64)
+    step_rows: StepRows | None = getattr(model, "step_rows", None)
     try:
-        batch = _batch(slab, steps, in_slots)
-        result = model.step(batch)
-        _check_shape(result, slab, len(steps))
+        if step_rows is not None:
+            return _faults(step_rows(steps, slab.contexts, slab.host).tolist())
+        return _run_batch(model, slab, steps)
     except NO_SEGMENTS_FAULT:
         raise
     except Exception as error:  # whatever a model raises, only the segment that caused it may suffer
@@ -51,12 +39,23 @@ def run_steps(model: StepModel, slab: Slab, steps: Sequence[Step]) -> list[str]:
             return [f"{type(error).__name__}: {error}"]
         half = len(steps) // 2  # a few halvings find the one, where trying each alone would stall everyone
         return run_steps(model, slab, steps[:half]) + run_steps(model, slab, steps[half:])
+
+
+def _run_batch(model: StepModel, slab: Slab, steps: Sequence[RowStep]) -> list[str]:
+    in_slots = np.array([step.in_slot for step in steps], dtype=np.int64)
+    batch = _batch(slab, steps, in_slots)
+    result = model.step(batch)
+    _check_shape(result, slab, len(steps))
     shares = _shares(slab.shares[in_slots], batch.fresh, batch.ranks, result.gate)
     slab.scatter([step.out_slot for step in steps], result.contexts, result.outputs, shares, result.gate)
-    return ["" if good else "the step gave values that are not finite" for good in _finite_rows(result)]
+    return _faults(_finite_rows(result))
 
 
-def _batch(slab: Slab, steps: Sequence[Step], in_slots: IntArray) -> StepBatch:
+def _faults(finite: list[bool]) -> list[str]:
+    return ["" if good else "the step gave values that are not finite" for good in finite]
+
+
+def _batch(slab: Slab, steps: Sequence[RowStep], in_slots: IntArray) -> StepBatch:
     fresh = in_slots == NO_SLOT
     return StepBatch(
         contexts=slab.gather(np.where(fresh, 0, in_slots)),

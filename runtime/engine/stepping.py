@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from grf_core.step import StepModel
+from grf_core.step import NO_SLOT, RowStep, StepModel
 from runtime.engine.flow import Flow
 from runtime.engine.intake import Intake
-from runtime.engine.order import NO_SLOT, Entry
+from runtime.engine.order import Entry
 from runtime.engine.outcomes import Failure
 from runtime.engine.quota import Quotas
 from runtime.engine.residents import Residents, rows_for_settling
 from runtime.engine.room import Room
 from runtime.engine.session import Session
 from runtime.engine.slab import Slab
-from runtime.engine.stepper import Step, run_steps
+from runtime.engine.stepper import run_steps
 from runtime.keys import SessionKey
 
 
@@ -82,11 +82,11 @@ class Stepping:
             for stream in session.streams:  # what is fused too: while a rewind is not through it is not told
                 self._flow.tell_if_held_back(session, stream)
 
-    def _step(self, session: Session, entry: Entry) -> Step:
+    def _step(self, session: Session, entry: Entry) -> RowStep:
         session.lacks_rows = False
         in_slot = session.live_slot
         elapsed_s = 0.0 if in_slot == NO_SLOT else entry.key.event_time_s - session.live_event_time_s
-        return Step(in_slot, self._slab.allocate(), entry.key.rank, entry.frames, elapsed_s)
+        return RowStep(in_slot, self._slab.allocate(), entry.key.rank, entry.frames, elapsed_s)
 
     def _done(self, session: Session, entry: Entry, slot: int, now_s: float) -> None:
         event_time_s, rank, stream, sequence = entry.key

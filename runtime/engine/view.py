@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from grf_core.step import ModelSignature
-from runtime.engine.order import NO_SLOT
+from grf_core.step import NO_SLOT, ModelSignature
 from runtime.engine.session import Session
 from runtime.engine.slab import Slab
 from runtime.messages import Float32Array, UpdateRow

@@ -23,7 +23,7 @@ from grf_core.kernels.weights import aligned, packed
 from grf_core.model import GRF
 from grf_core.native import NativeStepModel, kernels_here, shares_of, steps_here
 from grf_core.normalisation import Normalisation
-from grf_core.step import StepBatch, StepResult
+from grf_core.step import NO_SLOT, RowStep, StepBatch, StepResult
 from tests.grf_core.kernels import kernels
 from tests.grf_core.models import MODALITIES, small_config
 from tests.grf_core.test_folded import (
@@ -221,22 +221,24 @@ def test_it_writes_nowhere_but_in_its_scratch_and_its_results(
     assert (guarded[floats:] == 1234.5).all()
 
 
-def test_what_does_not_fit_the_model_is_refused_before_memory_is_read() -> None:
+def test_what_does_not_fit_the_model_is_refused_before_memory_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model(12)
     step_model, batch = native_form(model), random_batch(model, 4, 12)
     wide = [np.zeros((2, 7), np.float32), *batch.frames[1:]]
     for wrong, reason in (
-        (replace(batch, frames=wide), "values of float32 in all segments"),
+        (replace(batch, frames=wide), "other shapes"),
         (replace(batch, frames=[frames.astype(np.float64) for frames in batch.frames]), "float64"),
         (replace(batch, contexts=batch.contexts[:3]), "contexts are"),
         (replace(batch, contexts=batch.contexts.double()), "contexts are torch.float64"),
-        (replace(batch, frames=[np.zeros((0, f.shape[1]), np.float32) for f in batch.frames]), "empty"),
-        (replace(batch, frames=[np.zeros((99, f.shape[1]), np.float32) for f in batch.frames]), "longer"),
+        (replace(batch, frames=[np.zeros((0, f.shape[1]), np.float32) for f in batch.frames]), "other shapes"),
+        (replace(batch, frames=[np.zeros((99, f.shape[1]), np.float32) for f in batch.frames]), "other shapes"),
+        (replace(batch, ranks=np.full(4, 3)), "other shapes"),
+        (replace(batch, ranks=np.full(4, -1)), "other shapes"),
     ):
-        with pytest.raises(ValueError, match=reason):
-            step_model.step(wrong)
-    with pytest.raises(IndexError):
-        step_model.step(replace(batch, ranks=np.full(4, 3)))
+        for threads in (1, 2):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            with pytest.raises(ValueError, match=reason):
+                step_model.step(wrong)
 
 
 def test_weights_are_packed_into_panels() -> None:
@@ -275,3 +277,66 @@ def test_scratch_memory_does_not_grow_with_the_batch() -> None:
     step_model = native_form(random_model(14))
     model = step_model._native.model
     assert step_model._library.grf_scratch_floats(byref(model)) == step_model._scratch_floats < 1 << 20
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    instruction_set=st.sampled_from(sorted(INSTRUCTION_SETS)),
+    seed=st.integers(0, 10**6),
+    rows=st.sampled_from([1, 2, 30, 150]),
+    slots=st.sampled_from([1, 2]),
+    threads=st.sampled_from([1, 3]),
+)
+def test_rows_of_a_slab_are_stepped_as_a_batch_is(
+    instruction_set: str, seed: int, rows: int, slots: int, threads: int
+) -> None:
+    """Shares too; and no row is touched that is not to be written."""
+    model, rng = random_model(seed, context_slots=slots), np.random.default_rng(seed)
+    step_model, batch = native_form(model, instruction_set), random_batch(model, rows, seed)
+    capacity, outputs, shares = 2 * rows + 5, step_model.signature.output_width, len(MODALITIES)
+    places = rng.permutation(capacity)
+    steps = [
+        RowStep(NO_SLOT if fresh else int(places[row]), int(places[rows + row]), int(rank), frames, float(elapsed_s))
+        for row, (fresh, rank, frames, elapsed_s) in enumerate(
+            zip(batch.fresh, batch.ranks, batch.frames, batch.elapsed_s, strict=True)
+        )
+    ]
+    contexts = torch.full((capacity, *step_model.signature.context_shape), torch.nan)
+    host = rng.dirichlet(np.ones(shares), capacity).astype(np.float32)
+    host = np.concatenate([np.full((capacity, outputs), np.nan), host, np.full((capacity, 1), np.nan)], 1, dtype="<f4")
+    contexts[places[:rows]] = batch.contexts
+    before, old_shares = contexts.clone(), host[places[:rows], outputs:-1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "FRAMES_PER_THREAD", 20)
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        finite = step_model.step_rows(steps, contexts, host)
+    expected, written = step_model.step(batch), places[rows : 2 * rows]
+    assert finite.all()
+    assert_same_bits(StepResult(contexts[written], host[written, :outputs], host[written, -1]), expected)
+    z = expected.gate[:, None]
+    old_shares = np.where(batch.fresh[:, None], np.float32(0), old_shares) * (1 - z)
+    old_shares[np.arange(rows), batch.ranks] += expected.gate
+    np.testing.assert_allclose(host[written, outputs:-1], old_shares, atol=1e-7)
+    untouched = np.setdiff1d(np.arange(capacity), written)
+    torch.testing.assert_close(contexts[untouched], before[untouched], rtol=0, atol=0, equal_nan=True)
+    assert np.isnan(host[untouched, :outputs]).all()
+
+
+def test_a_row_that_is_not_finite_is_told_and_no_other() -> None:
+    model = random_model(15)
+    step_model, batch = native_form(model), random_batch(model, 4, 15, fresh=0.0)
+    contexts, host = torch.zeros(8, 1, 16), np.zeros((8, step_model.signature.output_width + 4), "<f4")
+    contexts[2, 0, 3] = torch.inf
+    steps = [RowStep(row, 4 + row, int(batch.ranks[row]), batch.frames[row], 0.0) for row in range(4)]
+    assert step_model.step_rows(steps, contexts, host).tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize(("in_slot", "out_slot"), [(-2, 1), (8, 1), (0, -1), (0, 8)])
+def test_rows_beyond_the_slab_are_refused(in_slot: int, out_slot: int) -> None:
+    model = random_model(16)
+    step_model, batch = native_form(model), random_batch(model, 1, 16)
+    contexts, host = torch.zeros(8, 1, 16), np.zeros((8, step_model.signature.output_width + 4), "<f4")
+    with pytest.raises(ValueError, match="rows that are not there"):
+        step_model.step_rows([RowStep(in_slot, out_slot, int(batch.ranks[0]), batch.frames[0], 0.0)], contexts, host)
+    with pytest.raises(ValueError, match="contexts are"):
+        step_model.step_rows([RowStep(0, 1, int(batch.ranks[0]), batch.frames[0], 0.0)], contexts[:4], host)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grf_core.step import StepBatch, StepResult
-from runtime.engine.order import NO_SLOT
+from grf_core.step import NO_SLOT, RowStep, StepBatch, StepResult
 from runtime.engine.slab import Slab
-from runtime.engine.stepper import Step, run_steps
+from runtime.engine.stepper import BoolArray, run_steps
+from runtime.messages import Float32Array
 from tests.runtime.engine.offline import assert_close
 from tests.runtime.engine.world import FRAMES
 from tests.runtime.toy_model import POISON, SIGNATURE, ToyModel
@@ -17,7 +19,7 @@ from tests.runtime.toy_model import POISON, SIGNATURE, ToyModel
 pytestmark = pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 
 
-def steps_of(slab: Slab, ranks: list[int], fresh: list[bool]) -> list[Step]:
+def steps_of(slab: Slab, ranks: list[int], fresh: list[bool]) -> list[RowStep]:
     """A step for each rank; those that are not fresh go on from a context of their own."""
     rng = np.random.default_rng(len(ranks))
     steps = []
@@ -27,14 +29,14 @@ def steps_of(slab: Slab, ranks: list[int], fresh: list[bool]) -> list[Step]:
             in_slot = slab.allocate()
             shares = rng.dirichlet(np.ones(3)).astype(np.float32)
             slab.write(in_slot, rng.normal(size=(1, 4)).astype(np.float32), np.zeros(3, np.float32), shares, 0.5)
-        steps.append(Step(in_slot, slab.allocate(), rank, FRAMES[rank][i], 0.0 if is_fresh else 0.1 * i))
+        steps.append(RowStep(in_slot, slab.allocate(), rank, FRAMES[rank][i], 0.0 if is_fresh else 0.1 * i))
     return steps
 
 
-def poisoned(step: Step, value: float) -> Step:
+def poisoned(step: RowStep, value: float) -> RowStep:
     frames = step.frames.copy()
     frames[-1, -1] = value
-    return Step(step.in_slot, step.out_slot, step.rank, frames, step.elapsed_s)
+    return RowStep(step.in_slot, step.out_slot, step.rank, frames, step.elapsed_s)
 
 
 @settings(max_examples=100)
@@ -63,7 +65,7 @@ def test_a_segment_that_breaks_its_step_fails_alone(rows: list[tuple[int, bool, 
 
 def test_one_bad_segment_among_many_costs_a_few_batches_not_one_for_each() -> None:
     model, slab = ToyModel(), Slab(SIGNATURE, 600, torch.device("cpu"))
-    steps = [Step(NO_SLOT, slab.allocate(), 0, FRAMES[0][i % 32], 0.0) for i in range(256)]
+    steps = [RowStep(NO_SLOT, slab.allocate(), 0, FRAMES[0][i % 32], 0.0) for i in range(256)]
     steps[100] = poisoned(steps[100], POISON)
     faults = run_steps(model, slab, steps)
     assert [i for i, fault in enumerate(faults) if fault] == [100]
@@ -74,7 +76,7 @@ def test_a_fresh_context_ignores_what_a_row_held_before() -> None:
     model, slab = ToyModel(), Slab(SIGNATURE, 4, torch.device("cpu"))
     slab.contexts[:] = float("nan")
     slab.shares[:] = float("nan")
-    step = Step(NO_SLOT, slab.allocate(), 1, FRAMES[1][0], 0.0)
+    step = RowStep(NO_SLOT, slab.allocate(), 1, FRAMES[1][0], 0.0)
     assert run_steps(model, slab, [step]) == [""]
     assert slab.shares[step.out_slot].tolist() == [0, 1, 0]
     assert bool(torch.isfinite(slab.contexts[step.out_slot]).all())
@@ -130,3 +132,37 @@ def test_outputs_that_are_not_finite_fail_the_segment_though_the_context_is(fiel
     slab = Slab(SIGNATURE, 8, torch.device("cpu"))
     faults = run_steps(Broken(spoil), slab, steps_of(slab, [0, 1, 2], [True, False, False]))
     assert [bool(fault) for fault in faults] == [False, True, False]
+
+
+class InPlace(ToyModel):
+    """Steps rows where they are, but none of a batch that holds a poisoned segment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_place = 0
+
+    def step_rows(self, steps: Sequence[RowStep], contexts: torch.Tensor, host: Float32Array) -> BoolArray:
+        if any(np.abs(step.frames[-1, -1]) == POISON for step in steps):
+            raise RuntimeError("poisoned")
+        self.in_place += len(steps)
+        contexts[[step.out_slot for step in steps]] = 0.5
+        return np.array([step.rank != 2 for step in steps])
+
+
+def test_a_model_may_step_the_rows_where_they_are() -> None:
+    model, slab = InPlace(), Slab(SIGNATURE, 64, torch.device("cpu"))
+    steps = steps_of(slab, [0, 2, 1], [True, False, False])
+    assert run_steps(model, slab, steps) == ["", "the step gave values that are not finite", ""]
+    assert model.in_place == 3
+    assert not model.batches
+    assert (slab.contexts[steps[0].out_slot] == 0.5).all()
+
+
+def test_a_segment_that_breaks_its_step_in_place_fails_alone_too() -> None:
+    model, slab = InPlace(), Slab(SIGNATURE, 64, torch.device("cpu"))
+    steps = steps_of(slab, [0, 1, 0, 1], [True, False, False, True])
+    steps[2] = poisoned(steps[2], POISON)
+    faults = run_steps(model, slab, steps)
+    assert [bool(fault) for fault in faults] == [False, False, True, False]
+    assert model.in_place == 3
+    assert not model.batches
