@@ -2,9 +2,11 @@
 
 64 sessions, each with one segment under way: the next goes out when the answer is there. Two blocks (light: d_model 64,
 1 layer, 8 frames; paper: 4 layers, 20 frames). Peers run the readable form of GRF, as their users would; `folded` gives
-them our form of it. Each peer is set up as its documentation advises (`servers.py` and the `*_server.py` say how), with
-one process for the model and one thread for torch, like our worker. What only ours does meanwhile: order, exactly-once,
-durable state in SQLite, updates to a subscriber. Ours and theirs run in turns; the medians are kept.
+them our form of it, kernels included. Each peer is set up as its documentation advises (`servers.py` and the
+`*_server.py` say how), with one process for the model and one thread for torch, like our worker. Requests of sessions
+that are ready at one moment share a message of up to 8 where the protocol has such messages; ours has, the peers' have
+not. What only ours does meanwhile: order, exactly-once, durable state in SQLite, updates to a subscriber. Ours and
+theirs run in turns; the medians are kept.
 
     segments_per_s, p50_ms, p99_ms      as the clients see it
     batch                               segments in one step, in the mean
