@@ -19,7 +19,7 @@ class DispatchPolicy:
     """between two attempts while the store does not answer"""
     turn_s: float = 0.025
     """how long a turn of the worker should take at most: it bounds the segments admitted and fused in one"""
-    shared_turn_s: float = 0.002
+    shared_turn_s: float = 0.001
     """the same while several tenants are connected: whoever sends meanwhile waits for its end"""
 
     def __post_init__(self) -> None:
