@@ -75,7 +75,7 @@ class NativeStepModel:
 
     def step(self, batch: StepBatch) -> StepResult:
         """ValueError for a batch that is not of this model."""
-        contexts = self._checked(batch.contexts, len(batch.frames)).contiguous()
+        contexts = self._checked(batch.contexts, len(batch.frames))
         next_contexts = torch.empty_like(contexts)
         answers = np.empty((len(batch.frames), self._signature.output_width + 1), np.float32)
         of_rows = zip(batch.fresh.tolist(), batch.ranks.tolist(), map(len, batch.frames), strict=True)
@@ -89,7 +89,11 @@ class NativeStepModel:
         table = [(step.in_slot, step.out_slot, step.rank, len(step.frames)) for step in steps]
         elapsed_s = np.array([step.elapsed_s for step in steps], np.float32)
         finite = np.empty(len(steps), np.bool_)
-        self._checked(contexts, len(host))
+        width = self._signature.output_width + len(self._widths) + 1
+        if host.shape[1] != width or host.dtype != np.float32 or not host.flags.c_contiguous:
+            raise ValueError(f"what is known of rows is {host.dtype} {host.shape}, not float32 (., {width})")
+        if self._checked(contexts, len(host)) is not contexts:
+            raise ValueError("the contexts of a slab must be in one piece")
         self._fuse(table, [step.frames for step in steps], elapsed_s, (contexts, contexts, host), finite)
         return finite
 
@@ -97,7 +101,7 @@ class NativeStepModel:
         shape = (rows, *self._signature.context_shape)
         if contexts.shape != shape or contexts.dtype != torch.float32 or contexts.device != CPU:
             raise ValueError(f"contexts are {contexts.dtype} {tuple(contexts.shape)}, not float32 {shape} on the CPU")
-        return contexts
+        return contexts.contiguous()
 
     def _fuse(
         self,
@@ -113,6 +117,8 @@ class NativeStepModel:
         contexts, next_contexts, answers = rows
         if values.dtype != np.float32:
             raise ValueError(f"frames are {values.dtype}, not float32")
+        if len(elapsed_s_B) != len(table):
+            raise ValueError(f"{len(elapsed_s_B)} times for {len(table)} segments")
         whole = Batch(
             count=len(table),
             rows=_address(table_B4),

@@ -234,6 +234,7 @@ def test_what_does_not_fit_the_model_is_refused_before_memory_is_read(monkeypatc
         (replace(batch, frames=[np.zeros((99, f.shape[1]), np.float32) for f in batch.frames]), "other shapes"),
         (replace(batch, ranks=np.full(4, 3)), "other shapes"),
         (replace(batch, ranks=np.full(4, -1)), "other shapes"),
+        (replace(batch, elapsed_s=batch.elapsed_s[:3]), "3 times"),
     ):
         for threads in (1, 2):
             monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -338,5 +339,13 @@ def test_rows_beyond_the_slab_are_refused(in_slot: int, out_slot: int) -> None:
     contexts, host = torch.zeros(8, 1, 16), np.zeros((8, step_model.signature.output_width + 4), "<f4")
     with pytest.raises(ValueError, match="rows that are not there"):
         step_model.step_rows([RowStep(in_slot, out_slot, int(batch.ranks[0]), batch.frames[0], 0.0)], contexts, host)
-    with pytest.raises(ValueError, match="contexts are"):
-        step_model.step_rows([RowStep(0, 1, int(batch.ranks[0]), batch.frames[0], 0.0)], contexts[:4], host)
+    good = [RowStep(0, 1, int(batch.ranks[0]), batch.frames[0], 0.0)]
+    for wrong_contexts, wrong_host, reason in (
+        (contexts[:4], host, "contexts are"),
+        (torch.zeros(16, 1, 16)[::2], host, "in one piece"),
+        (contexts, host[:, :-1], "what is known"),
+        (contexts, np.asfortranarray(host), "what is known"),
+        (contexts, host.astype(np.float64), "what is known"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            step_model.step_rows(good, wrong_contexts, wrong_host)
