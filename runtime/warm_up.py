@@ -12,7 +12,7 @@ from grf_core.step import Float32Array, ModelSignature, StepBatch, StepModel
 
 SWITCH_S = 0.00005
 """how long the store's thread may keep the loop from running: each operation of the model may have to wait so long for
-the interpreter's lock, and a step has about 60 of them; Python's own 5 ms are longer than a step"""
+the interpreter's lock, and computed by torch a step has about 60 of them; Python's own 5 ms are longer than a step"""
 COLLECT_AFTER = (2_000, 500, 100)
 """objects allocated and not freed before the youngest are collected (1.5 ms); how often that happens before the next
 generation is, and the oldest. With Python's own 700, 10, 10 a flood has everything that waits walked through every

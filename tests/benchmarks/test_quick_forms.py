@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import loss
+from tests.grf_core.kernels import kernels
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +30,7 @@ def quick(module: str, *arguments: str, within_s: float = 110.0) -> dict[str, An
 
 
 def test_fusion_core() -> None:
+    kernels()  # it compares them
     answer = quick("fusion_core")
     assert answer["max_abs_error"] < 1e-5
     for key in ("speedup_b1_t50", "speedup_b256_t50", "useful_flops_vs_sgemm"):

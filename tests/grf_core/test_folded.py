@@ -90,6 +90,20 @@ def float64_step(model: GRF, batch: StepBatch) -> tuple[torch.Tensor, torch.Tens
     return stepped.contexts, stepped.gate
 
 
+def model_and_batch_of_lengths(lengths: Sequence[int]) -> tuple[GRF, StepBatch]:
+    """Segments of one modality, of these lengths, none of them the first of its session."""
+    modalities = tuple(replace(modality, max_frames=max(lengths)) for modality in MODALITIES)
+    model, rng = random_model(3, modalities=modalities), np.random.default_rng(3)
+    batch = StepBatch(
+        contexts=torch.randn(len(lengths), 1, 16),
+        fresh=np.zeros(len(lengths), bool),
+        ranks=np.full(len(lengths), 1),
+        frames=[rng.normal(size=(length, 3)).astype(np.float32) for length in lengths],
+        elapsed_s=np.zeros(len(lengths), np.float32),
+    )
+    return model, batch
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -135,16 +149,8 @@ def test_float32_is_the_readable_model_to_rounding(rows: int, slots: int) -> Non
 
 
 def test_long_segments_are_the_readable_model_to_rounding() -> None:
-    modalities = tuple(replace(modality, max_frames=200) for modality in MODALITIES)
-    model, rng = random_model(3, modalities=modalities), np.random.default_rng(3)
     lengths = (200, 190, 130, 60, 50, 49, 48, 33, 33, 32, 31, 30, 17, 16, 15, 4, 3, 2, 1, 1)
-    batch = StepBatch(
-        contexts=torch.randn(len(lengths), 1, 16),
-        fresh=np.zeros(len(lengths), bool),
-        ranks=np.full(len(lengths), 1),
-        frames=[rng.normal(size=(length, 3)).astype(np.float32) for length in lengths],
-        elapsed_s=np.zeros(len(lengths), np.float32),
-    )
+    model, batch = model_and_batch_of_lengths(lengths)
     assert_near(folded_form(model).step(batch), readable_form(model).step(batch))
 
 

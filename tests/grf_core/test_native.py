@@ -30,6 +30,7 @@ from tests.grf_core.test_folded import (
     assert_near,
     float64_step,
     folded_form,
+    model_and_batch_of_lengths,
     part_of,
     random_batch,
     random_model,
@@ -138,16 +139,8 @@ def test_every_row_is_in_one_share_and_no_share_is_empty(lengths: list[int], thr
 
 
 def test_long_segments_are_the_readable_model_to_rounding(instruction_set: str) -> None:
-    modalities = tuple(replace(modality, max_frames=600) for modality in MODALITIES)
-    model, rng = random_model(3, modalities=modalities), np.random.default_rng(3)
     lengths = (600, 513, 257, 256, 255, 65, 64, 63, 33, 32, 31, 17, 16, 15, 9, 8, 7, 6, 2, 1)
-    batch = StepBatch(
-        contexts=torch.randn(len(lengths), 1, 16),
-        fresh=np.zeros(len(lengths), bool),
-        ranks=np.full(len(lengths), 1),
-        frames=[rng.normal(size=(length, 3)).astype(np.float32) for length in lengths],
-        elapsed_s=np.zeros(len(lengths), np.float32),
-    )
+    model, batch = model_and_batch_of_lengths(lengths)
     assert_near(native_form(model, instruction_set).step(batch), readable_form(model).step(batch))
 
 
