@@ -28,6 +28,7 @@ from torch import Tensor
 from grf_core.config import ConfigError, GRFConfig
 from grf_core.folded import FoldedStepModel
 from grf_core.folding import MAX_FOLDED_NUMBERS, numbers_of
+from grf_core.graphed import GraphedStepModel
 from grf_core.inference import GRFStepModel
 from grf_core.kernels.library import KernelsMissing
 from grf_core.model import GRF
@@ -92,7 +93,7 @@ class Bundle:
         return model.eval()
 
     def step_model(self, device: str | torch.device = "cpu") -> StepModel:
-        """What the runtime drives: the folded form, compiled where it can be.
+        """What the runtime drives: the folded form, compiled on a CPU where it can be, recorded on a GPU.
 
         Where folding would take too much memory, the readable form. BundleError for a model with separate blocks,
         which has no recurrent step.
@@ -104,6 +105,8 @@ class Bundle:
         if place.type == "cpu":
             with suppress(KernelsMissing):
                 return NativeStepModel(*own, kernels_here())
+        if place.type == "cuda":
+            return GraphedStepModel(*own, place)
         return FoldedStepModel(*own, place)
 
     def readable_step_model(self, device: str | torch.device = "cpu") -> GRFStepModel:

@@ -112,9 +112,9 @@ class RowStep(NamedTuple):
 class StepRows(Protocol):
     """`step_rows` of a model that steps rows of a slab where they are, in one call instead of a dozen.
 
-    contexts: [capacity, K, D] float32 on the CPU. host: [capacity, O + M + 1] float32: the outputs, the share of each
-    of the M modalities, and the mean gate z of the step that made the row. Every share is scaled by 1 - z, then the
-    segment's own gains z. No row is both read and written. Returns [B]: is all of the new row finite?
+    contexts: [capacity, K, D] float32 on the model's device. host: [capacity, O + M + 1] float32: the outputs, the
+    share of each of the M modalities (`next_shares`), and the mean gate of the step that made the row. No row is both
+    read and written. Returns [B]: is all of the new row finite?
     """
 
     def __call__(
@@ -128,7 +128,7 @@ class StepModel(Protocol):
     `step` must not keep state between calls, and a row's result must not depend on the other rows
     beyond rounding (1e-5): the runtime decides freely which segments share a batch.
 
-    A model on the CPU may have one more method, `step_rows` (`StepRows`), which is called instead.
+    A model may have one more method, `step_rows` (`StepRows`), which is called instead.
     """
 
     @property
@@ -138,3 +138,13 @@ class StepModel(Protocol):
     def device(self) -> torch.device: ...
 
     def step(self, batch: StepBatch) -> StepResult: ...
+
+
+def next_shares(
+    shares_BM: Float32Array, fresh: npt.NDArray[np.bool_], ranks: npt.NDArray[np.int64], gate: Float32Array
+) -> Float32Array:
+    """Every share is scaled by (1 - z), then the segment's own modality gains z: shares always sum to 1."""
+    z = np.where(fresh, np.float32(1), gate)
+    shares: Float32Array = np.where(fresh[:, None], np.float32(0), shares_BM) * (1 - z)[:, None]
+    shares[np.arange(len(ranks)), ranks] += z
+    return shares

@@ -47,6 +47,8 @@ def open_model(reference: str, device: str) -> StepModel:
     if not reference.startswith(PYTHON):
         if device == "cpu":
             log.info("steps are computed by %s", steps_here())
+        elif device.startswith("cuda"):
+            log.info("steps are recorded on %s", torch.cuda.get_device_name(device))
         return load_bundle(reference).step_model(device)
     model: StepModel = _factory(reference)(device)
     if not isinstance(getattr(model, "signature", None), ModelSignature) or not callable(getattr(model, "step", None)):

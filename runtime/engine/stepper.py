@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from grf_core.step import NO_SLOT, RowStep, StepBatch, StepModel, StepResult, StepRows
+from grf_core.step import NO_SLOT, RowStep, StepBatch, StepModel, StepResult, StepRows, next_shares
 from runtime.engine.slab import IntArray, Slab
-from runtime.messages import Float32Array
 
 NO_SEGMENTS_FAULT: tuple[type[BaseException], ...] = (
     MemoryError,
@@ -46,7 +45,7 @@ def _run_batch(model: StepModel, slab: Slab, steps: Sequence[RowStep]) -> list[s
     batch = _batch(slab, steps, in_slots)
     result = model.step(batch)
     _check_shape(result, slab, len(steps))
-    shares = _shares(slab.shares[in_slots], batch.fresh, batch.ranks, result.gate)
+    shares = next_shares(slab.shares[in_slots], batch.fresh, batch.ranks, result.gate)
     slab.scatter([step.out_slot for step in steps], result.contexts, result.outputs, shares, result.gate)
     return _faults(_finite_rows(result))
 
@@ -81,11 +80,3 @@ def _finite_rows(result: StepResult) -> list[bool]:
     if all(isfinite(np.vdot(part, part)) for part in parts):  # as good as always
         return [True] * len(contexts)
     return [all(good) for good in zip(*[np.isfinite(part).all(axis=1) for part in parts], strict=True)]
-
-
-def _shares(shares_BM: Float32Array, fresh: BoolArray, ranks: IntArray, gate: Float32Array) -> Float32Array:
-    """Every share is scaled by (1 - z), then the segment's own modality gains z: shares always sum to 1."""
-    z = np.where(fresh, np.float32(1), gate)
-    shares: Float32Array = np.where(fresh[:, None], np.float32(0), shares_BM) * (1 - z)[:, None]
-    shares[np.arange(len(ranks)), ranks] += z
-    return shares

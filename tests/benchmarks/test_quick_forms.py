@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.peers import __main__ as peers
 from benchmarks.peers import loss
@@ -43,6 +44,15 @@ def test_runtime_efficiency() -> None:
         assert answer[key] > 0
     served = [row for row in answer["table"] if row["server"] in ("null", "paper")]
     assert all(row["updates"] > 0 for row in served), "the subscriber has followed"
+
+
+def test_gpu() -> None:
+    answer = quick("gpu")
+    if torch.cuda.is_available():
+        assert answer["max_abs_error"] < 1e-5
+        assert answer["recorded_vs_launched_b64"] > 0
+    else:
+        assert answer == {"gpu": None, "reason": "torch sees no GPU"}
 
 
 def test_latency() -> None:
