@@ -106,7 +106,14 @@ CASES = [
     Case(durable_is_said_before_the_commit, lambda: [SHORT]),
     Case(sequence_marks_are_not_restored, lambda: accidents(SHORT, "worker killed", 0.3, range(140, 176))),
     Case(the_store_does_not_fence, lambda: accidents(SHORT, "worker frozen", 6.0, range(20, 160, 5))),
-    Case(refusals_are_forgotten, lambda: accidents(SHORT, "connection reset", 0.0, range(100, 176))),
+    Case(
+        refusals_are_forgotten,
+        lambda: (
+            accident
+            for seed in range(4)
+            for accident in accidents(replace(SHORT, seed=seed), "connection reset", 0.0, range(100, 176))
+        ),
+    ),
     Case(a_new_session_waits_for_nobody, lambda: accidents(SHORT, "worker killed", 1.0, range(1, 60))),
     Case(
         a_standstill_of_the_worker_counts_as_silence, lambda: accidents(SHORT, "worker frozen", 2.4, range(30, 160, 2))
