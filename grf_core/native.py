@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ SWITCH = "GRF_KERNELS"
 """Set to `off`, this environment variable has torch compute every step."""
 FRAMES_PER_THREAD = 256
 """Fewer are not worth waking another thread."""
+KEPT_ROWS = 256
+KEPT_VALUES = 1 << 18
+"""a megabyte of frames: larger batches, which take long, get memory of their own"""
 CPU = torch.device("cpu")
 BoolArray = npt.NDArray[np.bool_]
 
@@ -51,8 +54,54 @@ def steps_here() -> str:
         return f"torch, without kernels: {missing}"
 
 
+class _Kept:
+    """Memory that is used again for every batch that fits in it: its address is known, and its pages are there."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        self._array = np.empty(shape, dtype)
+        self._address = _address(self._array)
+
+    def rows(self, count: int) -> tuple[npt.NDArray[Any], int]:
+        """So many rows, uninitialised, and their address; of a larger batch they are its own."""
+        if count <= len(self._array):
+            return self._array[:count], self._address
+        larger = np.empty((count, *self._array.shape[1:]), self._array.dtype)
+        return larger, _address(larger)
+
+
+class _Workplace:
+    """What a thread needs for a step."""
+
+    def __init__(self, scratch_floats: int) -> None:
+        self.scratch = aligned(scratch_floats)
+        self.scratch_address = _address(self.scratch)
+        self.batch = Batch()
+        self.table_B4 = _Kept((KEPT_ROWS, 4), np.int64)
+        self.elapsed_s_B = _Kept((KEPT_ROWS,), np.float32)
+        self.finite_B = _Kept((KEPT_ROWS,), np.bool_)
+        self.values = _Kept((KEPT_VALUES,), np.float32)
+
+
+class _Places(NamedTuple):
+    """Where contexts are read and written, and what is known of them."""
+
+    contexts: int
+    next_contexts: int
+    answers: int
+    n_contexts: int
+    n_shares: int
+
+
+class _Slab(NamedTuple):
+    """Contexts and what is known of them, as `StepRows` has them, found to fit; and their addresses."""
+
+    contexts: torch.Tensor
+    host: Float32Array
+    places: _Places
+
+
 class NativeStepModel:
-    """A `grf_core.step.StepModel`, in float32 on the CPU. It keeps no state between calls, but scratch memory."""
+    """A `grf_core.step.StepModel`, in float32 on the CPU. It keeps no state between calls, but memory to work in."""
 
     def __init__(self, model: GRF, normalisation: Normalisation, name: str, digest: str, kernels: Kernels) -> None:
         config = model.config
@@ -63,6 +112,7 @@ class NativeStepModel:
         self._widths = np.array([modality.width for modality in config.modalities])
         self._scratch_floats = int(self._library.grf_scratch_floats(byref(self._native.model)))
         self._of_thread = threading.local()
+        self._slab: _Slab | None = None
         self._helpers: ThreadPoolExecutor | None = None
 
     @property
@@ -80,22 +130,27 @@ class NativeStepModel:
         answers = np.empty((len(batch.frames), self._signature.output_width + 1), np.float32)
         of_rows = zip(batch.fresh.tolist(), batch.ranks.tolist(), map(len, batch.frames), strict=True)
         table = [(NO_SLOT if fresh else row, row, rank, length) for row, (fresh, rank, length) in enumerate(of_rows)]
-        elapsed_s = np.ascontiguousarray(batch.elapsed_s, np.float32)
-        self._fuse(table, batch.frames, elapsed_s, (contexts, next_contexts, answers))
+        places = _Places(contexts.data_ptr(), next_contexts.data_ptr(), _address(answers), len(answers), 0)
+        self._fuse(table, batch.frames, batch.elapsed_s, places)
         return StepResult(contexts=next_contexts, outputs=answers[:, :-1], gate=answers[:, -1])
 
     def step_rows(self, steps: Sequence[RowStep], contexts: torch.Tensor, host: Float32Array) -> BoolArray:
         """See `StepRows`. ValueError for steps that are not of this model."""
+        slab = self._slab
+        if slab is None or slab.contexts is not contexts or slab.host is not host:
+            slab = self._slab = self._found_to_fit(contexts, host)
         table = [(step.in_slot, step.out_slot, step.rank, len(step.frames)) for step in steps]
-        elapsed_s = np.array([step.elapsed_s for step in steps], np.float32)
-        finite = np.empty(len(steps), np.bool_)
-        width = self._signature.output_width + len(self._widths) + 1
+        return self._fuse(table, [step.frames for step in steps], [step.elapsed_s for step in steps], slab.places)
+
+    def _found_to_fit(self, contexts: torch.Tensor, host: Float32Array) -> _Slab:
+        outputs, modalities = self._signature.output_width, len(self._widths)
+        width = outputs + modalities + 1
         if host.shape[1] != width or host.dtype != np.float32 or not host.flags.c_contiguous:
             raise ValueError(f"what is known of rows is {host.dtype} {host.shape}, not float32 (., {width})")
         if self._checked(contexts, len(host)) is not contexts:
             raise ValueError("the contexts of a slab must be in one piece")
-        self._fuse(table, [step.frames for step in steps], elapsed_s, (contexts, contexts, host), finite)
-        return finite
+        address = contexts.data_ptr()
+        return _Slab(contexts, host, _Places(address, address, _address(host), len(host), modalities))
 
     def _checked(self, contexts: torch.Tensor, rows: int) -> torch.Tensor:
         shape = (rows, *self._signature.context_shape)
@@ -103,39 +158,41 @@ class NativeStepModel:
             raise ValueError(f"contexts are {contexts.dtype} {tuple(contexts.shape)}, not float32 {shape} on the CPU")
         return contexts.contiguous()
 
+    def _workplace(self) -> _Workplace:
+        place: _Workplace | None = getattr(self._of_thread, "workplace", None)
+        if place is None:
+            place = self._of_thread.workplace = _Workplace(self._scratch_floats)
+        return place
+
     def _fuse(
         self,
         table: Sequence[tuple[int, int, int, int]],
         frames: Sequence[Float32Array],
-        elapsed_s_B: Float32Array,
-        rows: tuple[torch.Tensor, torch.Tensor, Float32Array],
-        finite_B: BoolArray | None = None,
-    ) -> None:
-        """`table`: row to read, row to write, rank, length. `rows`: contexts to read, to write, and their answers."""
-        table_B4 = np.array(table, np.int64)
-        values = np.concatenate(frames, axis=None)
-        contexts, next_contexts, answers = rows
-        if values.dtype != np.float32:
-            raise ValueError(f"frames are {values.dtype}, not float32")
-        if len(elapsed_s_B) != len(table):
-            raise ValueError(f"{len(elapsed_s_B)} times for {len(table)} segments")
-        whole = Batch(
-            count=len(table),
-            rows=_address(table_B4),
-            elapsed_s=_address(elapsed_s_B),
-            frames=_address(values),
-            n_values=values.size,
-            contexts=contexts.data_ptr(),
-            next_contexts=next_contexts.data_ptr(),
-            answers=_address(answers),
-            n_contexts=len(answers),
-            n_shares=answers.shape[1] - self._signature.output_width - 1,
-            finite=None if finite_B is None else _address(finite_B),
-        )
+        elapsed_s: Sequence[float] | Float32Array,
+        places: _Places,
+    ) -> BoolArray:
+        """`table`: row to read, row to write, rank, length. Returns [B]: is all of the new row finite?"""
+        if len(elapsed_s) != len(table):
+            raise ValueError(f"{len(elapsed_s)} times for {len(table)} segments")
+        work, rows, floats = self._workplace(), len(table), sum([segment.size for segment in frames])
+        whole = work.batch
+        table_B4, whole.rows = work.table_B4.rows(rows)
+        elapsed_s_B, whole.elapsed_s = work.elapsed_s_B.rows(rows)
+        finite_B, whole.finite = work.finite_B.rows(rows)
+        values, whole.frames = work.values.rows(floats)
+        table_B4[:] = table
+        elapsed_s_B[:] = elapsed_s
+        try:
+            np.concatenate(frames, axis=None, out=values, casting="no")
+        except TypeError as error:
+            raise ValueError(f"frames are not float32: {error}") from None
+        whole.count, whole.n_values = rows, floats
+        whole.contexts, whole.next_contexts, whole.answers, whole.n_contexts, whole.n_shares = places
         threads = torch.get_num_threads()
         fits = self._run(whole) if threads == 1 else self._run_side_by_side(whole, table_B4, threads)
         if not fits:
             raise ValueError("segments of other shapes than this model takes, or rows that are not there")
+        return finite_B.copy()
 
     def _run_side_by_side(self, whole: Batch, table_B4: npt.NDArray[np.int64], threads: int) -> bool:
         lengths_B = table_B4[:, 3]
@@ -151,10 +208,9 @@ class NativeStepModel:
 
     def _run(self, batch: Batch) -> bool:
         """False if the batch does not fit the model; then nothing has been read or written."""
-        scratch = getattr(self._of_thread, "scratch", None)
-        if scratch is None:
-            scratch = self._of_thread.scratch = aligned(self._scratch_floats)
-        refused: int = self._library.grf_step(byref(self._native.model), byref(batch), _address(scratch))
+        refused: int = self._library.grf_step(
+            byref(self._native.model), byref(batch), self._workplace().scratch_address
+        )
         return not refused
 
 
@@ -172,7 +228,7 @@ def _part(whole: Batch, start: int, stop: int, values_upto: Sequence[int]) -> Ba
         answers=whole.answers,
         n_contexts=whole.n_contexts,
         n_shares=whole.n_shares,
-        finite=None if whole.finite is None else whole.finite + start,
+        finite=whole.finite + start,
     )
 
 

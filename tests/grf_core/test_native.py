@@ -209,7 +209,7 @@ def test_it_writes_nowhere_but_in_its_scratch_and_its_results(
     guarded = aligned(floats + 64)
     guarded[:] = np.nan
     guarded[floats:] = 1234.5
-    step_model._of_thread.scratch = guarded
+    step_model._workplace().scratch_address = guarded.ctypes.data
     assert_same_bits(step_model.step(batch), expected)
     assert (guarded[floats:] == 1234.5).all()
 
