@@ -35,7 +35,7 @@ from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, Frame, decode
 MAX_PEERS = 10_000
 PEER_TIMEOUT_S = 30.0
 BATCHES_OF_TURN = 4
-"""at most: with a batch of few sessions each takes as long as one of many"""
+"""at most, of a tenant that has the worker to itself: one of few sessions may take as long as one of many"""
 INBOX_BYTES = 64 << 20
 """of messages that nobody has looked at yet; beyond it the transport slows their senders"""
 
@@ -137,9 +137,9 @@ class Dispatcher:
 
     def _fuse(self, now_s: float) -> int:
         """As many segments as the pace allows; return how many. Those of a session with several waiting follow each
-        other, and what came of them is told and sent once."""
+        other, and what came of them is told and sent once, unless another tenant waits for the end of the turn."""
         fused = 0
-        for _ in range(BATCHES_OF_TURN):
+        for _ in range(BATCHES_OF_TURN if self.peers.tenants == 1 else 1):
             fused += self.engine.step(now_s, self.pace.segments - fused)
             if fused >= self.pace.segments or not self.engine.has_work or self.engine.is_stuck:
                 break

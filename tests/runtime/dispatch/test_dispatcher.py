@@ -233,6 +233,19 @@ def test_the_updates_of_one_turn_are_one_message() -> None:
     assert [row.session for row in updates.rows] == names
 
 
+@pytest.mark.parametrize(("others", "told"), [((), [4, 6]), ((b"b",), [1, 2, 3, 4, 5, 6])])
+def test_what_waits_of_a_session_is_told_together_unless_another_tenant_waits(
+    others: tuple[bytes, ...], told: list[int]
+) -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    for other in others:
+        desk.hello(other, tenant="other")
+    desk.say(b"a", m.Subscribe("s", 100), m.Open("s", "mic", "audio", 1))
+    desk.publish(b"a", "s", *range(1, 7))
+    assert [update.state["version"] for update in desk.heard(b"a", m.Update)] == told
+
+
 def test_a_correction_is_marked_as_one() -> None:
     desk = Desk()
     desk.hello(b"a")
