@@ -26,7 +26,7 @@ static inline __attribute__((always_inline)) void tile(
     for (int j = 0; j < vectors; j++) weights[j] = load(b + k * b_stride + j * LANES);
     for (int i = 0; i < rows; i++) {
       const vec value = all(x[i * x_stride + k]);
-      for (int j = 0; j < vectors; j++) sums[i][j] += value * weights[j];
+      for (int j = 0; j < vectors; j++) sums[i][j] = fused(value, weights[j], sums[i][j]);
     }
   }
   // Last, not first: added to a large number, each of many small ones would be rounded.
@@ -104,18 +104,18 @@ static void normalise(const Norm& norm, const float* x, int x_stride, int rows, 
     const float mean = sum(total) * per_width;
     for (int j = 0; j < whole; j += LANES) {
       const vec off = load(x + j) - mean;
-      squares += off * off;
+      squares = fused(off, off, squares);
     }
     if (rest) {
       const vec off = first_lanes(load(x + whole) - mean, rest);
-      squares += off * off;
+      squares = fused(off, off, squares);
     }
-    const float scale = 1.0f / __builtin_sqrtf(sum(squares) * per_width + norm.eps);
+    const float scale = 1.0f / __builtin_sqrtf(__builtin_fmaf(sum(squares), per_width, norm.eps));
     for (int j = 0; j < whole; j += LANES)
-      store(y + j, (load(x + j) - mean) * scale * load(norm.weight + j) + load(norm.bias + j));
+      store(y + j, fused((load(x + j) - mean) * scale, load(norm.weight + j), load(norm.bias + j)));
     if (rest) {
       const vec off = first_lanes(load(x + whole) - mean, rest);
-      store(y + whole, off * scale * load(norm.weight + whole) + load(norm.bias + whole));
+      store(y + whole, fused(off * scale, load(norm.weight + whole), load(norm.bias + whole)));
     }
   }
 }

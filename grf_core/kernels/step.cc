@@ -344,7 +344,7 @@ struct Step {
         float* row = both + i * both_stride;
         for (int j = 0; j < wide; j += LANES) {
           const vec z = sigmoid(load(row + j)), old = load(kept + i * wide + j);
-          const vec next = old + z * (tanh(load(row + d + j)) - old);
+          const vec next = fused(z, tanh(load(row + d + j)) - old, old);
           open += first_lanes(z, d - j);
           store(mixed + i * wide + j, next);
         }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from ctypes import byref
 from dataclasses import replace
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,15 @@ from grf_core import native
 from grf_core.bundle import Bundle
 from grf_core.config import ModalityConfig
 from grf_core.folded import FoldedStepModel
-from grf_core.kernels.library import FOLDER, INSTRUCTION_SETS, KernelsMissing, load
+from grf_core.kernels.library import (
+    FLAGS,
+    FOLDER,
+    INSTRUCTION_SETS,
+    KernelsMissing,
+    library_name,
+    load,
+    sources_digest,
+)
 from grf_core.kernels.weights import aligned, packed
 from grf_core.model import GRF
 from grf_core.native import NativeStepModel, kernels_here, shares_of, steps_here
@@ -127,6 +137,20 @@ def test_several_threads_compute_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
     for threads in (2, 3, 7):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert_same_bits(step_model.step(batch), expected)
+
+
+def test_bits_do_not_depend_on_how_a_compiler_optimises(instruction_set: str, tmp_path: Path) -> None:
+    """GCC 13 fused products and sums in tiles of some rows and not in those of others, where it was left to it."""
+    shutil.copytree(FOLDER, tmp_path / "kernels", ignore=shutil.ignore_patterns("*.so"))
+    library = tmp_path / "kernels" / (library_name(instruction_set) + EXTENSION_SUFFIXES[0])
+    flags = (*FLAGS, *INSTRUCTION_SETS[instruction_set], "-O1", "--param=avoid-fma-max-bits=512")
+    sources = f'-DGRF_SOURCES="{sources_digest()}"'
+    command = ["g++", "-shared", "-fPIC", *flags, sources, str(library.with_name("step.cc")), "-o", str(library)]
+    subprocess.run(command, check=True)
+    model = random_model(17)
+    batch = random_batch(model, 100, 17)
+    otherwise = NativeStepModel(model, NORMALISATION, "small", "d1", load(instruction_set, library.parent))
+    assert_same_bits(otherwise.step(batch), native_form(model, instruction_set).step(batch))
 
 
 @given(lengths=st.lists(st.integers(1, 700), min_size=1, max_size=40), threads=st.integers(1, 5))
