@@ -34,6 +34,8 @@ MOST_ROWS = 256
 """of one launch; more are several"""
 MOST_FRAMES = 1 << 16
 """rows times frames of a shape: this bounds its intermediates"""
+MOST_VALUES = 1 << 23
+"""of the frames of a shape, as wide as the widest are: 32 MiB, and twice that for where they lie"""
 LENGTHS = 4
 """so many lengths to round up to, evenly spread up to that of the longest segment the model takes"""
 TILE = 8
@@ -130,8 +132,9 @@ class GraphedStepModel:
         self._entries = [
             _lengthened(entry, _rounded(int(self._longest.max()))) for entry in self._block.weights.entries
         ]
-        on_gpu, sizes = device.type == "cuda", list(shapes_of(int(self._longest.max())))
-        floats = max((2 * len(NOBODY) + 1 + frames * int(self._widths.max())) * rows for rows, frames in sizes)
+        widest = int(self._widths.max())
+        on_gpu, sizes = device.type == "cuda", list(shapes_of(int(self._longest.max()), widest))
+        floats = max((2 * len(NOBODY) + 1 + frames * widest) * rows for rows, frames in sizes)
         self._host = torch.zeros(floats, pin_memory=on_gpu)
         self._sent = torch.zeros(floats, device=device)
         contexts_RKD = torch.zeros(MOST_ROWS, *self._signature.context_shape, device=device)
@@ -281,11 +284,12 @@ class GraphedStepModel:
         return x_RTD.view(shape.rows * shape.frames, -1)
 
 
-def shapes_of(longest: int) -> Iterator[tuple[int, int]]:
+def shapes_of(longest: int, widest: int) -> Iterator[tuple[int, int]]:
     """(rows, frames) of all shapes, shortest first, of each length with fewest rows first."""
     for frames in sorted({_rounded(-(-longest * part // LENGTHS)) for part in range(1, LENGTHS + 1)}):
+        most = min(MOST_ROWS, MOST_FRAMES // frames, MOST_VALUES // (frames * widest))
         rows = 1
-        while rows <= min(MOST_ROWS, max(MOST_FRAMES // frames, 1)):
+        while rows <= max(most, 1):
             yield rows, frames
             rows *= 2
 

@@ -125,10 +125,12 @@ def test_a_batch_of_another_model_is_refused(spoil: Any) -> None:
     assert step_model.step(batch).contexts.isfinite().all()
 
 
-@given(longest=st.integers(1, 70_000))
-def test_every_batch_has_a_shape_that_is_not_much_larger(longest: int) -> None:
-    shapes = list(shapes_of(longest))
-    assert max(frames for _, frames in shapes) >= longest
+@given(longest=st.integers(1, 70_000), widest=st.integers(1, 5_000))
+def test_every_batch_has_a_shape_and_none_takes_more_memory_than_it_may(longest: int, widest: int) -> None:
+    shapes = list(shapes_of(longest, widest))
+    lengths = sorted({frames for _, frames in shapes})
+    assert longest <= lengths[-1] < longest + graphed.TILE
+    assert all((1, frames) in shapes for frames in lengths)
     assert all(rows == 1 or rows * frames <= graphed.MOST_FRAMES for rows, frames in shapes)
-    assert {rows for rows, frames in shapes if frames == shapes[0][1]} >= {1}
+    assert all(rows == 1 or rows * frames * widest <= graphed.MOST_VALUES for rows, frames in shapes)
     assert len(shapes) <= graphed.LENGTHS * 9
