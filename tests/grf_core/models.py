@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import strategies as st
 
 from grf_core.config import GRFConfig, HeadConfig, ModalityConfig
 from grf_core.model import GRF
@@ -16,6 +17,16 @@ HEADS = (
     HeadConfig("mood", "classification", 3, ("low", "even", "high")),
     HeadConfig("effort", "regression", 1),
 )
+
+CHANGES = st.fixed_dictionaries(
+    {
+        "context_slots": st.sampled_from([1, 2, 4]),
+        "n_layers": st.integers(1, 3),
+        "carry": st.sampled_from(["enriched", "context"]),
+        "ageing": st.booleans(),
+    }
+)
+"""of a small model, for every path through its step"""
 
 
 def small_config(**changes: Any) -> GRFConfig:

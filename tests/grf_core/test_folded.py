@@ -72,6 +72,11 @@ def assert_near(result: StepResult, expected: StepResult, atol: float = FLOAT32)
     np.testing.assert_allclose(result.gate, expected.gate, atol=atol)
 
 
+def promised(expected: StepResult) -> float:
+    """What promise 1 allows: 1e-5 of the largest number."""
+    return FLOAT32 * max(1.0, float(expected.contexts.abs().max()))
+
+
 def float64_step(model: GRF, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """The readable model's next contexts and gate, frames normalised here, all in float64."""
     segments = pack_segments(batch.frames, batch.ranks)
