@@ -47,11 +47,6 @@ NOBODY = (0, 0, 1, 0, 1, 0)
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-NO_BATCH: tuple[IntArray, Float32Array, Sequence[Float32Array]] = (
-    np.empty((len(NOBODY), 0), np.int64),
-    np.empty(0, np.float32),
-    (),
-)
 Step = Callable[["_Shape"], tuple[Tensor, Tensor]]
 
 
@@ -82,27 +77,22 @@ class _Shape:
     def __init__(self, rows: int, frames: int, sent: Tensor, contexts_RKD: Tensor, step: Step) -> None:
         self.rows, self.frames, self._step = rows, frames, step
         table_floats = 2 * len(NOBODY) * rows  # integers of 64 bits
-        self._table_floats, self._head_floats = table_floats, table_floats + rows
+        self._table_floats, self.head_floats = table_floats, table_floats + rows
         self.table = sent[:table_floats].view(torch.int64).view(len(NOBODY), rows)
-        self.elapsed_s_R = sent[table_floats : self._head_floats]
-        self.values = sent[self._head_floats :]
+        self.elapsed_s_R = sent[table_floats : self.head_floats]
+        self.values = sent[self.head_floats :]
         self.contexts_RKD = contexts_RKD[:rows]
         self.next_RKD = self.answers_R = contexts_RKD  # until it has been computed
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def fill(
-        self, host: Float32Array, table_6B: IntArray, elapsed_s_B: Float32Array, frames: Sequence[Float32Array]
-    ) -> int:
-        """Put a batch in the host's side of the buffer; return how much of it is to be sent."""
-        table_6R, many = host[: self._table_floats].view(np.int64).reshape(len(NOBODY), self.rows), len(frames)
+    def fill(self, host: Float32Array, table_6B: IntArray, elapsed_s_B: Float32Array) -> None:
+        """Put all of a batch but its values in the host's side of the buffer."""
+        table_6R, many = host[: self._table_floats].view(np.int64).reshape(len(NOBODY), self.rows), table_6B.shape[1]
         table_6R[:, :many] = table_6B
         table_6R[:, many:] = np.array(NOBODY)[:, None]
-        host[self._table_floats : self._head_floats].fill(0.0)
-        host[self._table_floats : self._table_floats + many] = elapsed_s_B
-        stop = self._head_floats + sum(segment.size for segment in frames)
-        if frames:
-            np.concatenate(frames, axis=None, out=host[self._head_floats : stop], casting="no")
-        return stop
+        elapsed_s_R = host[self._table_floats : self.head_floats]
+        elapsed_s_R[:many] = elapsed_s_B
+        elapsed_s_R[many:] = 0.0
 
     def run(self) -> None:
         if self._graph is None:
@@ -155,7 +145,7 @@ class GraphedStepModel:
     def step(self, batch: StepBatch) -> StepResult:
         """ValueError for a batch that is not of this model."""
         rows = np.arange(len(batch.frames))
-        table = np.array([rows, rows, batch.fresh, batch.ranks, list(map(len, batch.frames)), rows])
+        table = np.array([rows, rows, batch.fresh, batch.ranks, list(map(len, batch.frames)), np.zeros_like(rows)])
         next_contexts = torch.empty_like(batch.contexts)
         known = self._fuse(table, batch.frames, batch.elapsed_s, batch.contexts, next_contexts)
         outputs = self._signature.output_width
@@ -210,7 +200,9 @@ class GraphedStepModel:
         many = len(frames)
         sizes_B = table_6B[LENGTH] * self._widths[table_6B[RANK]]
         table_6B[START] = sizes_B.cumsum() - sizes_B
-        floats = shape.fill(self._host.numpy(), table_6B, elapsed_s_B, frames)
+        host, floats = self._host.numpy(), shape.head_floats + int(sizes_B.sum())
+        shape.fill(host, table_6B, elapsed_s_B)
+        np.concatenate(frames, axis=None, out=host[shape.head_floats : floats], casting="no")
         self._sent[:floats].copy_(self._host[:floats], non_blocking=True)
         torch.index_select(contexts, 0, shape.table[READ, :many], out=shape.contexts_RKD[:many])
         shape.run()
@@ -249,8 +241,8 @@ class GraphedStepModel:
         pool = torch.cuda.graph_pool_handle()
         with torch.inference_mode(), _current(self._device), torch.cuda.stream(torch.cuda.Stream()):
             for shape in reversed(self._shapes):
-                floats = shape.fill(self._host.numpy(), *NO_BATCH)
-                self._sent[:floats].copy_(self._host[:floats])
+                shape.fill(self._host.numpy(), np.empty((len(NOBODY), 0), np.int64), np.empty(0, np.float32))
+                self._sent[: shape.head_floats].copy_(self._host[: shape.head_floats])
                 shape.record(pool)
             torch.cuda.current_stream().synchronize()
 
