@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 READY_WITHIN_S = 10.0
+PORTS = range(20_000, 32_000)
+"""below those that the kernel hands out, of which another connection may take one before a server listens on it"""
 HIGHEST_CLUSTER_PORT = 55535
 """a Redis of a cluster takes the port 10,000 above its own as well"""
 
@@ -31,9 +35,11 @@ def find_program(name: str) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = PORTS[secrets.randbelow(len(PORTS))]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:
