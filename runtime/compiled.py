@@ -13,7 +13,8 @@ RUNTIME = Path(__file__).parent
 STAMP = ".compiled"
 """in a checkout, touched once all are compiled: sources are compared with it"""
 PATH_OF_A_SEGMENT = (
-    *("keys.py", "records.py", "history.py", "wire_tensors.py", "wire_values.py", "multipart.py"),
+    *("keys.py", "records.py", "history.py", "wire.py", "wire_tensors.py", "wire_values.py"),
+    *("multipart.py", "worker_loop.py"),
     *("client/publisher_core.py", "client/send_queue.py", "client/stream_buffer.py"),
     *("engine/*.py", "dispatch/*.py"),
 )
@@ -24,8 +25,6 @@ LEFT_OUT = frozenset(
         *("engine/policies.py", "dispatch/policy.py"),
         # A property test puts quotas in their place that refuse for no reason, and a compiled class has no other heirs.
         "engine/quota.py",
-        # Their store jobs hold functions inside functions, whose variables mypyc may lose. No segment waits for these.
-        *("dispatch/loading.py", "dispatch/questions.py", "dispatch/saving.py"),
     }
 )
 

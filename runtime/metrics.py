@@ -7,8 +7,7 @@ locally (`Tally`) and flushes on a timer, so a scrape never waits for the loop n
 from __future__ import annotations
 
 import threading
-from collections import Counter as Count
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -96,7 +95,7 @@ class WorkerMetrics:
         self.store_up = gauge("store_up", "1 while the store answers")
         self.key_groups = gauge("key_groups_owned", "Key groups served by this worker")
 
-    def flush(self, tally: Tally, step_seconds: Sequence[float], refused_by_code: Count[str]) -> None:
+    def flush(self, tally: Tally, step_seconds: Sequence[float], refused_by_code: Mapping[str, int]) -> None:
         """Add what has happened since the last flush."""
         for name, metric in self._by_modality.items():
             _add(metric, getattr(tally, name))
@@ -132,6 +131,6 @@ class ControllerMetrics:
         )
 
 
-def _add(metric: Counter, counts: Count[str]) -> None:
+def _add(metric: Counter, counts: Mapping[str, int]) -> None:
     for label, count in counts.items():
         metric.labels(label).inc(count)

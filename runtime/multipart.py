@@ -28,7 +28,15 @@ def send(socket: ZmqSocket, frames: Sequence[Frame]) -> None:
 
 def receive(socket: ZmqSocket) -> list[bytes]:
     """Raises zmq.Again if there is no message."""
-    frames = [socket.recv(_LAST)]
-    while socket.getsockopt(_HAS_MORE):
+    return _with_rest(socket, [socket.recv(_LAST)])
+
+
+def receive_of_connection(socket: ZmqSocket) -> tuple[bytes, list[bytes]]:
+    """Of a ROUTER: which connection it comes from, and its message. Raises zmq.Again if there is none."""
+    return socket.recv(_LAST), _with_rest(socket, [socket.recv(_LAST)])  # behind the connection comes at least a frame
+
+
+def _with_rest(socket: ZmqSocket, frames: list[bytes]) -> list[bytes]:
+    while socket.getsockopt(_HAS_MORE):  # slower than to receive a frame
         frames.append(socket.recv(_LAST))
     return frames

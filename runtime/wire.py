@@ -60,8 +60,7 @@ def encode(message: Message) -> list[Frame]:
             header, tensors = encode_tensors(message)
             return [_pack([PROTOCOL_VERSION, message.tag, *header]), *tensors]
         case Ack(streams):
-            rows = [[a.session, a.stream, a.fused, a.durable, a.version, a.taken] for a in streams]
-            return [_pack([PROTOCOL_VERSION, Ack.tag, rows])]
+            return [_pack([PROTOCOL_VERSION, Ack.tag, streams])]
         case _:
             fields = [getattr(message, name) for name in _FIELDS[message.tag]]
             return [_pack([PROTOCOL_VERSION, message.tag, *fields])]

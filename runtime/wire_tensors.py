@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from runtime.messages import Float32Array, SegmentEntry, Segments, StreamSegments, Tapped, UpdateRow, Updates
+from runtime.named_tuples import tuple_of
 from runtime.wire_values import (
     MAX_EVENT_TIME_S,
     MAX_GROUPS,
@@ -84,12 +85,13 @@ def _decode_segments(fields: list[Any], tensors: Sequence[Frame]) -> Segments:
         raise DecodeError("too_large", f"segments: {n_bytes} bytes of frames, more than {MAX_MESSAGE_BYTES}")
     decoded = []
     n_segments = 0
-    for group, tensor in zip(groups, tensors, strict=True):
+    for place, group in enumerate(groups):
         session, stream, oldest, dtype, rows = _group_fields(group)
         n_segments += len(rows)
         if n_segments > MAX_SEGMENTS:
             raise DecodeError("too_large", f"segments: {n_segments} segments or more, {MAX_SEGMENTS} at most")
-        decoded.append(StreamSegments(session, stream, oldest, _decode_entries(rows, dtype, tensor)))
+        entries = _decode_entries(rows, dtype, tensors[place])
+        decoded.append(tuple_of(StreamSegments, (session, stream, oldest, entries)))
     return Segments(tuple(decoded))
 
 
@@ -117,11 +119,11 @@ def _decode_entries(rows: list[Any], dtype: str, tensor: Frame) -> tuple[Segment
         total += length
     frames = _decode_tensor(tensor, dtype, total)
     if len(rows) == 1:
-        return (SegmentEntry(rows[0][0], float(rows[0][1]), frames),)
+        return (tuple_of(SegmentEntry, (rows[0][0], float(rows[0][1]), frames)),)
     entries, start = [], 0
     for row in rows:
         stop = start + row[2]
-        entries.append(SegmentEntry(row[0], float(row[1]), frames[start:stop]))
+        entries.append(tuple_of(SegmentEntry, (row[0], float(row[1]), frames[start:stop])))
         start = stop
     return tuple(entries)
 
@@ -138,23 +140,29 @@ def _decode_tensor(tensor: Frame, dtype: str, rows: int) -> Float32Array:
     item_bytes = 4 if dtype == "f32" else 2
     if rest or row_bytes % item_bytes or not row_bytes:
         raise malformed(f"segments: {len(tensor)} bytes are no {rows} frames of {dtype}")
-    return convert(tensor).reshape(rows, row_bytes // item_bytes)
+    return convert((rows, row_bytes // item_bytes), tensor)
 
 
-def _from_f32(tensor: Frame) -> Float32Array:
-    return np.frombuffer(tensor, dtype=np.float32)
+def _from_f32(shape: tuple[int, int], tensor: Frame) -> Float32Array:
+    values: Float32Array = np.ndarray(shape, _F32, tensor)  # a view in one call
+    return values
 
 
-def _from_f16(tensor: Frame) -> Float32Array:
-    return np.frombuffer(tensor, dtype=np.float16).astype(np.float32)
+def _from_f16(shape: tuple[int, int], tensor: Frame) -> Float32Array:
+    return np.frombuffer(tensor, np.float16).astype(np.float32).reshape(shape)
 
 
-def _from_bf16(tensor: Frame) -> Float32Array:
-    bits = np.left_shift(np.frombuffer(tensor, dtype=np.uint16), 16, dtype=np.uint32)
-    return bits.view(np.float32)
+def _from_bf16(shape: tuple[int, int], tensor: Frame) -> Float32Array:
+    bits = np.left_shift(np.frombuffer(tensor, np.uint16), 16, dtype=np.uint32)
+    return bits.view(np.float32).reshape(shape)
 
 
-_DTYPES: dict[str, Callable[[Frame], Float32Array]] = {"f32": _from_f32, "f16": _from_f16, "bf16": _from_bf16}
+_F32 = np.dtype(np.float32)
+_DTYPES: dict[str, Callable[[tuple[int, int], Frame], Float32Array]] = {
+    "f32": _from_f32,
+    "f16": _from_f16,
+    "bf16": _from_bf16,
+}
 
 
 def _decode_tapped(fields: list[Any], tensors: Sequence[Frame]) -> Tapped:

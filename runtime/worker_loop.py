@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import zmq
@@ -64,7 +65,7 @@ class WorkerLoop:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._bell, zmq.POLLIN)
-        self._thread = threading.Thread(target=self._run, name="grf-loop", daemon=True)
+        self._loop = threading.Thread(target=self._run, name="grf-loop", daemon=True)
 
     def bind(self, host: str, port: int) -> int:
         """Listen; port 0 takes a free one, and so does a port that is in use. Returns the port."""
@@ -79,7 +80,7 @@ class WorkerLoop:
         return int(endpoint.rsplit(":", 1)[1])
 
     def start(self) -> None:
-        self._thread.start()
+        self._loop.start()
 
     # ---- other threads ----
 
@@ -94,25 +95,25 @@ class WorkerLoop:
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._loop.is_alive()
 
     def stop(self, drain_s: float = 5.0) -> bool:
         """Stop taking messages, save what is settled (for `drain_s` at most), close. True if all was saved."""
-        saved = self.call(lambda: self._drain(time.monotonic() + drain_s))
+        saved = self.call(partial(self._drain, time.monotonic() + drain_s))
         clean = False
         with suppress(CancelledError):  # it has failed
-            clean = saved.result(timeout=drain_s + 5.0) if self._thread.is_alive() else False
+            clean = saved.result(timeout=drain_s + 5.0) if self._loop.is_alive() else False
         self._stopping = True
         self._bell.ring()
-        self._thread.join()
+        self._loop.join()
         return clean
 
     def kill(self) -> None:
         """Stop at once, as a crash would: nothing more is saved or sent."""
         self._stopping = True
         self._bell.ring()
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._loop.is_alive():
+            self._loop.join()
 
     # ---- the loop's thread ----
 
@@ -151,7 +152,7 @@ class WorkerLoop:
         until_s = time.monotonic() + RECEIVE_FOR_S
         while time.monotonic() < until_s:
             try:
-                identity, *frames = multipart.receive(self._socket)
+                identity, frames = multipart.receive_of_connection(self._socket)
             except zmq.Again:
                 return
             if identity[:1] != b"\0":  # not given by our socket: whoever chose the same would be taken for this client

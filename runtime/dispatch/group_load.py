@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from math import exp
+
+from runtime.keys import KEY_GROUPS
 
 SMOOTHED_OVER_S = 5.0
 NEGLIGIBLE = 0.01
@@ -12,7 +13,7 @@ NEGLIGIBLE = 0.01
 
 class GroupLoad:
     def __init__(self) -> None:
-        self._counted: Counter[int] = Counter()
+        self._counted = [0] * KEY_GROUPS
         self._rates: dict[int, float] = {}
         self._read_s: float | None = None
 
@@ -27,8 +28,11 @@ class GroupLoad:
         if passed_s <= 0:
             return dict(self._rates)
         fade = exp(-passed_s / SMOOTHED_OVER_S)
-        counted, self._counted, self._read_s = self._counted, Counter(), now_s
-        for group in self._rates.keys() | counted.keys():
-            self._rates[group] = fade * self._rates.get(group, 0.0) + (1 - fade) * counted[group] / passed_s
-        self._rates = {group: rate for group, rate in self._rates.items() if rate > NEGLIGIBLE}
+        counted, self._counted, self._read_s = self._counted, [0] * KEY_GROUPS, now_s
+        for group, segments in enumerate(counted):
+            rate = fade * self._rates.get(group, 0.0) + (1 - fade) * segments / passed_s
+            if rate > NEGLIGIBLE:
+                self._rates[group] = rate
+            else:
+                self._rates.pop(group, None)
         return dict(self._rates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from runtime import messages as m
@@ -15,7 +16,7 @@ from runtime.engine.quota import Refusal
 from runtime.engine.session import Session
 from runtime.keys import SessionKey, key_group
 from runtime.records import RecordError, SessionRecord
-from runtime.store.base import StoreError
+from runtime.store.base import Store, StoreError
 
 MAX_WAITING_BYTES = 64 << 20
 """of messages that wait for the load of their session"""
@@ -89,19 +90,19 @@ class SessionLoader:
             self._ask(keys)
 
     def _ask(self, keys: list[SessionKey]) -> None:
-        def loaded(found: dict[SessionKey, SessionRecord], now_s: float) -> None:
-            for key in keys:
-                self._loaded(key, found.get(key), now_s)
+        self._store.put(StoreJob(partial(_load, keys), partial(self._found, keys), partial(self._failed, keys)))
 
-        def failed(error: StoreError | RecordError, now_s: float) -> None:
-            if isinstance(error, RecordError) and len(keys) > 1:  # only the damaged one may suffer
-                for key in keys:
-                    self._ask([key])
-                return
-            for key in keys:
-                self._refuse_all(key, "unavailable", str(error), RELOAD_AFTER_MS)
+    def _found(self, keys: list[SessionKey], found: dict[SessionKey, SessionRecord], now_s: float) -> None:
+        for key in keys:
+            self._loaded(key, found.get(key), now_s)
 
-        self._store.put(StoreJob(lambda store: store.load(keys), loaded, failed))
+    def _failed(self, keys: list[SessionKey], error: StoreError | RecordError, now_s: float) -> None:
+        if isinstance(error, RecordError) and len(keys) > 1:  # only the damaged one may suffer
+            for key in keys:
+                self._ask([key])
+            return
+        for key in keys:
+            self._refuse_all(key, "unavailable", str(error), RELOAD_AFTER_MS)
 
     def _loaded(self, key: SessionKey, record: SessionRecord | None, now_s: float) -> None:
         if not self._owned.owns(key):
@@ -135,5 +136,9 @@ class SessionLoader:
 
     def _take(self, key: SessionKey) -> list[Visit]:
         visits = self._waiting.pop(key)
-        self._waiting_bytes -= sum(visit.n_bytes for visit in visits)
+        self._waiting_bytes -= sum([visit.n_bytes for visit in visits])
         return visits
+
+
+def _load(keys: list[SessionKey], store: Store) -> dict[SessionKey, SessionRecord]:
+    return store.load(keys)

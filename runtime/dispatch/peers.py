@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from runtime.keys import SessionKey
 from runtime.messages import Update, UpdateRow
+from runtime.named_tuples import tuple_of
 
 MAX_CREDIT = 100_000
 MAX_WAITING_SESSIONS = 1024
@@ -194,6 +195,8 @@ class Peers:
         """Each peer once that subscribes to this session, or to every session of its tenant."""
         if not self._by_session:
             return []
-        one = self._by_session.get(key, {})
-        every = self._by_session.get(SessionKey(key.tenant, EVERY_SESSION), {})
+        one = self._by_session.get(key)
+        every = self._by_session.get(tuple_of(SessionKey, (key.tenant, EVERY_SESSION)))
+        if one is None or every is None:
+            return list((one or every or {}).values())
         return list({**one, **every}.values())

@@ -14,6 +14,7 @@ from runtime.engine.engine import Engine
 from runtime.engine.outcomes import ACCEPTED, DUPLICATE
 from runtime.engine.session import Session, StreamState
 from runtime.keys import InvalidId, SessionKey, check_id, key_group
+from runtime.named_tuples import tuple_of
 from runtime.wire import MAX_SEQUENCE
 
 MAX_STREAMS = 1024
@@ -122,7 +123,7 @@ class Publishing:
             text = "it was refused before"
             self._outbox.refuse_segment(peer, message.session, message.stream, sequence, code, text)
         last = max(stream.received.highest, message.base - 1)
-        stream.told = stream.told._replace(durable=stream.durable)
+        stream.told_durable = stream.durable
         opened = m.Opened(message.session, message.stream, stream.durable, last, session.live_version)
         self._outbox.send(peer.identity, opened)
 
@@ -138,8 +139,8 @@ class Publishing:
         """The session leaves this worker, with all that was not called durable: its publishers send that again."""
         for name, stream in session.streams.items():
             peer = self._peers.owner(stream.owner)
-            if peer is not None and stream.received.highest > stream.told.durable:
-                first = stream.told.durable + 1
+            if peer is not None and stream.received.highest > stream.told_durable:
+                first = stream.told_durable + 1
                 self._outbox.refuse_segment(peer, session.key.session, name, first, code, text, retry_after_ms=100)
         self._engine.forget(session.key)
 
@@ -168,9 +169,9 @@ class Publishing:
 
     def take(self, peer: Peer, message: m.Segments, now_s: float, wall_s: float) -> None:
         for group in message.groups:
-            key = SessionKey(peer.tenant, group.session)
-            self._group_load.count(key_group(key), len(group.entries))
+            key = tuple_of(SessionKey, (peer.tenant, group.session))
             session = self._loader.resident(key)
+            self._group_load.count(session.group if session else key_group(key), len(group.entries))
             if session is not None:
                 self._take_group(peer, group, now_s, wall_s, session)
                 continue
@@ -182,17 +183,20 @@ class Publishing:
     def _take_group(
         self, peer: Peer, group: m.StreamSegments, now_s: float, wall_s: float, session: Session | None
     ) -> None:
-        refuse = partial(self._outbox.refuse_segment, peer, group.session, group.stream)
-        stream = session.streams.get(group.stream) if session else None
+        session_id, name, oldest, entries = group
+        stream = session.streams.get(name) if session else None
         if session is None or stream is None:
-            refuse(group.entries[0].sequence, "not_open", "open the stream first")
+            self._refuse_group(peer, group, "not_open", "open the stream first")
             return
         stream.owner = stream.owner or peer.owner
         if stream.owner != peer.owner:
-            refuse(group.entries[0].sequence, "stream_taken", "another client has opened this stream")
+            self._refuse_group(peer, group, "stream_taken", "another client has opened this stream")
             return
-        self._engine.skip_below(session, group.stream, group.oldest, now_s)
-        verdicts = self._engine.take(session, group.stream, group.entries, now_s, wall_s)
-        for entry, verdict in zip(group.entries, verdicts, strict=False):  # none after one to be sent again later
+        self._engine.skip_below(session, name, oldest, now_s)
+        verdicts = self._engine.take(session, name, entries, now_s, wall_s)
+        for place, verdict in enumerate(verdicts):
             if verdict is not ACCEPTED and verdict is not DUPLICATE:
-                refuse(entry.sequence, verdict.code, verdict.text, verdict.retry_after_ms)
+                self._outbox.refuse_segment(peer, session_id, name, entries[place].sequence, *verdict)
+
+    def _refuse_group(self, peer: Peer, group: m.StreamSegments, code: m.Code, text: str) -> None:
+        self._outbox.refuse_segment(peer, group.session, group.stream, group.entries[0].sequence, code, text)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from math import inf
+from typing import TypeVar
 
 from runtime import messages as m
 from runtime.dispatch.loading import NOT_OWNER_MS, SessionLoader, Visit
@@ -22,7 +23,7 @@ from runtime.engine.view import StateView
 from runtime.keys import InvalidId, SessionKey, check_id, key_group
 from runtime.records import HistoryRow, RecordError, SessionRecord
 from runtime.state_maps import StateMap
-from runtime.store.base import StoreError
+from runtime.store.base import Store, StoreError
 
 MAX_WAIT_MS = 60_000
 MAX_PAGE = 1000
@@ -32,6 +33,7 @@ MAX_WAITING = 10_000
 RETRY_MS = 500
 
 Question = m.Query | m.ListSessions | m.QueryHistory | m.Delete
+Answer = TypeVar("Answer")
 
 
 class Questions:
@@ -87,21 +89,22 @@ class Questions:
             view = self._view.session(self._engine.slab, session, query.include_context)
             self._answer_or_wait(peer, key, query, view, now_s)
             return
+        self._ask(peer, query, partial(_load, key), partial(self._loaded, peer, key, query))
 
-        def loaded(found: dict[SessionKey, SessionRecord], now_s: float) -> None:
-            if not self._owned.owns(key):  # it has moved meanwhile
-                self._refuse_stranger(peer, key, query)
-                return
-            session = self._engine.sessions.get(key)  # it may have come meanwhile
-            if session is not None:
-                state: StateMap | None = self._view.session(self._engine.slab, session, query.include_context)
-            elif key in found:
-                state = self._view.record(found[key], query.include_context)
-            else:
-                state = None
-            self._answer_or_wait(peer, key, query, state, now_s)
-
-        self._store.put(StoreJob(lambda store: store.load([key]), loaded, self._fail(peer, query)))
+    def _loaded(
+        self, peer: Peer, key: SessionKey, query: m.Query, found: dict[SessionKey, SessionRecord], now_s: float
+    ) -> None:
+        if not self._owned.owns(key):  # it has moved meanwhile
+            self._refuse_stranger(peer, key, query)
+            return
+        session = self._engine.sessions.get(key)  # it may have come meanwhile
+        if session is not None:
+            state: StateMap | None = self._view.session(self._engine.slab, session, query.include_context)
+        elif key in found:
+            state = self._view.record(found[key], query.include_context)
+        else:
+            state = None
+        self._answer_or_wait(peer, key, query, state, now_s)
 
     def _answer_or_wait(self, peer: Peer, key: SessionKey, query: m.Query, view: StateMap | None, now_s: float) -> None:
         if view is not None and view["version"] >= query.after_version:
@@ -179,54 +182,75 @@ class Questions:
 
     def _list(self, peer: Peer, question: m.ListSessions) -> None:
         limit = max(1, min(question.limit, MAX_PAGE))
+        run = partial(_scan, peer.tenant, question.after, limit + 1)
+        self._ask(peer, question, run, partial(self._scanned, peer, question, limit))
 
-        def scanned(stored: list[str], now_s: float) -> None:
-            resident = (key.session for key in self._engine.sessions if key.tenant == peer.tenant)
-            known = {session for session in resident if session.encode() > question.after.encode()} | set(stored)
-            page = heapq.nsmallest(limit + 1, known, key=str.encode)
-            self._outbox.send(peer.identity, m.Sessions(question.request, page[:limit], len(page) > limit))
-
-        job = StoreJob(
-            lambda store: store.scan(peer.tenant, question.after, limit + 1), scanned, self._fail(peer, question)
-        )
-        self._store.put(job)
+    def _scanned(self, peer: Peer, question: m.ListSessions, limit: int, stored: list[str], now_s: float) -> None:
+        resident = [key.session for key in self._engine.sessions if key.tenant == peer.tenant]
+        known = {session for session in resident if session.encode() > question.after.encode()} | set(stored)
+        page = heapq.nsmallest(limit + 1, known, key=str.encode)
+        self._outbox.send(peer.identity, m.Sessions(question.request, page[:limit], len(page) > limit))
 
     def _history(self, peer: Peer, key: SessionKey, question: m.QueryHistory) -> None:
         limit = max(1, min(question.limit, MAX_HISTORY))
+        run = partial(_history, key, question.from_s, question.to_s, limit)
+        self._ask(peer, question, run, partial(self._read, peer, key, question, limit))
 
-        def read(rows: list[HistoryRow], now_s: float) -> None:
-            session = self._engine.sessions.get(key)
-            newer = unsaved_history(self._engine, session) if session else []
-            last = rows[-1].version if rows else 0
-            rows += [
-                row for row in newer if row.version > last and question.from_s <= row.event_time_s <= question.to_s
-            ]
-            views = [self._view.history(row) for row in rows[-limit:]]
-            self._outbox.send(peer.identity, m.History(question.request, views))
-
-        job = StoreJob(
-            lambda store: store.history(key, question.from_s, question.to_s, limit), read, self._fail(peer, question)
-        )
-        self._store.put(job)
+    def _read(
+        self,
+        peer: Peer,
+        key: SessionKey,
+        question: m.QueryHistory,
+        limit: int,
+        stored: list[HistoryRow],
+        now_s: float,
+    ) -> None:
+        session = self._engine.sessions.get(key)
+        newer = unsaved_history(self._engine, session) if session else []
+        last = stored[-1].version if stored else 0
+        asked = [row for row in newer if row.version > last and question.from_s <= row.event_time_s <= question.to_s]
+        views = [self._view.history(row) for row in [*stored, *asked][-limit:]]
+        self._outbox.send(peer.identity, m.History(question.request, views))
 
     def _delete(self, peer: Peer, key: SessionKey, question: m.Delete) -> None:
         if self._loader.is_loading(key):  # delete what is being loaded, not what it will have become
             refuse = partial(self._outbox.refuse_request, peer, question.request)
-            self._loader.visit(key, Visit(lambda _: self._delete(peer, key, question), refuse))
+            self._loader.visit(key, Visit(partial(self._delete_loaded, peer, key, question), refuse))
             return
         session = self._engine.sessions.get(key)
         if session is not None:
             self._forget(session, "not_open", "the session was deleted")
         epochs = self._owned.epochs_of([key])
+        self._ask(peer, question, partial(_delete, epochs, key), partial(self._deleted, peer, question, session))
 
-        def deleted(existed: bool, now_s: float) -> None:
-            self._outbox.send(peer.identity, m.Deleted(question.request, existed or session is not None))
+    def _delete_loaded(self, peer: Peer, key: SessionKey, question: m.Delete, session: Session | None) -> None:
+        self._delete(peer, key, question)
 
-        job = StoreJob(lambda store: store.delete(epochs, key), deleted, self._fail(peer, question))
-        self._store.put(job)
+    def _deleted(self, peer: Peer, question: m.Delete, was: Session | None, existed: bool, now_s: float) -> None:
+        self._outbox.send(peer.identity, m.Deleted(question.request, existed or was is not None))
 
-    def _fail(self, peer: Peer, question: Question) -> Callable[[StoreError | RecordError, float], None]:
-        def failed(error: StoreError | RecordError, now_s: float) -> None:
-            self._outbox.refuse_request(peer, question.request, "unavailable", str(error), RETRY_MS)
+    # ---- the store ----
 
-        return failed
+    def _ask(
+        self, peer: Peer, question: Question, run: Callable[[Store], Answer], done: Callable[[Answer, float], None]
+    ) -> None:
+        self._store.put(StoreJob(run, done, partial(self._failed, peer, question)))
+
+    def _failed(self, peer: Peer, question: Question, error: StoreError | RecordError, now_s: float) -> None:
+        self._outbox.refuse_request(peer, question.request, "unavailable", str(error), RETRY_MS)
+
+
+def _load(key: SessionKey, store: Store) -> dict[SessionKey, SessionRecord]:
+    return store.load([key])
+
+
+def _scan(tenant: str, after: str, limit: int, store: Store) -> list[str]:
+    return store.scan(tenant, after, limit)
+
+
+def _history(key: SessionKey, from_s: float, to_s: float, limit: int, store: Store) -> list[HistoryRow]:
+    return store.history(key, from_s, to_s, limit)
+
+
+def _delete(epochs: dict[int, int], key: SessionKey, store: Store) -> bool:
+    return store.delete(epochs, key)

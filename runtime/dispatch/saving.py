@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from runtime.dispatch.ownership import OwnedGroups
 from runtime.dispatch.store_jobs import StoreJob, StoreQueue
 from runtime.engine import checkpoint
 from runtime.engine.engine import Engine
 from runtime.engine.session import Session
 from runtime.records import RecordError, SessionRecord
-from runtime.store.base import StoreError
+from runtime.store.base import Store, StoreError
 from runtime.store.sealing import seal_ahead
 
 REST = 4.0
@@ -82,22 +84,24 @@ class Saver:
         records = [record for session, record in collected if self._engine.sessions.get(record.key) is session]
         if not records:
             return
-        epochs = self._owned.epochs_of(record.key for record in records)
+        epochs = self._owned.epochs_of([record.key for record in records])
         self._in_flight = True
         self._next_s = now_s + self._interval_s
+        saved, failed = partial(self._saved, records, now_s), partial(self._failed, records)
+        self._store.put(StoreJob(partial(_save, epochs, records), saved, failed))
 
-        started_s = now_s
+    def _saved(self, records: list[SessionRecord], started_s: float, _: None, now_s: float) -> None:
+        self._in_flight = False
+        self.saved_at_s = now_s
+        rest = REST * len(records) / (len(records) + self._left_behind)
+        self._next_s = max(self._next_s, now_s + rest * (now_s - started_s))
+        checkpoint.committed(self._engine, records)
 
-        def saved(_: None, now_s: float) -> None:
-            self._in_flight = False
-            self.saved_at_s = now_s
-            rest = REST * len(records) / (len(records) + self._left_behind)
-            self._next_s = max(self._next_s, now_s + rest * (now_s - started_s))
-            checkpoint.committed(self._engine, records)
+    def _failed(self, records: list[SessionRecord], _: StoreError | RecordError, now_s: float) -> None:
+        self._in_flight = False
+        self._next_s = self._retry_s = now_s + self._store.retry_s
+        checkpoint.not_committed(self._engine, records)
 
-        def failed(_: StoreError | RecordError, now_s: float) -> None:
-            self._in_flight = False
-            self._next_s = self._retry_s = now_s + self._store.retry_s
-            checkpoint.not_committed(self._engine, records)
 
-        self._store.put(StoreJob(lambda store: store.save(epochs, records), saved, failed))
+def _save(epochs: dict[int, int], records: list[SessionRecord], store: Store) -> None:
+    store.save(epochs, records)

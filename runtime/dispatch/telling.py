@@ -11,9 +11,10 @@ from runtime.dispatch.questions import Questions
 from runtime.engine.engine import Engine
 from runtime.engine.order import Entry
 from runtime.engine.outcomes import Failure
-from runtime.engine.session import Session, Told
+from runtime.engine.session import Session
 from runtime.engine.view import StateView
 from runtime.keys import SessionKey
+from runtime.named_tuples import tuple_of
 from runtime.state_maps import StateMap
 
 
@@ -54,13 +55,14 @@ class Teller:
             stream = session.streams[name]
             peer = self._peers.owner(stream.owner)
             if peer is not None:
-                fused = stream.fused.upto
-                stream.told = Told(fused, stream.durable, version)
+                fused = stream.told_fused = stream.fused.upto
+                durable = stream.told_durable = stream.durable
+                stream.told_version = version
                 taken = stream.received.upto if is_held_back else fused
                 rows = acks.get(peer.identity)
                 if rows is None:
                     rows = acks[peer.identity] = []
-                rows.append(m.StreamAck(session.key.session, name, fused, stream.durable, version, taken))
+                rows.append(tuple_of(m.StreamAck, (session.key.session, name, fused, durable, version, taken)))
 
     def _collect_held_back(
         self, session: Session, streams: Iterable[str], acks: dict[bytes, list[m.StreamAck]]
@@ -117,4 +119,4 @@ class Teller:
 
 def _ack(session: Session, name: str, taken: int) -> m.StreamAck:
     stream = session.streams[name]
-    return m.StreamAck(session.key.session, name, stream.told.fused, stream.told.durable, stream.told.version, taken)
+    return m.StreamAck(session.key.session, name, stream.told_fused, stream.told_durable, stream.told_version, taken)

@@ -18,6 +18,7 @@ from runtime.engine.slab import Slab
 from runtime.engine.tally import Tally
 from runtime.history import SettledStep
 from runtime.keys import SessionKey
+from runtime.named_tuples import tuple_of
 
 
 class Flow:
@@ -95,9 +96,8 @@ class Flow:
         session.settled_version += 1
         session.settled_event_time_s = session.settled_freshness_s[key.rank] = key.event_time_s
         session.lineage = extend_lineage(session.lineage, key)
-        session.history.append(
-            SettledStep(session.settled_version, key.event_time_s, key.rank, self._slab.host[slot].tobytes())
-        )
+        settled = session.settled_version, key.event_time_s, key.rank, self._slab.host[slot].tobytes()
+        session.history.append(tuple_of(SettledStep, settled))
         self.tally.settled[self._modalities[key.rank]] += 1
 
     # ---- what is to be told ----

@@ -16,6 +16,7 @@ from runtime.engine.residents import Residents
 from runtime.engine.session import Session, ShownState, StreamState
 from runtime.engine.slab import Slab
 from runtime.messages import SegmentEntry
+from runtime.named_tuples import tuple_of
 
 AT_ITS_PUBLISHER = ("sequence_ahead", "refusals")
 """limits that only the publisher can relieve"""
@@ -55,10 +56,10 @@ class Intake:
         for segment in segments:
             verdict = self._take(session, stream, state, modality, segment, len(segments) > 1, now_s, wall_s)
             verdicts.append(verdict)
-            if verdict.code == "slow_down":
+            if verdict is not ACCEPTED and verdict.code == "slow_down":
                 break
         self._flow.tally.received[modality.name] += len(verdicts)
-        if any(verdict is not DUPLICATE and verdict.code != "slow_down" for verdict in verdicts):
+        if any(verdict is ACCEPTED or verdict.code not in ("duplicate", "slow_down") for verdict in verdicts):
             self._flow.landed(session, stream, now_s)
         self._residents.touch(session, now_s)
         return verdicts
@@ -96,7 +97,8 @@ class Intake:
             behind_s = timeline.watermark_s - event_time_s
             return self.reject(session, stream, sequence, "late", f"{behind_s:.6f} s behind the watermark")
         placed_s = timeline.just_after_watermark() if late else event_time_s
-        entry = Entry(FusionKey(placed_s, state.rank, stream, sequence), frames.copy() if copy else frames, now_s)
+        key = tuple_of(FusionKey, (placed_s, state.rank, stream, sequence))
+        entry = Entry(key, frames.copy() if copy else frames, now_s)
         if entry.n_bytes > self._quotas.largest_segment_bytes:
             fault = f"segment has {entry.n_bytes} bytes, this worker takes {self._quotas.largest_segment_bytes:.0f}"
             return self.reject(session, stream, sequence, "too_large", fault)

@@ -7,17 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from grf_core.step import NO_SLOT
 from runtime.engine.order import FusionKey, Timeline
 from runtime.engine.policies import OrderPolicy
 from runtime.engine.sequences import SequenceSet
 from runtime.history import SettledStep
-from runtime.keys import SessionKey
+from runtime.keys import SessionKey, key_group
 from runtime.messages import Float32Array
 
 NO_LINEAGE = b"\0" * 16
+_pack = struct.Struct("<dqq").pack
 
 
 def extend_lineage(lineage: bytes, key: FusionKey) -> bytes:
@@ -25,23 +26,27 @@ def extend_lineage(lineage: bytes, key: FusionKey) -> bytes:
 
     It holds names and times, not the numbers of the model, so it is equal to the bit on every device.
     """
-    packed = struct.pack("<dqq", key.event_time_s, key.rank, key.sequence)
-    return blake2b(lineage + packed + key.stream.encode(), digest_size=16).digest()
-
-
-class Told(NamedTuple):
-    """What was acknowledged of a stream last."""
-
-    fused: int
-    durable: int
-    version: int
-    """the live version that held everything up to `fused`"""
+    event_time_s, rank, stream, sequence = key
+    return blake2b(lineage + _pack(event_time_s, rank, sequence) + stream.encode(), digest_size=16).digest()
 
 
 class StreamState:
     """Sequence numbers of one stream: received, fused, settled (sets), durable (all up to it are committed)."""
 
-    __slots__ = ("durable", "fused", "newest_s", "owner", "rank", "received", "refused", "settled", "stored", "told")
+    __slots__ = (
+        "durable",
+        "fused",
+        "newest_s",
+        "owner",
+        "rank",
+        "received",
+        "refused",
+        "settled",
+        "stored",
+        "told_durable",
+        "told_fused",
+        "told_version",
+    )
 
     def __init__(self, rank: int, settled: SequenceSet, durable: int, refused: Iterable[tuple[int, str]] = ()) -> None:
         self.rank = rank
@@ -57,7 +62,10 @@ class StreamState:
         """numbers refused for good, with the code, until the publisher lets go of them: a Nack may get lost"""
         self.stored: Literal["no", "on its way", "yes"] = "no"
         """does the store know that it is open? If so it is waited for after a crash"""
-        self.told = Told(0, durable, 0)
+        self.told_fused = 0
+        """as it was acknowledged last, with `told_version`, the live version that held everything up to it"""
+        self.told_version = 0
+        self.told_durable = durable
 
     def consume(self, sequence: int, code: str) -> None:
         """Count a segment as done that will never be fused: it was refused for good."""
@@ -103,6 +111,7 @@ class Session:
         "dirty",
         "durable_version",
         "freshness_s",
+        "group",
         "history",
         "key",
         "lacks_rows",
@@ -122,6 +131,7 @@ class Session:
 
     def __init__(self, key: SessionKey, policy: OrderPolicy, modalities: int, now_s: float) -> None:
         self.key = key
+        self.group = key_group(key)
         self.streams: dict[str, StreamState] = {}
         self.timeline = Timeline(policy)
         self.settled_slot = NO_SLOT

@@ -16,6 +16,7 @@ from runtime.engine.session import Session
 from runtime.engine.slab import Slab
 from runtime.engine.stepper import run_steps
 from runtime.keys import SessionKey
+from runtime.named_tuples import tuple_of
 
 
 class Stepping:
@@ -86,7 +87,7 @@ class Stepping:
         session.lacks_rows = False
         in_slot = session.live_slot
         elapsed_s = 0.0 if in_slot == NO_SLOT else entry.key.event_time_s - session.live_event_time_s
-        return RowStep(in_slot, self._slab.allocate(), entry.key.rank, entry.frames, elapsed_s)
+        return tuple_of(RowStep, (in_slot, self._slab.allocate(), entry.key.rank, entry.frames, elapsed_s))
 
     def _done(self, session: Session, entry: Entry, slot: int, now_s: float) -> None:
         event_time_s, rank, stream, sequence = entry.key

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
+
+Counts = defaultdict[str, int]
+"""adds a third faster than a Counter, which adds in Python"""
+_counts = partial(Counts, int)
 
 
 @dataclass(slots=True)
 class Tally:
     """Since it was last taken. Counters are keyed by modality name, or by reason where the name says so."""
 
-    received: Counter[str] = field(default_factory=Counter)
-    fused: Counter[str] = field(default_factory=Counter)
-    settled: Counter[str] = field(default_factory=Counter)
-    duplicates: Counter[str] = field(default_factory=Counter)
-    late_dropped: Counter[str] = field(default_factory=Counter)
-    late_fused: Counter[str] = field(default_factory=Counter)
-    rejected_by_reason: Counter[str] = field(default_factory=Counter)
-    slowed_by_reason: Counter[str] = field(default_factory=Counter)
+    received: Counts = field(default_factory=_counts)
+    fused: Counts = field(default_factory=_counts)
+    settled: Counts = field(default_factory=_counts)
+    duplicates: Counts = field(default_factory=_counts)
+    late_dropped: Counts = field(default_factory=_counts)
+    late_fused: Counts = field(default_factory=_counts)
+    rejected_by_reason: Counts = field(default_factory=_counts)
+    slowed_by_reason: Counts = field(default_factory=_counts)
     gaps: int = 0
     """sequence numbers that their publisher gave up before they were ever received"""
     rewinds: int = 0

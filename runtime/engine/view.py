@@ -11,6 +11,7 @@ from grf_core.step import NO_SLOT, ModelSignature
 from runtime.engine.session import Session
 from runtime.engine.slab import Slab
 from runtime.messages import Float32Array, UpdateRow
+from runtime.named_tuples import tuple_of
 from runtime.records import HistoryRow, SessionRecord
 from runtime.state_maps import StateMap, StateMaps
 
@@ -39,7 +40,7 @@ class StateView:
         else:
             version, event_time_s, live = 0, -inf, self._nothing
         is_settled = settled_slot != NO_SLOT
-        return UpdateRow(
+        values = (
             session.key.session,
             correction,
             0,
@@ -56,6 +57,7 @@ class StateView:
             live,
             slab.host[settled_slot] if is_settled else self._nothing,
         )
+        return tuple_of(UpdateRow, values)
 
     def of_row(self, tenant: str, row: UpdateRow) -> StateMap:
         return self._maps.of_row(tenant, row)

@@ -210,8 +210,8 @@ class Run:
     def _take_tally(self) -> None:
         if self.worker is not None:
             tally = self.worker.engine.take_tally()
-            self.report.duplicates += tally.duplicates.total()
-            self.report.slowed += tally.slowed_by_reason.total()
+            self.report.duplicates += sum(tally.duplicates.values())
+            self.report.slowed += sum(tally.slowed_by_reason.values())
             self.report.evicted += tally.evicted
             self.report.rewinds += tally.rewinds
 
