@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 def step_of_a_model() -> list[Extension]:
     """Optional: without a compiler, or with another processor, torch computes the step."""
-    from grf_core.kernels.library import FLAGS, FOLDER, INSTRUCTION_SETS, SOURCE, library_name, sources_digest
+    from grf_core.kernels.library import FLAGS, FOLDER, INSTRUCTION_SETS, SOURCES, library_name, sources_digest
 
     if platform.machine() not in ("x86_64", "AMD64"):
         return []
@@ -25,7 +25,7 @@ def step_of_a_model() -> list[Extension]:
     return [
         Extension(
             f"grf_core.kernels.{library_name(instruction_set)}",
-            [str(folder / SOURCE)],
+            [str(folder / source) for source in SOURCES],
             depends=[str(path.relative_to(ROOT)) for path in FOLDER.glob("*.h")],
             define_macros=[("GRF_SOURCES", f'"{sources_digest()}"')],
             extra_compile_args=[*FLAGS, *flags],

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import byref
+from ctypes import byref, sizeof
 from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import torch
 
 from grf_core.folding import fold
 from grf_core.inference import signature_of
-from grf_core.kernels.library import Batch, Kernels, KernelsMissing, load
+from grf_core.kernels.library import Batch, Kernels, KernelsMissing, Row, load
 from grf_core.kernels.weights import NativeModel, aligned
 from grf_core.model import GRF
 from grf_core.normalisation import Normalisation
@@ -32,8 +32,7 @@ SWITCH = "GRF_KERNELS"
 FRAMES_PER_THREAD = 256
 """Fewer are not worth waking another thread."""
 KEPT_ROWS = 256
-KEPT_VALUES = 1 << 18
-"""a megabyte of frames: larger batches, which take long, get memory of their own"""
+"""Larger batches, which take long, get memory of their own."""
 CPU = torch.device("cpu")
 BoolArray = npt.NDArray[np.bool_]
 
@@ -57,15 +56,15 @@ def steps_here() -> str:
 class _Kept:
     """Memory that is used again for every batch that fits in it: its address is known, and its pages are there."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
-        self._array = np.empty(shape, dtype)
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._array = np.empty(KEPT_ROWS, dtype)
         self._address = _address(self._array)
 
     def rows(self, count: int) -> tuple[npt.NDArray[Any], int]:
         """So many rows, uninitialised, and their address; of a larger batch they are its own."""
         if count <= len(self._array):
             return self._array[:count], self._address
-        larger = np.empty((count, *self._array.shape[1:]), self._array.dtype)
+        larger = np.empty(count, self._array.dtype)
         return larger, _address(larger)
 
 
@@ -76,10 +75,8 @@ class _Workplace:
         self.scratch = aligned(scratch_floats)
         self.scratch_address = _address(self.scratch)
         self.batch = Batch()
-        self.table_B4 = _Kept((KEPT_ROWS, 4), np.int64)
-        self.elapsed_s_B = _Kept((KEPT_ROWS,), np.float32)
-        self.finite_B = _Kept((KEPT_ROWS,), np.bool_)
-        self.values = _Kept((KEPT_VALUES,), np.float32)
+        self.table_B = _Kept(np.dtype(Row))
+        self.finite_B = _Kept(np.dtype(np.bool_))
 
 
 class _Places(NamedTuple):
@@ -109,7 +106,7 @@ class NativeStepModel:
         weights = fold(model, normalisation, CPU, torch.float32)
         self._native = NativeModel(weights, config, self._signature.heads, kernels)
         self._library = kernels.library
-        self._widths = np.array([modality.width for modality in config.modalities])
+        self._read_rows = kernels.read_rows
         self._scratch_floats = int(self._library.grf_scratch_floats(byref(self._native.model)))
         self._of_thread = threading.local()
         self._slab: _Slab | None = None
@@ -128,10 +125,10 @@ class NativeStepModel:
         contexts = self._checked(batch.contexts, len(batch.frames))
         next_contexts = torch.empty_like(contexts)
         answers = np.empty((len(batch.frames), self._signature.output_width + 1), np.float32)
-        of_rows = zip(batch.fresh.tolist(), batch.ranks.tolist(), map(len, batch.frames), strict=True)
-        table = [(NO_SLOT if fresh else row, row, rank, length) for row, (fresh, rank, length) in enumerate(of_rows)]
+        of_rows = zip(batch.fresh.tolist(), batch.ranks.tolist(), batch.frames, batch.elapsed_s.tolist(), strict=True)
+        steps = [RowStep(NO_SLOT if fresh else row, row, *rest) for row, (fresh, *rest) in enumerate(of_rows)]
         places = _Places(contexts.data_ptr(), next_contexts.data_ptr(), _address(answers), len(answers), 0)
-        self._fuse(table, batch.frames, batch.elapsed_s, places)
+        self._fuse(steps, places)
         return StepResult(contexts=next_contexts, outputs=answers[:, :-1], gate=answers[:, -1])
 
     def step_rows(self, steps: Sequence[RowStep], contexts: torch.Tensor, host: Float32Array) -> BoolArray:
@@ -139,11 +136,10 @@ class NativeStepModel:
         slab = self._slab
         if slab is None or slab.contexts is not contexts or slab.host is not host:
             slab = self._slab = self._found_to_fit(contexts, host)
-        table = [(step.in_slot, step.out_slot, step.rank, len(step.frames)) for step in steps]
-        return self._fuse(table, [step.frames for step in steps], [step.elapsed_s for step in steps], slab.places)
+        return self._fuse(list(steps), slab.places)
 
     def _found_to_fit(self, contexts: torch.Tensor, host: Float32Array) -> _Slab:
-        outputs, modalities = self._signature.output_width, len(self._widths)
+        outputs, modalities = self._signature.output_width, len(self._signature.modalities)
         width = outputs + modalities + 1
         if host.shape[1] != width or host.dtype != np.float32 or not host.flags.c_contiguous:
             raise ValueError(f"what is known of rows is {host.dtype} {host.shape}, not float32 (., {width})")
@@ -164,43 +160,26 @@ class NativeStepModel:
             place = self._of_thread.workplace = _Workplace(self._scratch_floats)
         return place
 
-    def _fuse(
-        self,
-        table: Sequence[tuple[int, int, int, int]],
-        frames: Sequence[Float32Array],
-        elapsed_s: Sequence[float] | Float32Array,
-        places: _Places,
-    ) -> BoolArray:
-        """`table`: row to read, row to write, rank, length. Returns [B]: is all of the new row finite?"""
-        if len(elapsed_s) != len(table):
-            raise ValueError(f"{len(elapsed_s)} times for {len(table)} segments")
-        work, rows, floats = self._workplace(), len(table), sum([segment.size for segment in frames])
-        whole = work.batch
-        table_B4, whole.rows = work.table_B4.rows(rows)
-        elapsed_s_B, whole.elapsed_s = work.elapsed_s_B.rows(rows)
-        finite_B, whole.finite = work.finite_B.rows(rows)
-        values, whole.frames = work.values.rows(floats)
-        table_B4[:] = table
-        elapsed_s_B[:] = elapsed_s
+    def _fuse(self, steps: list[RowStep], places: _Places) -> BoolArray:
+        """Returns [B]: is all of the new row finite?"""
+        work, whole = self._workplace(), self._workplace().batch
+        rows_B, whole.rows = work.table_B.rows(len(steps))
+        finite_B, whole.finite = work.finite_B.rows(len(steps))
         try:
-            np.concatenate(frames, axis=None, out=values, casting="no")
-        except TypeError as error:
-            raise ValueError(f"frames are not float32: {error}") from None
-        whole.count, whole.n_values = rows, floats
+            self._read_rows(steps, whole.rows)
+        except ValueError:  # slices of something wider, perhaps
+            steps = [step._replace(frames=np.ascontiguousarray(step.frames)) for step in steps]
+            self._read_rows(steps, whole.rows)
+        whole.count = len(steps)
         whole.contexts, whole.next_contexts, whole.answers, whole.n_contexts, whole.n_shares = places
         threads = torch.get_num_threads()
-        fits = self._run(whole) if threads == 1 else self._run_side_by_side(whole, table_B4, threads)
+        fits = self._run(whole) if threads == 1 else self._run_side_by_side(whole, rows_B["length"], threads)
         if not fits:
             raise ValueError("segments of other shapes than this model takes, or rows that are not there")
         return finite_B.copy()
 
-    def _run_side_by_side(self, whole: Batch, table_B4: npt.NDArray[np.int64], threads: int) -> bool:
-        lengths_B = table_B4[:, 3]
-        values_upto_B = np.concatenate([[0], (lengths_B * self._widths.take(table_B4[:, 2], mode="clip")).cumsum()])
-        if values_upto_B[-1] != whole.n_values:
-            return False
-        shares = pairwise(shares_of(lengths_B, threads))
-        parts = [_part(whole, start, stop, values_upto_B.tolist()) for start, stop in shares]
+    def _run_side_by_side(self, whole: Batch, lengths_B: npt.NDArray[np.int64], threads: int) -> bool:
+        parts = [_part(whole, start, stop) for start, stop in pairwise(shares_of(lengths_B, threads))]
         if self._helpers is None:
             self._helpers = ThreadPoolExecutor(threads, "grf-step")
         others = [self._helpers.submit(self._run, part) for part in parts[1:]]
@@ -214,15 +193,11 @@ class NativeStepModel:
         return not refused
 
 
-def _part(whole: Batch, start: int, stop: int, values_upto: Sequence[int]) -> Batch:
+def _part(whole: Batch, start: int, stop: int) -> Batch:
     """Rows [start, stop) of a batch."""
-    first, last = values_upto[start], values_upto[stop]
     return Batch(
         count=stop - start,
-        rows=whole.rows + 4 * 8 * start,
-        elapsed_s=whole.elapsed_s + 4 * start,
-        frames=whole.frames + 4 * first,
-        n_values=last - first,
+        rows=whole.rows + sizeof(Row) * start,
         contexts=whole.contexts,
         next_contexts=whole.next_contexts,
         answers=whole.answers,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from benchmarks.harness.blocks import D_MODEL, LABELS, LIGHT, MODALITIES, PAPER, Block
@@ -12,7 +14,16 @@ from grf_core.bundle import Bundle, save_bundle
 from grf_core.config import GRFConfig, HeadConfig, ModalityConfig
 from grf_core.model import GRF
 from grf_core.normalisation import Normalisation
-from grf_core.step import HeadSignature, ModalitySignature, ModelSignature, StepBatch, StepModel, StepResult
+from grf_core.step import (
+    Float32Array,
+    HeadSignature,
+    ModalitySignature,
+    ModelSignature,
+    RowStep,
+    StepBatch,
+    StepModel,
+    StepResult,
+)
 
 NULL_LIGHT = "python:benchmarks.harness.models:null_light"
 NULL_PAPER = "python:benchmarks.harness.models:null_paper"
@@ -47,7 +58,10 @@ def batch_of(block: Block, rows: int) -> StepBatch:
 
 
 class NullModel:
-    """A StepModel that gives back the contexts it was given: what is left is the runtime."""
+    """A StepModel that gives back the contexts it was given: what is left is the runtime.
+
+    It is asked as GRF is on a CPU, by `step_rows`.
+    """
 
     def __init__(self, block: Block) -> None:
         modalities = tuple(ModalitySignature(name, block.width, block.frames) for name in MODALITIES)
@@ -58,6 +72,12 @@ class NullModel:
     def step(self, batch: StepBatch) -> StepResult:
         rows = len(batch.frames)
         return StepResult(batch.contexts, np.zeros((rows, len(LABELS)), np.float32), np.full(rows, 0.5, np.float32))
+
+    def step_rows(self, steps: Sequence[RowStep], contexts: torch.Tensor, host: Float32Array) -> npt.NDArray[np.bool_]:
+        known, places = contexts.numpy(), [step.out_slot for step in steps]
+        known[places] = known[[max(step.in_slot, 0) for step in steps]]
+        host[places, -1] = 0.5
+        return np.ones(len(steps), bool)
 
 
 def null_light(device: str) -> StepModel:

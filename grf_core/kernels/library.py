@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from ctypes import POINTER, c_float, c_int64, c_void_p
+from collections.abc import Callable
+from ctypes import POINTER, c_double, c_float, c_int64, c_void_p, py_object
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from grf_core.step import RowStep
 
 FOLDER = Path(__file__).parent
-SOURCE = "step.cc"
+SOURCES = ("step.cc", "rows.cc")
 FLAGS = ("-O3", "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-math-errno", "-ffp-contract=off", "-w")
 """No warnings: GCC 12 has dozens for its own <immintrin.h>."""
 INSTRUCTION_SETS = {
@@ -79,13 +84,21 @@ class Model(ctypes.Structure):
 
 
 class Batch(ctypes.Structure):
-    """`Batch` of model.h. `rows` are [count, 4] int64: from, to, rank, length."""
+    """`Batch` of model.h. `rows` are those that `Kernels.read_rows` fills in."""
 
     _fields_ = (
-        *(("count", c_int64), ("rows", c_void_p), ("elapsed_s", c_void_p)),
-        *(("frames", c_void_p), ("n_values", c_int64)),
+        *(("count", c_int64), ("rows", c_void_p)),
         *(("contexts", c_void_p), ("next_contexts", c_void_p), ("answers", c_void_p)),
         *(("n_contexts", c_int64), ("n_shares", c_int64), ("finite", c_void_p)),
+    )
+
+
+class Row(ctypes.Structure):
+    """`Row` of model.h."""
+
+    _fields_ = (
+        *(("from", c_int64), ("to", c_int64), ("rank", c_int64), ("length", c_int64), ("n_values", c_int64)),
+        *(("frames", c_void_p), ("elapsed_s", c_double)),
     )
 
 
@@ -99,6 +112,8 @@ class Kernels:
     panel: int
     """columns of a panel of packed weights"""
     library: ctypes.CDLL
+    read_rows: Callable[[list[RowStep], int], None]
+    """Fill in the Rows at this address, one for each step. ValueError for frames that are not float32 in one piece."""
 
 
 class KernelsMissing(Exception):
@@ -132,4 +147,6 @@ def load(instruction_set: str, folder: Path = FOLDER) -> Kernels:
         function.restype = c_int64
     library.grf_scratch_floats.argtypes = (POINTER(Model),)
     library.grf_step.argtypes = (POINTER(Model), POINTER(Batch), c_void_p)
-    return Kernels(instruction_set, library.grf_lanes(), library.grf_panel(), library)
+    read_rows = ctypes.PyDLL(str(path)).grf_rows
+    read_rows.restype, read_rows.argtypes = None, (py_object, c_void_p)
+    return Kernels(instruction_set, library.grf_lanes(), library.grf_panel(), library, read_rows)

@@ -63,15 +63,15 @@ struct Model {
 struct Row {
   int64_t from, to;  // from -1 a context is started
   int64_t rank, length;
+  int64_t n_values;  // so many
+  const float* frames;
+  double elapsed_s;
 };
 
 // Segments of one step. The contexts to write are none of those to read.
 struct Batch {
   int64_t count;
   const Row* rows;
-  const float* elapsed_s;
-  const float* frames;  // of all segments, one after the other
-  int64_t n_values;     // so many
   const float* contexts;  // [n_contexts, K, D]
   float* next_contexts;   // [n_contexts, K, D]
   float* answers;         // [n_contexts, O + M + 1]: outputs, shares, and the mean gate

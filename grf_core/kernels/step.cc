@@ -38,20 +38,18 @@ struct Pieces {
 struct Group {
   int segments = 0, frames = 0;
   int rows[GROUP_SLOTS], lengths[GROUP_SLOTS];  // rows of the batch
-  const float* values[GROUP_SLOTS];
 };
 
 // Does the batch fit the model? Nothing of it is read where it does not say it is.
 bool fits(const Model& m, const Batch& batch) {
-  int64_t values = 0;
   for (int64_t i = 0; i < batch.count; i++) {
     const Row& row = batch.rows[i];
     if (row.rank < 0 || row.rank >= m.n_entries) return false;
     if (row.length < 1 || row.length > m.entries[row.rank].max_frames) return false;
     if (row.from < -1 || row.from >= batch.n_contexts || row.to < 0 || row.to >= batch.n_contexts) return false;
-    values += row.length * m.entries[row.rank].width;
+    if (row.n_values != row.length * m.entries[row.rank].width) return false;
   }
-  return values == batch.n_values;
+  return true;
 }
 
 // The step of one model, with the memory for one group.
@@ -105,21 +103,18 @@ struct Step {
   }
 
   void run(const Batch& batch) {
-    const float* frames = batch.frames;
     group.segments = group.frames = 0;
     for (int i = 0; i < batch.count; i++) {
       const Row& row = batch.rows[i];
       if (row.from < 0) {
-        start(batch, row, frames);
+        start(batch, row);
       } else {
         const bool full = (group.segments + 1) * slots > GROUP_SLOTS || group.frames + row.length > GROUP_FRAMES;
         if (full && group.segments) fuse(batch);
         group.rows[group.segments] = i;
-        group.lengths[group.segments] = row.length;
-        group.values[group.segments++] = frames;
+        group.lengths[group.segments++] = row.length;
         group.frames += row.length;
       }
-      frames += row.length * m.entries[row.rank].width;
     }
     if (group.segments) fuse(batch);
     for (int first = 0; first < batch.count; first += GROUP_SLOTS)
@@ -171,8 +166,8 @@ struct Step {
   }
 
   // The first context of a session.
-  void start(const Batch& batch, const Row& row, const float* frames) {
-    embed(m.entries[row.rank], frames, row.length, x);
+  void start(const Batch& batch, const Row& row) {
+    embed(m.entries[row.rank], row.frames, row.length, x);
     mean_of(x, row.length, wide, modality);
     float* next = batch.next_contexts + row.to * slots * d;
     for (int k = 0; k < slots; k++)
@@ -233,8 +228,8 @@ struct Step {
     for (int b = 0; b < group.segments; b++) {
       const Row& row = batch.rows[group.rows[b]];
       const float* from = batch.contexts + row.from * slots * d;
-      const float elapsed_s = batch.elapsed_s[group.rows[b]];
-      embed(m.entries[row.rank], group.values[b], group.lengths[b], to);
+      const float elapsed_s = row.elapsed_s;
+      embed(m.entries[row.rank], row.frames, row.length, to);
       to += group.lengths[b] * wide;
       for (int k = 0; k < slots; k++, context += wide) {
         std::memcpy(context, from + k * d, sizeof(float) * d);

@@ -24,6 +24,7 @@ from grf_core.kernels.library import (
     FLAGS,
     FOLDER,
     INSTRUCTION_SETS,
+    SOURCES,
     KernelsMissing,
     library_name,
     load,
@@ -144,8 +145,9 @@ def test_bits_do_not_depend_on_how_a_compiler_optimises(instruction_set: str, tm
     shutil.copytree(FOLDER, tmp_path / "kernels", ignore=shutil.ignore_patterns("*.so"))
     library = tmp_path / "kernels" / (library_name(instruction_set) + EXTENSION_SUFFIXES[0])
     flags = (*FLAGS, *INSTRUCTION_SETS[instruction_set], "-O1", "--param=avoid-fma-max-bits=512")
-    sources = f'-DGRF_SOURCES="{sources_digest()}"'
-    command = ["g++", "-shared", "-fPIC", *flags, sources, str(library.with_name("step.cc")), "-o", str(library)]
+    digest = f'-DGRF_SOURCES="{sources_digest()}"'
+    sources = [str(library.with_name(source)) for source in SOURCES]
+    command = ["g++", "-shared", "-fPIC", *flags, digest, *sources, "-o", str(library)]
     subprocess.run(command, check=True)
     model = random_model(17)
     batch = random_batch(model, 100, 17)
@@ -244,19 +246,33 @@ def test_what_does_not_fit_the_model_is_refused_before_memory_is_read(monkeypatc
     wide = [np.zeros((2, 7), np.float32), *batch.frames[1:]]
     for wrong, reason in (
         (replace(batch, frames=wide), "other shapes"),
-        (replace(batch, frames=[frames.astype(np.float64) for frames in batch.frames]), "float64"),
+        (replace(batch, frames=[frames.astype(np.float64) for frames in batch.frames]), "type d"),
         (replace(batch, contexts=batch.contexts[:3]), "contexts are"),
         (replace(batch, contexts=batch.contexts.double()), "contexts are torch.float64"),
         (replace(batch, frames=[np.zeros((0, f.shape[1]), np.float32) for f in batch.frames]), "other shapes"),
         (replace(batch, frames=[np.zeros((99, f.shape[1]), np.float32) for f in batch.frames]), "other shapes"),
         (replace(batch, ranks=np.full(4, 3)), "other shapes"),
         (replace(batch, ranks=np.full(4, -1)), "other shapes"),
-        (replace(batch, elapsed_s=batch.elapsed_s[:3]), "3 times"),
+        (replace(batch, elapsed_s=batch.elapsed_s[:3]), "shorter"),
     ):
         for threads in (1, 2):
             monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
             with pytest.raises(ValueError, match=reason):
                 step_model.step(wrong)
+
+
+def test_frames_are_read_where_they_are_and_copied_only_if_they_are_in_pieces() -> None:
+    model = random_model(18)
+    step_model, batch = native_form(model), random_batch(model, 8, 18)
+    expected = step_model.step(batch)
+    in_bytes = [np.ndarray(frames.shape, "<f4", frames.tobytes()) for frames in batch.frames]  # as the wire has them
+    assert_same_bits(step_model.step(replace(batch, frames=in_bytes)), expected)
+    in_pieces = [np.repeat(frames, 2, axis=1)[:, ::2] for frames in batch.frames]
+    assert not in_pieces[0].flags.c_contiguous
+    assert_same_bits(step_model.step(replace(batch, frames=in_pieces)), expected)
+    for wrong in ([0.5], batch.frames[0][0], batch.frames[0].astype("<i4"), batch.frames[0].astype(">f4")):
+        with pytest.raises((ValueError, TypeError, AttributeError)):
+            step_model.step(replace(batch, frames=[wrong, *batch.frames[1:]]))
 
 
 def test_weights_are_packed_into_panels() -> None:
