@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import json
+import select
 import sys
 import time
 from collections import deque
@@ -56,6 +57,7 @@ class Source:
         self._ping_at_s = 0.0
         self._granted = 0
         self._sender = RawSender(plan["endpoint"])
+        self._descriptor = self._sender.socket.getsockopt(zmq.FD)
         self._sender.open([(session, stream) for session in self._sessions for stream in MODALITIES])
         self._sender.say("subscribe", "", CREDIT, True)
 
@@ -72,23 +74,26 @@ class Source:
         self._waiting += 1
 
     def hear(self, until_s: float) -> None:
-        """Take what comes until then, what is there already at least."""
+        """Take what comes until then, what is there already at least. Never shorter: what is sent before it is due
+        would seem to have arrived sooner than it did, and the waits of ZeroMQ are whole milliseconds."""
+        socket = self._sender.socket
         while True:
+            while socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                self._take(self._sender.receive(), time.monotonic())
             wait_s = until_s - time.monotonic()
-            if not self._sender.socket.poll(max(0, int(wait_s * 1000))):
-                if wait_s < 0.001:
-                    return
-                continue
-            message = self._sender.receive()
-            now_s = time.monotonic()
-            if message[0] == "updates":
-                for session, _, _, version, *_ in message[1]:
-                    self._updated(session, version, now_s)
-            else:
-                self._sender.take(message)
-            if now_s > self._ping_at_s:
-                self._sender.say("ping", 1)
-                self._ping_at_s = now_s + PING_EVERY_S
+            if wait_s <= 0:
+                return
+            select.select([self._descriptor], [], [], wait_s)
+
+    def _take(self, message: list[Any], now_s: float) -> None:
+        if message[0] == "updates":
+            for session, _, _, version, *_ in message[1]:
+                self._updated(session, version, now_s)
+        else:
+            self._sender.take(message)
+        if now_s > self._ping_at_s:
+            self._sender.say("ping", 1)
+            self._ping_at_s = now_s + PING_EVERY_S
 
     def _updated(self, session: str, version: int, now_s: float) -> None:
         self._granted += 1
