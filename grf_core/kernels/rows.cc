@@ -39,12 +39,17 @@ PyObject* field(PyObject* step, int number) { return PyErr_Occurred() ? nullptr 
 
 int64_t integer(PyObject* value) { return value ? PyLong_AsLongLong(value) : 0; }
 
+// "=f" is what NumPy calls them at an address that is no multiple of four, which loads do not mind.
+bool is_float32(const char* format) {
+  return !std::strcmp(format, "f") || !std::strcmp(format, "<f") || !std::strcmp(format, "=f");
+}
+
 // The error is set if the frames are not [T, F] float32 in one piece.
 void find(PyObject* frames, grf::Row& row) {
   Py_buffer view;
   if (!frames || PyObject_GetBuffer(frames, &view, FORMAT | IN_ONE_PIECE) < 0) return;
   const char* format = view.format ? view.format : "B";
-  if (view.ndim == 2 && (!std::strcmp(format, "f") || !std::strcmp(format, "<f"))) {
+  if (view.ndim == 2 && is_float32(format)) {
     row.length = view.shape[0];
     row.n_values = view.len / 4;
     row.frames = static_cast<const float*>(view.buf);

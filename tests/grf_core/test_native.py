@@ -267,6 +267,9 @@ def test_frames_are_read_where_they_are_and_copied_only_if_they_are_in_pieces() 
     expected = step_model.step(batch)
     in_bytes = [np.ndarray(frames.shape, "<f4", frames.tobytes()) for frames in batch.frames]  # as the wire has them
     assert_same_bits(step_model.step(replace(batch, frames=in_bytes)), expected)
+    askew = [np.frombuffer(b"." + frames.tobytes(), "<f4", offset=1).reshape(frames.shape) for frames in batch.frames]
+    assert not askew[0].flags.aligned
+    assert_same_bits(step_model.step(replace(batch, frames=askew)), expected)
     in_pieces = [np.repeat(frames, 2, axis=1)[:, ::2] for frames in batch.frames]
     assert not in_pieces[0].flags.c_contiguous
     assert_same_bits(step_model.step(replace(batch, frames=in_pieces)), expected)
