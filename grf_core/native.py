@@ -123,6 +123,8 @@ class NativeStepModel:
     def step(self, batch: StepBatch) -> StepResult:
         """ValueError for a batch that is not of this model."""
         contexts = self._checked(batch.contexts, len(batch.frames))
+        if len(batch.elapsed_s) != len(batch.frames):
+            raise ValueError(f"{len(batch.elapsed_s)} times for {len(batch.frames)} segments")
         next_contexts = torch.empty_like(contexts)
         answers = np.empty((len(batch.frames), self._signature.output_width + 1), np.float32)
         of_rows = zip(batch.fresh.tolist(), batch.ranks.tolist(), batch.frames, batch.elapsed_s.tolist(), strict=True)
@@ -162,13 +164,14 @@ class NativeStepModel:
 
     def _fuse(self, steps: list[RowStep], places: _Places) -> BoolArray:
         """Returns [B]: is all of the new row finite?"""
-        work, whole = self._workplace(), self._workplace().batch
+        work = self._workplace()
+        whole = work.batch
         rows_B, whole.rows = work.table_B.rows(len(steps))
         finite_B, whole.finite = work.finite_B.rows(len(steps))
         try:
             self._read_rows(steps, whole.rows)
         except ValueError:  # slices of something wider, perhaps
-            steps = [step._replace(frames=np.ascontiguousarray(step.frames)) for step in steps]
+            steps = [step._replace(frames=_in_one_piece(step.frames)) for step in steps]
             self._read_rows(steps, whole.rows)
         whole.count = len(steps)
         whole.contexts, whole.next_contexts, whole.answers, whole.n_contexts, whole.n_shares = places
@@ -191,6 +194,12 @@ class NativeStepModel:
             byref(self._native.model), byref(batch), self._workplace().scratch_address
         )
         return not refused
+
+
+def _in_one_piece(frames: Float32Array) -> Float32Array:
+    if frames.dtype != np.float32:
+        raise ValueError(f"frames are {frames.dtype}, not float32")
+    return np.ascontiguousarray(frames)
 
 
 def _part(whole: Batch, start: int, stop: int) -> Batch:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 Counts = defaultdict[str, int]
-"""adds a third faster than a Counter, which adds in Python"""
+"""no Counter: that is a class of Python, whose items are set through a look-up of its methods, thrice for a segment"""
 _counts = partial(Counts, int)
 
 

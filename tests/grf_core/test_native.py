@@ -246,14 +246,14 @@ def test_what_does_not_fit_the_model_is_refused_before_memory_is_read(monkeypatc
     wide = [np.zeros((2, 7), np.float32), *batch.frames[1:]]
     for wrong, reason in (
         (replace(batch, frames=wide), "other shapes"),
-        (replace(batch, frames=[frames.astype(np.float64) for frames in batch.frames]), "type d"),
+        (replace(batch, frames=[frames.astype(np.float64) for frames in batch.frames]), "float64"),
         (replace(batch, contexts=batch.contexts[:3]), "contexts are"),
         (replace(batch, contexts=batch.contexts.double()), "contexts are torch.float64"),
         (replace(batch, frames=[np.zeros((0, f.shape[1]), np.float32) for f in batch.frames]), "other shapes"),
         (replace(batch, frames=[np.zeros((99, f.shape[1]), np.float32) for f in batch.frames]), "other shapes"),
         (replace(batch, ranks=np.full(4, 3)), "other shapes"),
         (replace(batch, ranks=np.full(4, -1)), "other shapes"),
-        (replace(batch, elapsed_s=batch.elapsed_s[:3]), "shorter"),
+        (replace(batch, elapsed_s=batch.elapsed_s[:3]), "3 times"),
     ):
         for threads in (1, 2):
             monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
