@@ -81,6 +81,7 @@ class Flow:
         for entry in settled:
             self._settle_entry(session, entry)
             n_bytes += entry.n_bytes
+        session.usage.rows_ahead -= len(settled)
         session.shorten_history(self._history_length)
         self.tally.watermark_lags_s.append(session.timeline.newest_s - session.timeline.watermark_s)
         self._quotas.pending(session.key.tenant, -n_bytes)

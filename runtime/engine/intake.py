@@ -168,6 +168,7 @@ class Intake:
         stale = timeline.insert(entry)
         for slot in stale:
             self._slab.free(slot)
+        session.usage.rows_ahead -= len(stale)
         self._flow.tally.rewinds += 1
         self._flow.tally.fused_again += len(stale)
 

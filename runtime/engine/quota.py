@@ -25,12 +25,16 @@ class Refusal:
     retry_after_ms: int = SLOW_DOWN_MS
 
 
-class _Usage:
-    __slots__ = ("pending_bytes", "refilled_s", "sessions", "tokens")
+class Usage:
+    """What one tenant uses of the worker now."""
+
+    __slots__ = ("pending_bytes", "refilled_s", "rows_ahead", "sessions", "tokens")
 
     def __init__(self, tokens: float) -> None:
         self.sessions = 0
         self.pending_bytes = 0
+        self.rows_ahead = 0
+        """rows of the slab that hold what is fused and not settled"""
         self.tokens = tokens
         self.refilled_s = -inf
 
@@ -38,7 +42,7 @@ class _Usage:
 class Quotas:
     def __init__(self, policy: QuotaPolicy) -> None:
         self._policy = policy
-        self._tenants: dict[str, _Usage] = {}
+        self._tenants: dict[str, Usage] = {}
         self.pending_bytes = 0
         """of all tenants together"""
         self.largest_segment_bytes = SHARE_OF_THOSE_AHEAD * min(policy.max_pending_bytes, policy.worker_pending_bytes)
@@ -71,8 +75,10 @@ class Quotas:
         usage.tokens -= 1.0
         return None
 
-    def session_added(self, tenant: str) -> None:
-        self._usage(tenant).sessions += 1
+    def session_added(self, tenant: str) -> Usage:
+        usage = self._usage(tenant)
+        usage.sessions += 1
+        return usage
 
     def session_removed(self, tenant: str) -> None:
         usage = self._usage(tenant)
@@ -85,8 +91,8 @@ class Quotas:
         self._usage(tenant).pending_bytes += n_bytes
         self.pending_bytes += n_bytes
 
-    def _usage(self, tenant: str) -> _Usage:
+    def _usage(self, tenant: str) -> Usage:
         usage = self._tenants.get(tenant)
         if usage is None:
-            usage = self._tenants[tenant] = _Usage(min(self._policy.max_segments_per_s, 1e18))
+            usage = self._tenants[tenant] = Usage(min(self._policy.max_segments_per_s, 1e18))
         return usage

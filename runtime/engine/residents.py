@@ -21,11 +21,6 @@ LOOK_AT = 64
 """how many of the longest inactive sessions are looked at to find one that may leave"""
 
 
-def rows_for_settling(capacity: int) -> int:
-    """Rows of the slab that no step ahead of the watermark may take."""
-    return max(1, capacity // 16)
-
-
 class Residents:
     def __init__(
         self, slab: Slab, quotas: Quotas, order: OrderPolicy, modalities: int, untold: Callable[[SessionKey], bool]
@@ -49,9 +44,8 @@ class Residents:
             refusal = Refusal("slab", f"the {self._slab.capacity} rows of the slab are in use", 200)
         if refusal is not None:
             return refusal
-        session = Session(key, self._order, self._modalities, now_s)
-        self.sessions[key] = session
-        self._quotas.session_added(key.tenant)
+        usage = self._quotas.session_added(key.tenant)
+        session = self.sessions[key] = Session(key, usage, self._order, self._modalities, now_s)
         return session
 
     def remove(self, key: SessionKey) -> None:
@@ -62,6 +56,7 @@ class Residents:
                 self._slab.free(entry.slot)
         if session.settled_slot != NO_SLOT:
             self._slab.free(session.settled_slot)
+        session.usage.rows_ahead -= session.timeline.fused
         self._quotas.pending(key.tenant, -session.timeline.n_bytes)
         self._quotas.session_removed(key.tenant)
 

@@ -1,23 +1,45 @@
-"""Which of the ready sessions find a row of the slab for their next step."""
+"""Which of the ready sessions find a row of the slab for their next step.
+
+A step ahead of the watermark holds its row until the watermark comes, which may take the very steps that would find no
+row then; and until it comes one tenant's steps could hold every row, and the others wait for it. So of sixteen parts
+
+    the last is for steps that settle at once
+    the one before it is for those too, and for tenants that hold less than such a part ahead of the watermark
+    the others are for all
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
 
+PARTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Rows that must stay free after a step ahead of the watermark."""
+
+    from_all: int
+    from_the_greedy: int
+    few: int
+    """a tenant that holds so many rows ahead of the watermark is a greedy one"""
+
+    @classmethod
+    def of(cls, capacity: int) -> Reserve:
+        part = max(1, capacity // PARTS)
+        return cls(part, 2 * part, part)
+
 
 class Room:
-    """Lets sessions into a batch while rows are free; the last ones only for steps that settle at once.
-
-    A step ahead of the watermark holds its row until the watermark comes, which may take the very steps that would
-    find no row then.
-    """
+    """Lets sessions into one batch while rows are free for them, and counts the rows to their tenants."""
 
     __slots__ = ("_reserve", "_rows", "_sessions", "passed_over")
 
-    def __init__(self, sessions: Mapping[SessionKey, Session], rows: int, reserve: int) -> None:
+    def __init__(self, sessions: Mapping[SessionKey, Session], rows: int, reserve: Reserve) -> None:
         self._sessions = sessions
         self._rows = rows
         self._reserve = reserve
@@ -25,10 +47,16 @@ class Room:
 
     def __call__(self, key: SessionKey) -> bool:
         session = self._sessions[key]
-        timeline = session.timeline
-        settles = timeline.entries[timeline.fused].key.event_time_s <= timeline.watermark_s
-        if self._rows <= (0 if settles else self._reserve):
+        if self._rows <= self._must_stay_free(session):
             self.passed_over.append(session)
             return False
         self._rows -= 1
+        session.usage.rows_ahead += 1
         return True
+
+    def _must_stay_free(self, session: Session) -> int:
+        timeline = session.timeline
+        if timeline.entries[timeline.fused].key.event_time_s <= timeline.watermark_s:
+            return 0
+        is_greedy = session.usage.rows_ahead >= self._reserve.few
+        return self._reserve.from_the_greedy if is_greedy else self._reserve.from_all

@@ -12,6 +12,7 @@ from typing import Literal
 from grf_core.step import NO_SLOT
 from runtime.engine.order import FusionKey, Timeline
 from runtime.engine.policies import OrderPolicy
+from runtime.engine.quota import Usage
 from runtime.engine.sequences import SequenceSet
 from runtime.history import SettledStep
 from runtime.keys import SessionKey, key_group
@@ -127,10 +128,13 @@ class Session:
         "shown",
         "streams",
         "timeline",
+        "usage",
     )
 
-    def __init__(self, key: SessionKey, policy: OrderPolicy, modalities: int, now_s: float) -> None:
+    def __init__(self, key: SessionKey, usage: Usage, policy: OrderPolicy, modalities: int, now_s: float) -> None:
         self.key = key
+        self.usage = usage
+        """of its tenant, with all other sessions of that"""
         self.group = key_group(key)
         self.streams: dict[str, StreamState] = {}
         self.timeline = Timeline(policy)

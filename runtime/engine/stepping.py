@@ -10,8 +10,8 @@ from runtime.engine.intake import Intake
 from runtime.engine.order import Entry
 from runtime.engine.outcomes import Failure
 from runtime.engine.quota import Quotas
-from runtime.engine.residents import Residents, rows_for_settling
-from runtime.engine.room import Room
+from runtime.engine.residents import Residents
+from runtime.engine.room import Reserve, Room
 from runtime.engine.session import Session
 from runtime.engine.slab import Slab
 from runtime.engine.stepper import run_steps
@@ -37,6 +37,7 @@ class Stepping:
         self._flow = flow
         self._intake = intake
         self._max_segments = max_segments
+        self._reserve = Reserve.of(slab.capacity)
         self._modalities = [modality.name for modality in model.signature.modalities]
 
     @property
@@ -59,13 +60,13 @@ class Stepping:
             faults = run_steps(self._model, self._slab, steps)
         except BaseException:  # out of memory, or a broken device: no segment's fault, all of them wait again
             for session, step in zip(sessions, steps, strict=True):
-                self._slab.free(step.out_slot)
+                self._give_back(session, step)
                 self._flow.go_on(session)
             raise
         self._flow.tally.batch_sizes.append(len(steps))
         for session, entry, step, fault in zip(sessions, entries, steps, faults, strict=True):
             if fault:
-                self._slab.free(step.out_slot)
+                self._give_back(session, step)
                 self._failed(session, entry, fault, now_s)
             else:
                 self._done(session, entry, step.out_slot, now_s)
@@ -73,9 +74,9 @@ class Stepping:
         return len(steps)
 
     def _room_for_each(self, now_s: float) -> Room:
-        reserve = rows_for_settling(self._slab.capacity)
-        self._residents.make_room(min(len(self._flow.ready), self._max_segments) + reserve, now_s)
-        return Room(self._sessions, self._slab.available, reserve)
+        in_batch = min(len(self._flow.ready), self._max_segments)
+        self._residents.make_room(in_batch + self._reserve.from_the_greedy, now_s)
+        return Room(self._sessions, self._slab.available, self._reserve)
 
     def _pass_over(self, session: Session) -> None:
         if not session.lacks_rows:
@@ -88,6 +89,10 @@ class Stepping:
         in_slot = session.live_slot
         elapsed_s = 0.0 if in_slot == NO_SLOT else entry.key.event_time_s - session.live_event_time_s
         return tuple_of(RowStep, (in_slot, self._slab.allocate(), entry.key.rank, entry.frames, elapsed_s))
+
+    def _give_back(self, session: Session, step: RowStep) -> None:
+        self._slab.free(step.out_slot)
+        session.usage.rows_ahead -= 1
 
     def _done(self, session: Session, entry: Entry, slot: int, now_s: float) -> None:
         event_time_s, rank, stream, sequence = entry.key

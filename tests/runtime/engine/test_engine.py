@@ -469,10 +469,26 @@ def test_a_slab_exhausted_in_the_middle_of_a_rewind_goes_on_when_rows_are_free_a
     session = bench.session()
     if session.shown is not None:
         assert session.shown.version == 4
-    assert bench.engine.slab.available == 1, "the last row is kept for steps that settle at once"
+    assert bench.engine.slab.available == 2, "the last row is for steps that settle at once, one for other tenants"
     bench.rest()
     assert (session.settled_version, session.shown) == (5, None)
     assert bench.session(OTHER).settled_version == 7
+
+
+def test_a_tenant_that_takes_all_the_rows_it_can_leaves_some_to_others() -> None:
+    bench = Bench(capacity=160, lateness_s=100.0)
+    greedy = [KEY._replace(session=str(n)) for n in range(40)]
+    for t in range(10):
+        for key in greedy:
+            bench.send("a", float(t), key=key)
+    assert bench.drain() == 140, "of 160 rows, 10 are for steps that settle at once and 10 for other tenants"
+    modest = [SessionKey("south", str(n)) for n in range(12)]
+    for n, key in enumerate(modest):
+        bench.send("a", 0.0, key=key)
+        assert bench.engine.step(bench.now_s) == (1 if n < 10 else 0), "it holds too much itself by now"
+    bench.rest()
+    assert {bench.session(key).settled_version for key in modest} == {1}
+    assert {bench.session(key).settled_version for key in greedy} == {10}
 
 
 def test_an_idle_session_leaves_memory_and_comes_back_at_its_next_segment() -> None:

@@ -11,6 +11,7 @@ Between phases everything falls silent for longer than any time-out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, nextafter
@@ -532,14 +533,18 @@ class World:
         engine = self.engine
         engine.slab.check_integrity()
         rows = pending = 0
+        ahead: Counter[str] = Counter()
         for resident in engine.sessions.values():
             entries, fused = resident.timeline.entries, resident.timeline.fused
             assert [entry.key for entry in entries] == sorted(entry.key for entry in entries)
             assert all((entry.slot >= 0) == (i < fused) for i, entry in enumerate(entries))
             rows += fused + (resident.settled_slot >= 0)
+            ahead[resident.key.tenant] += fused
             pending += sum(entry.n_bytes for entry in entries)
             assert resident.timeline.n_bytes == sum(entry.n_bytes for entry in entries)
         assert engine.slab.available == engine.slab.capacity - rows
+        for resident in engine.sessions.values():
+            assert resident.usage.rows_ahead == ahead[resident.key.tenant]
         assert engine.quotas.pending_bytes == pending
         for planned in self.sessions:
             session = engine.sessions.get(planned.key)
