@@ -34,7 +34,7 @@ from benchmarks.harness.blocks import BLOCKS, PAPER, Block
 from benchmarks.harness.machine import conclude
 from benchmarks.harness.models import batch_of, bundle_of, save_block
 from benchmarks.harness.worker import WorkerProcess
-from benchmarks.runtime_efficiency import serve
+from benchmarks.runtime_efficiency import PRODUCT_S, serve
 from grf_core.folded import FoldedStepModel
 from grf_core.step import StepBatch, StepModel
 
@@ -76,13 +76,14 @@ def steps(block: Block, batches: tuple[int, ...], seconds: float) -> list[Row]:
 
 
 def workers(block: Block, loads: tuple[str, ...], segments: int) -> list[Row]:
-    rows = []
-    for load in loads:
-        for device in ("cpu", "cuda"):
+    rows: list[Row] = []
+    for device in ("cpu", "cuda"):
+        for load in loads:
+            many = round(PRODUCT_S * rows[-1]["segments_per_s"]) if load == "product" else segments
             with tempfile.TemporaryDirectory() as folder:
                 bundle = save_block(block, Path(folder))
                 with WorkerProcess(Path(folder) / "state", bundle, f"runtime.device={device}") as worker:
-                    rows.append({"block": block.name, "device": device} | serve(worker, block, load, segments))
+                    rows.append({"block": block.name, "device": device} | serve(worker, block, load, many))
             print(json.dumps(rows[-1]), flush=True)
     return rows
 

@@ -13,8 +13,9 @@ O the widths of all heads together, N = R * T.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,8 @@ class Grid(Layout):
 class _Shape:
     """The step of R rows of T frames: where its inputs lie in the buffer that is sent, its outputs, and its graph."""
 
-    def __init__(self, rows: int, frames: int, sent: Tensor, contexts_RKD: Tensor, step: Step) -> None:
-        self.rows, self.frames, self._step = rows, frames, step
+    def __init__(self, rows: int, frames: int, sent: Tensor, contexts_RKD: Tensor) -> None:
+        self.rows, self.frames = rows, frames
         table_floats = 2 * len(NOBODY) * rows  # integers of 64 bits
         self._table_floats, self.head_floats = table_floats, table_floats + rows
         self.table = sent[:table_floats].view(torch.int64).view(len(NOBODY), rows)
@@ -94,19 +95,19 @@ class _Shape:
         elapsed_s_R[:many] = elapsed_s_B
         elapsed_s_R[many:] = 0.0
 
-    def run(self) -> None:
+    def run(self, step: Step) -> None:
         if self._graph is None:
-            self.next_RKD, self.answers_R = self._step(self)
+            self.next_RKD, self.answers_R = step(self)
         else:
             self._graph.replay()
 
-    def record(self, pool: Any) -> None:
+    def record(self, step: Step, pool: Any) -> None:
         """In torch's memory `pool`, on a stream other than the default one. It is computed there once before, so that
         libraries set themselves up."""
-        self.run()
+        self.run(step)
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=pool)
-        self.run()
+        self.run(step)
         graph.capture_end()
         self._graph = graph
 
@@ -129,7 +130,7 @@ class GraphedStepModel:
         self._sent = torch.zeros(floats, device=device)
         contexts_RKD = torch.zeros(MOST_ROWS, *self._signature.context_shape, device=device)
         self._answers = torch.zeros(MOST_ROWS, self._signature.output_width + 2, pin_memory=on_gpu)
-        self._shapes = [_Shape(rows, frames, self._sent, contexts_RKD, self._step) for rows, frames in sizes]
+        self._shapes = [_Shape(rows, frames, self._sent, contexts_RKD) for rows, frames in sizes]
         if on_gpu:
             self._record()
 
@@ -205,7 +206,7 @@ class GraphedStepModel:
         np.concatenate(frames, axis=None, out=host[shape.head_floats : floats], casting="no")
         self._sent[:floats].copy_(self._host[:floats], non_blocking=True)
         torch.index_select(contexts, 0, shape.table[READ, :many], out=shape.contexts_RKD[:many])
-        shape.run()
+        shape.run(self._step)
         next_contexts.index_copy_(0, shape.table[WRITTEN, :many], shape.next_RKD[:many])
         answers = self._answers[:many].copy_(shape.answers_R[:many], non_blocking=True)
         if self._device.type == "cuda":
@@ -239,11 +240,12 @@ class GraphedStepModel:
     def _record(self) -> None:
         """The largest first: the others' intermediates lie where its own do."""
         pool = torch.cuda.graph_pool_handle()
-        with torch.inference_mode(), _current(self._device), torch.cuda.stream(torch.cuda.Stream()):
+        stream = torch.cuda.stream(torch.cuda.Stream())
+        with torch.inference_mode(), _current(self._device), stream, _nothing_collected():
             for shape in reversed(self._shapes):
                 shape.fill(self._host.numpy(), np.empty((len(NOBODY), 0), np.int64), np.empty(0, np.float32))
                 self._sent[: shape.head_floats].copy_(self._host[: shape.head_floats])
-                shape.record(pool)
+                shape.record(self._step, pool)
             torch.cuda.current_stream().synchronize()
 
     def _step(self, shape: _Shape) -> tuple[Tensor, Tensor]:
@@ -284,6 +286,19 @@ def shapes_of(longest: int, widest: int) -> Iterator[tuple[int, int]]:
         while rows <= max(most, 1):
             yield rows, frames
             rows *= 2
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No cyclic garbage is left, or collected: a graph of another model, destroyed while one is recorded, spoils it."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:

@@ -188,7 +188,7 @@ def send_product(plan: dict[str, Any]) -> dict[str, Any]:
     block = BLOCKS[plan["block"]]
     segments = block.segments(DIFFERENT_SEGMENTS)
     streams = streams_of(plan)
-    with Publisher(plan["endpoint"]) as publisher:
+    with Publisher(plan["endpoint"], on_event=lambda event: print(event, file=sys.stderr)) as publisher:
         publisher.check(30.0)
         say({"ready": len(streams)})
         wait_for_go()

@@ -5,6 +5,7 @@ The truth is the readable model on the CPU, one segment after another.
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -74,6 +75,22 @@ def test_long_segments_are_the_readable_model_s_to_rounding(form: str) -> None:
     model, batch = model_and_batch_of_lengths((600, 513, 257, 256, 255, 65, 64, 33, 17, 16, 15, 7, 2, 1))
     result = FORMS[form](model, NORMALISATION, "small", "d1", GPU).step(replace(batch, contexts=batch.contexts.to(GPU)))
     assert_near(replace(result, contexts=result.contexts.cpu()), readable_form(model).step(batch))
+
+
+def test_a_model_that_is_garbage_by_then_does_not_spoil_the_recording_of_another() -> None:
+    thresholds = gc.get_threshold()
+    for seed in range(3):
+        garbage: list[Any] = [on_gpu("recorded", seed)]
+        garbage.append(garbage)  # a cycle: only the collector finds it
+        del garbage
+        gc.set_threshold(1)
+        try:
+            model, batch = model_and_batch_of_lengths((9, 5, 1))
+            recorded = GraphedStepModel(model, NORMALISATION, "small", "d1", GPU)
+        finally:
+            gc.set_threshold(*thresholds)
+        result = recorded.step(replace(batch, contexts=batch.contexts.to(GPU)))
+        assert_near(replace(result, contexts=result.contexts.cpu()), readable_form(model).step(batch))
 
 
 class Streams:

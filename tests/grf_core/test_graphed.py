@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -132,3 +134,14 @@ def test_every_batch_has_a_shape_and_none_takes_more_memory_than_it_may(longest:
     assert all(rows == 1 or rows * frames <= graphed.MOST_FRAMES for rows, frames in shapes)
     assert all(rows == 1 or rows * frames * widest <= graphed.MOST_VALUES for rows, frames in shapes)
     assert len(shapes) <= graphed.LENGTHS * 9
+
+
+def test_a_model_and_its_memory_are_let_go_of_at_once_and_wait_for_no_garbage_collector() -> None:
+    model = graphed_form(1)
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
