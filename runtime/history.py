@@ -6,12 +6,14 @@ stored as the numbers lie in the slab, and become rows only for those who read t
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
-from typing import NamedTuple, cast, overload
+from typing import NamedTuple, overload
 
 import msgpack
 import numpy as np
 
+from runtime.packer import pack
 from runtime.records import HistoryRow, RecordError
 
 RUN_FORMAT = 2
@@ -64,13 +66,14 @@ def encode_history(rows: Sequence[HistoryRow]) -> bytes:
     """Rows that follow one another, as one piece: what a session has settled between two saves."""
     if isinstance(rows, SettledRun):
         return _encode_run(rows)
-    return cast(bytes, msgpack.packb((ROWS_FORMAT, rows)))
+    return pack((ROWS_FORMAT, rows))
 
 
 def _encode_run(run: SettledRun) -> bytes:
     versions, times_s, ranks, numbers = zip(*run.steps, strict=True) if run else ((), (), (), ())
-    columns = np.array(times_s, "<f8").tobytes(), np.array(ranks, "<u2").tobytes(), b"".join(numbers)
-    return cast(bytes, msgpack.packb((RUN_FORMAT, versions[0] if versions else 0, run.modalities, *columns)))
+    count = len(versions)
+    columns = struct.pack(f"<{count}d", *times_s), struct.pack(f"<{count}H", *ranks), b"".join(numbers)
+    return pack((RUN_FORMAT, versions[0] if versions else 0, run.modalities, *columns))
 
 
 def decode_history(data: bytes) -> list[HistoryRow]:
@@ -111,7 +114,7 @@ def _row(version: int, event_time_s: float, modality: str, numbers: list[float],
 
 def encode_row(row: HistoryRow) -> bytes:
     """All of a row but its version and event time, which stand beside it in an archive."""
-    return cast(bytes, msgpack.packb([row.modality, row.outputs, row.shares, row.gate]))
+    return pack([row.modality, row.outputs, row.shares, row.gate])
 
 
 def decode_row(version: int, event_time_s: float, data: bytes) -> HistoryRow:

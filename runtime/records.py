@@ -9,23 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isnan
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
 
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array
+from runtime.packer import pack
 
 RECORD_FORMAT = 1
+FLOAT32 = np.dtype("<f4")
 
 
 class RecordError(ValueError):
     """Bytes in the store that are no record of this version."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamRecord:
+class StreamRecord(NamedTuple):
+    """As it is stored, too."""
+
     stream: str
     modality: str
     settled_upto: int
@@ -88,15 +91,15 @@ def encode_record(record: SessionRecord) -> bytes:
         record.event_time_s,
         record.watermark_s,
         record.lineage,
-        None if context is None else [list(context.shape), np.ascontiguousarray(context, dtype="<f4").tobytes()],
+        None if context is None else [context.shape, np.asarray(context, FLOAT32).tobytes()],
         record.outputs,
         record.shares,
         record.gate,
         record.freshness_s,
-        [[s.stream, s.modality, s.settled_upto, s.settled_above, s.newest_s, s.refused] for s in record.streams],
+        record.streams,
         record.reset_reason,
     ]
-    return cast(bytes, msgpack.packb(fields))
+    return pack(fields)
 
 
 def decode_record(key: SessionKey, data: bytes) -> SessionRecord:

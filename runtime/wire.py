@@ -9,7 +9,6 @@ Whatever bytes come in, `decode` returns a Message or raises DecodeError: peers 
 from __future__ import annotations
 
 import dataclasses
-import threading
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import msgpack
 
 from runtime.messages import Ack, Message, Segments, StreamAck, Tapped, Updates
+from runtime.packer import pack
 from runtime.wire_tensors import decode_tensors, encode_tensors
 from runtime.wire_values import (
     CHECKS,
@@ -58,26 +58,12 @@ def encode(message: Message) -> list[Frame]:
     match message:
         case Segments() | Updates() | Tapped():
             header, tensors = encode_tensors(message)
-            return [_pack([PROTOCOL_VERSION, message.tag, *header]), *tensors]
+            return [pack([PROTOCOL_VERSION, message.tag, *header]), *tensors]
         case Ack(streams):
-            return [_pack([PROTOCOL_VERSION, Ack.tag, streams])]
+            return [pack([PROTOCOL_VERSION, Ack.tag, streams])]
         case _:
             fields = [getattr(message, name) for name in _FIELDS[message.tag]]
-            return [_pack([PROTOCOL_VERSION, message.tag, *fields])]
-
-
-class _PackerOfThread(threading.local):
-    """`msgpack.packb` makes a packer each time, which takes longer than packing a short header."""
-
-    def __init__(self) -> None:
-        self.pack: Callable[[list[Any]], bytes] = msgpack.Packer().pack
-
-
-_PACKER = _PackerOfThread()
-
-
-def _pack(header: list[Any]) -> bytes:
-    return _PACKER.pack(header)
+            return [pack([PROTOCOL_VERSION, message.tag, *fields])]
 
 
 # ---- decode -----------------------------------------------------------------------------------------------

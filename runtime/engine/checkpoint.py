@@ -7,13 +7,14 @@ from math import inf
 
 import numpy as np
 
-from grf_core.step import NO_SLOT
+from grf_core.step import NO_SLOT, ModelSignature
 from runtime.engine.engine import Engine
 from runtime.engine.sequences import SequenceSet
 from runtime.engine.session import Session, StreamState
 from runtime.history import SettledRun
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array
+from runtime.named_tuples import tuple_of
 from runtime.records import HistoryRow, RecordError, SessionRecord, StreamRecord
 
 
@@ -22,12 +23,17 @@ def take_records(engine: Engine, incarnation: str, limit: int, rows: float = inf
     session's. They count as saved once `committed` is called."""
     keys = _longest_dirty(engine, limit, rows)
     sessions = [engine.sessions[key] for key in keys]
-    with_context = [session for session in sessions if session.settled_slot != NO_SLOT]
-    contexts = engine.slab.context_rows([session.settled_slot for session in with_context]) if with_context else ()
-    context_of = {session.key: context for session, context in zip(with_context, contexts, strict=True)}
+    slots = [session.settled_slot for session in sessions if session.settled_slot != NO_SLOT]
+    contexts = engine.slab.context_rows(slots) if slots else ()
+    context_of = dict(zip(slots, zip(contexts, engine.slab.host[slots].tolist(), strict=True), strict=True))
     for key in keys:
         del engine.dirty[key]
-    return [_record(engine, session, context_of.get(session.key), incarnation) for session in sessions]
+    names = [modality.name for modality in engine.signature.modalities]
+    settled_of = [context_of.get(session.settled_slot) for session in sessions]
+    return [
+        _record(engine.signature, names, session, settled, incarnation)
+        for session, settled in zip(sessions, settled_of, strict=True)
+    ]
 
 
 def _longest_dirty(engine: Engine, limit: int, rows: float) -> list[SessionKey]:
@@ -41,21 +47,29 @@ def _longest_dirty(engine: Engine, limit: int, rows: float) -> list[SessionKey]:
     return keys
 
 
-def _record(engine: Engine, session: Session, context_KD: Float32Array | None, incarnation: str) -> SessionRecord:
-    slot, names = session.settled_slot, [modality.name for modality in engine.signature.modalities]
+def _record(
+    signature: ModelSignature,
+    names: list[str],
+    session: Session,
+    settled: tuple[Float32Array, list[float]] | None,
+    incarnation: str,
+) -> SessionRecord:
+    """`settled`: the context, and the host's row of it."""
+    context_KD, row = settled or (None, [])
+    outputs = signature.output_width
     history, session.history = session.history, []
     return SessionRecord(
         key=session.key,
-        model_digest=engine.signature.digest,
+        model_digest=signature.digest,
         incarnation=incarnation,
         version=session.settled_version,
         event_time_s=session.settled_event_time_s,
         watermark_s=session.timeline.settled_watermark_s,
         lineage=session.lineage,
         context_KD=context_KD,
-        outputs=() if slot == NO_SLOT else tuple(engine.slab.outputs[slot].tolist()),
-        shares=() if slot == NO_SLOT else tuple(engine.slab.shares[slot].tolist()),
-        gate=0.0 if slot == NO_SLOT else float(engine.slab.gate[slot]),
+        outputs=tuple(row[:outputs]),
+        shares=tuple(row[outputs:-1]),
+        gate=row[-1] if row else 0.0,
         freshness_s={name: seen for name, seen in zip(names, session.settled_freshness_s, strict=True) if seen > -inf},
         streams=tuple(_stream_record(session, name, state, names) for name, state in session.streams.items()),
         reset_reason=session.reset_reason,
@@ -68,7 +82,8 @@ def _stream_record(session: Session, name: str, state: StreamState, names: list[
     newest_s = min(session.timeline.clocks[name].newest_s, session.timeline.settled_watermark_s)
     if state.stored == "no":
         state.stored = "on its way"
-    return StreamRecord(name, names[state.rank], settled.upto, above, newest_s, tuple(state.refused.items()))
+    marks = name, names[state.rank], settled.upto, above, newest_s, tuple(state.refused.items())
+    return tuple_of(StreamRecord, marks)
 
 
 def unsaved_history(engine: Engine, session: Session) -> list[HistoryRow]:

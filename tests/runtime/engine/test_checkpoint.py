@@ -257,7 +257,7 @@ def test_a_context_of_another_shape_is_refused(settled: Bench) -> None:
 
 def test_modalities_the_model_does_not_know_are_passed_over(settled: Bench) -> None:
     record = decode_record(KEY, settled.store[KEY])
-    strange = replace(record.streams[0], stream="s", modality="smell")
+    strange = record.streams[0]._replace(stream="s", modality="smell")
     engine, session = fresh_session(settled)
     changed = replace(record, streams=(*record.streams, strange), freshness_s={"smell": 9.0, "audio": 3.0})
     restore(engine, session, changed, "1", 0.0)
