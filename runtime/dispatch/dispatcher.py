@@ -86,12 +86,12 @@ class Dispatcher:
                 self._hello(identity, message, now_s)
             case _ if peer is None:
                 self._refuse_stranger(identity)
-            case m.Segments() if not self._inbox.put(peer, message):
+            case m.Segments() if not self._inbox.put(peer, message, now_s):
                 self._publishing.put_off(peer, message)
             case m.Segments():
                 pass
             case _:
-                self._inbox.put(peer, message)
+                self._inbox.put(peer, message, now_s)
 
     @property
     def takes_messages(self) -> bool:
@@ -108,6 +108,7 @@ class Dispatcher:
                 self._handle(peer, message, now_s)
             else:  # it has said goodbye
                 self._refuse_stranger(peer.identity)
+        self.engine.leave_unread(self._inbox.unread_since_s())
         return admitted
 
     def _handle(self, peer: Peer, message: m.Message, now_s: float) -> None:

@@ -25,8 +25,8 @@ class _Connection:
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
-        self.messages: deque[tuple[Message, int]] = deque()
-        """with their bytes"""
+        self.messages: deque[tuple[Message, int, float]] = deque()
+        """with their bytes, and when they were heard"""
         self.n_bytes = 0
 
 
@@ -56,8 +56,8 @@ class Inbox:
     def is_full(self) -> bool:
         return self.n_bytes > self._all_bytes
 
-    def put(self, peer: Peer, message: Message) -> bool:
-        """Keep a message for its turn; False if more would wait of the connection than may."""
+    def put(self, peer: Peer, message: Message, now_s: float) -> bool:
+        """Keep a message that is heard now for its turn; False if more would wait of the connection than may."""
         connections = self._tenants.get(peer.tenant)
         if connections is None:
             connections = self._tenants[peer.tenant] = OrderedDict()
@@ -70,7 +70,7 @@ class Inbox:
         elif connection.n_bytes and connection.n_bytes + size > self._connection_bytes:
             return False
         connection.peer = peer
-        connection.messages.append((message, size))
+        connection.messages.append((message, size, now_s))
         connection.n_bytes += size
         self.n_bytes += size
         return True
@@ -84,12 +84,12 @@ class Inbox:
             self._round, _, tenant = self._turns[0]
         connections = self._tenants[tenant]
         identity, connection = next(iter(connections.items()))
-        message, size = connection.messages.popleft()
+        message, size, heard_s = connection.messages.popleft()
         if segments_in(message) > SLICE_SEGMENTS:
             assert isinstance(message, Segments)
             message, rest = _cut(message)
             rest_bytes = _bytes_of(rest)
-            connection.messages.appendleft((rest, rest_bytes))
+            connection.messages.appendleft((rest, rest_bytes, heard_s))
             size -= rest_bytes
         connection.n_bytes -= size
         self.n_bytes -= size
@@ -99,6 +99,14 @@ class Inbox:
         if not connection.messages:
             self._forget(tenant, identity)
         return connection.peer, message
+
+    def unread_since_s(self) -> dict[str, float]:
+        """When the longest waiting message of each tenant was heard, of those that have any."""
+        return {
+            tenant: min([connection.messages[0][2] for connection in connections.values()])
+            for tenant, connections in self._tenants.items()
+            if connections
+        }
 
     def discard(self, peer: Peer) -> None:
         """The connection is gone, and whatever of it waits."""

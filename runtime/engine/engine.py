@@ -136,7 +136,7 @@ class Engine:
 
     def end_stream(self, session: Session, stream: str, now_s: float) -> None:
         session.timeline.end_stream(stream)
-        session.timeline.advance_watermark(now_s)
+        session.timeline.advance_watermark(self._flow.read_upto_s(session, now_s))
         self._flow.go_on(session)
         self._flow.watch(session)
 
@@ -160,6 +160,11 @@ class Engine:
     ) -> list[Verdict]:
         """Take segments of one stream into their session's timeline, or say why not; see `Intake.take`."""
         return self._intake.take(session, stream, segments, now_s, wall_s)
+
+    def leave_unread(self, since_s: dict[str, float]) -> None:
+        """Messages of these tenants wait to be taken since then: their streams are not known to have been silent after
+        that."""
+        self._flow.unread_since_s = since_s
 
     def tap(self, tapped: bool) -> None:
         """Whether somebody records what is accepted."""

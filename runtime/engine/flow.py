@@ -40,6 +40,8 @@ class Flow:
         """all that is ready waits for rows of the slab"""
         self.silent_at: list[tuple[float, SessionKey]] = []
         """heap: when to look whether a session with unsettled segments has fallen silent"""
+        self.unread_since_s: dict[str, float] = {}
+        """of tenants whose messages wait to be taken: since when"""
         self._modalities = [modality.name for modality in signature.modalities]
         self._slab = slab
         self._quotas = quotas
@@ -58,7 +60,7 @@ class Flow:
     def landed(self, session: Session, stream: str, now_s: float) -> None:
         """Move the watermark, and do what that allows."""
         timeline, state = session.timeline, session.streams[stream]
-        timeline.land(stream, state.complete_upto_s, now_s)
+        timeline.land(stream, state.complete_upto_s, now_s, self.read_upto_s(session, now_s))
         if timeline.cut():
             self.tally.horizon_cuts += 1
         self.go_on(session)
@@ -137,12 +139,19 @@ class Flow:
 
     # ---- silence ----
 
-    def watch(self, session: Session) -> None:
-        """Look again once no stream of the session is waited for, while it has segments that could settle then."""
+    def read_upto_s(self, session: Session, now_s: float) -> float:
+        """All that had come for the session by then has been taken: who was silent until then was silent."""
+        return min(now_s, self.unread_since_s.get(session.key.tenant, now_s)) if self.unread_since_s else now_s
+
+    def watch(self, session: Session, unread_s: float = 0.0) -> None:
+        """Look again once no stream of the session is waited for, while it has segments that could settle then.
+
+        What has come may have waited for `unread_s` to be taken: then so much later.
+        """
         timeline = session.timeline
         if not timeline.entries or timeline.watermark_s >= timeline.newest_s:
             return
-        at_s = timeline.idle_at_s
+        at_s = timeline.idle_at_s + unread_s
         if at_s < session.look_at_s:
             session.look_at_s = at_s
             heapq.heappush(self.silent_at, (at_s, session.key))
@@ -150,7 +159,8 @@ class Flow:
     def look(self, session: Session, now_s: float) -> None:
         """The session may have fallen silent; most of the time it has not, and is only looked at again later."""
         session.look_at_s = inf
-        if session.timeline.idle_at_s <= now_s:
-            session.timeline.advance_watermark(now_s)
+        read_upto_s = self.read_upto_s(session, now_s)
+        if session.timeline.idle_at_s <= read_upto_s:
+            session.timeline.advance_watermark(read_upto_s)
             self.go_on(session)
-        self.watch(session)
+        self.watch(session, now_s - read_upto_s)

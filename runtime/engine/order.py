@@ -179,11 +179,12 @@ class Timeline:
         if reached_s > clock.newest_s:
             clock.newest_s = reached_s
 
-    def land(self, stream: str, reached_s: float, now_s: float) -> None:
+    def land(self, stream: str, reached_s: float, now_s: float, read_upto_s: float) -> None:
         """Segments of this stream have landed, and the stream is complete up to `reached_s`.
 
         A stream with a gap in its sequence numbers is complete only up to the gap: the watermark does not pass
-        what its publisher still holds.
+        what its publisher still holds. Nor what has come and waits to be taken: streams are known to have been silent
+        only until `read_upto_s`, while those heard of now are waited for from now on.
         """
         clock = self.clocks[stream]
         if clock.wait_until_s <= now_s and self.idle_at_s <= now_s:
@@ -192,7 +193,7 @@ class Timeline:
             clock.newest_s = reached_s
         clock.wait_until_s = max(clock.wait_until_s, now_s + self.policy.idle_timeout_s)
         clock.ended = False
-        self.advance_watermark(now_s)
+        self.advance_watermark(read_upto_s)
 
     def _wake(self, now_s: float) -> None:
         """The session was silent: where one stream goes on, the others are expected to, and are waited for again."""
@@ -205,16 +206,16 @@ class Timeline:
         clock = self.clocks[stream]
         clock.wait_until_s = max(clock.wait_until_s, until_s)
 
-    def advance_watermark(self, now_s: float) -> None:
+    def advance_watermark(self, read_upto_s: float) -> None:
         """Move the watermark as far as the streams allow; to the newest event when none is waited for."""
         if self.policy.mode == "arrival":
             self.watermark_s = max(self.watermark_s, self.newest_s)
             return
-        if self.gather_until_s > now_s:
+        if self.gather_until_s > read_upto_s:
             return
         least_s = inf
         for clock in self.clocks.values():
-            if clock.wait_until_s > now_s and clock.newest_s < least_s:
+            if clock.wait_until_s > read_upto_s and clock.newest_s < least_s:
                 least_s = clock.newest_s
         # Just below: a segment that is late by exactly what is allowed is not too late, nor is one with an equal stamp.
         reached_s = self.newest_s if least_s == inf else nextafter(least_s - self.lateness_s, -inf)

@@ -31,7 +31,7 @@ class Chain:
     ) -> list[int]:
         self._sequence += 1
         stale = self.timeline.insert(Entry(FusionKey(event_time_s, rank, stream, self._sequence), FRAMES, now_s))
-        self.timeline.land(stream, event_time_s if reached_s is None else reached_s, now_s)
+        self.timeline.land(stream, event_time_s if reached_s is None else reached_s, now_s, now_s)
         return stale
 
     def fuse(self, *slots: int) -> None:
