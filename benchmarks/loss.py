@@ -25,13 +25,14 @@ import select
 import signal
 import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.disturbed import RATE, SEGMENTS, SESSIONS, Disturbed, Row
 from benchmarks.harness.machine import conclude, kept_today
-from runtime.client import Publisher
+from runtime.client import Publisher, StreamRefused
 from tests.cluster.load import make
 from tests.cluster.networks import HEAD, PUBLISHERS, STORE, WORKER, Networks, is_alone, run_alone
 from tests.cluster.ray_machines import RayMachines
@@ -114,7 +115,8 @@ class OneWorker(Disturbed):
         ):
             for number in range(1, SEGMENTS + 1):
                 for publisher in (one, two):
-                    self._publish(publisher, session, number)
+                    with suppress(StreamRefused):  # the other has taken its stream
+                        self._publish(publisher, session, number)
             one.flush(60.0)
             two.flush(60.0)
         self.count("hot_duplicate", [session], SEGMENTS, jitter_s=IN_ORDER)

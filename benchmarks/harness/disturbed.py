@@ -18,6 +18,8 @@ from tests.cluster.running_cluster import RunningCluster
 SESSIONS = 8
 SEGMENTS = 50
 RATE = 200.0
+PATIENCE_S = 300.0
+"""until all is durable: of twenty workers that are killed each may take eight seconds to be there again"""
 RANKED = [(stream, rank) for stream, _, rank in STREAMS]
 
 Row = dict[str, Any]
@@ -35,17 +37,16 @@ class Disturbed:
     def under_load(self, event: str, disturb: Callable[[], None], segments: int = SEGMENTS) -> None:
         """Two publisher processes send to all sessions while `disturb` happens; then count."""
         sessions = [f"{event}-{number}" for number in range(SESSIONS)]
+        load = {"count": segments, "rate": RATE, "flush_s": PATIENCE_S}
         publishers = [
-            start_publisher(
-                self.runtime.address, stream, modality, sessions, through=self.through, count=segments, rate=RATE
-            )
+            start_publisher(self.runtime.address, stream, modality, sessions, through=self.through, **load)
             for stream, modality, _ in STREAMS
         ]
         try:
             with StateClient(self.runtime.address) as client:
                 wait_until(lambda: client.sessions(after=sessions[-2])[0], 60.0, f"{event}: the load has begun")
             disturb()
-            refused = sum(finish_publisher(publisher)["refused"] for publisher in publishers)
+            refused = sum(finish_publisher(publisher, PATIENCE_S)["refused"] for publisher in publishers)
         finally:
             for publisher in publishers:
                 publisher.kill()

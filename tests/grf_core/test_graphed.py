@@ -145,3 +145,20 @@ def test_a_model_and_its_memory_are_let_go_of_at_once_and_wait_for_no_garbage_co
         assert gone() is None
     finally:
         gc.enable()
+
+
+class _Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_while_graphs_are_recorded_there_is_no_garbage_and_none_is_collected() -> None:
+    before = weakref.ref(_Cycle())
+    with graphed._nothing_collected():
+        assert before() is None
+        meanwhile = weakref.ref(_Cycle())
+        assert [_Cycle() for _ in range(10_000)], "enough for several collections"
+        assert meanwhile() is not None
+    assert gc.isenabled()
+    gc.collect()
+    assert meanwhile() is None
