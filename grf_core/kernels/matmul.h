@@ -1,7 +1,7 @@
 // Products with weights, and what comes after them row by row.
 //
 // Weights [depth, width] are packed at load time into panels of PANEL columns, [panel][depth][PANEL], zeros at the end
-// (`native_weights.py`). A tile of at most ROWS x PANEL results stays in registers while the depth goes by; each result
+// (`weights.py`). A tile of at most ROWS x PANEL results stays in registers while the depth goes by; each result
 // is summed in the order of the depth, whatever the tile.
 #pragma once
 

@@ -1,4 +1,4 @@
-// A folded model as `native_weights.py` lays it out: see `folded_weights.py` for what each part is, and for the shapes.
+// A folded model as `weights.py` lays it out: see `folded_weights.py` for what each part is, and for the shapes.
 //
 // Every vector and every row is padded with zeros to whole registers.
 #pragma once
