@@ -25,14 +25,13 @@ def take_records(engine: Engine, incarnation: str, limit: int, rows: float = inf
     sessions = [engine.sessions[key] for key in keys]
     slots = [session.settled_slot for session in sessions if session.settled_slot != NO_SLOT]
     contexts = engine.slab.context_rows(slots) if slots else ()
-    context_of = dict(zip(slots, zip(contexts, engine.slab.host[slots].tolist(), strict=True), strict=True))
+    settled = dict(zip(slots, zip(contexts, engine.slab.host[slots].tolist(), strict=True), strict=True))
     for key in keys:
         del engine.dirty[key]
     names = [modality.name for modality in engine.signature.modalities]
-    settled_of = [context_of.get(session.settled_slot) for session in sessions]
     return [
-        _record(engine.signature, names, session, settled, incarnation)
-        for session, settled in zip(sessions, settled_of, strict=True)
+        _record(engine.signature, names, session, settled.get(session.settled_slot), incarnation)
+        for session in sessions
     ]
 
 
