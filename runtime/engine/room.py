@@ -37,12 +37,14 @@ class Reserve:
 class Room:
     """Lets sessions into one batch while rows are free for them, and counts the rows to their tenants."""
 
-    __slots__ = ("_reserve", "_rows", "_sessions", "passed_over")
+    __slots__ = ("_reserve", "_rows", "_sessions", "has_greedy", "passed_over")
 
     def __init__(self, sessions: Mapping[SessionKey, Session], rows: int, reserve: Reserve) -> None:
         self._sessions = sessions
         self._rows = rows
         self._reserve = reserve
+        self.has_greedy = False
+        """one that holds many rows has asked for more"""
         self.passed_over: list[Session] = []
 
     def __call__(self, key: SessionKey) -> bool:
@@ -58,5 +60,7 @@ class Room:
         timeline = session.timeline
         if timeline.entries[timeline.fused].key.event_time_s <= timeline.watermark_s:
             return 0
-        is_greedy = session.usage.rows_ahead >= self._reserve.few
-        return self._reserve.from_the_greedy if is_greedy else self._reserve.from_all
+        if session.usage.rows_ahead < self._reserve.few:
+            return self._reserve.from_all
+        self.has_greedy = True
+        return self._reserve.from_the_greedy

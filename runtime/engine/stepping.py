@@ -38,6 +38,8 @@ class Stepping:
         self._intake = intake
         self._max_segments = max_segments
         self._reserve = Reserve.of(slab.capacity)
+        self._had_greedy = False
+        """a greedy tenant asked for rows of the last batch: idle sessions make room for such a one too"""
         self._modalities = [modality.name for modality in model.signature.modalities]
 
     @property
@@ -50,7 +52,8 @@ class Stepping:
         keys = self._flow.ready.take(room, at_most)
         for session in room.passed_over:
             self._pass_over(session)
-        self._flow.is_stuck = not keys
+        self._flow.is_stuck = not keys and (self._had_greedy or not room.has_greedy)
+        self._had_greedy = room.has_greedy
         if not keys:
             return 0
         sessions = [self._sessions[key] for key in keys]
@@ -75,7 +78,8 @@ class Stepping:
 
     def _room_for_each(self, now_s: float) -> Room:
         in_batch = min(len(self._flow.ready), self._max_segments)
-        self._residents.make_room(in_batch + self._reserve.from_the_greedy, now_s)
+        reserved = self._reserve.from_the_greedy if self._had_greedy else self._reserve.from_all
+        self._residents.make_room(in_batch + reserved, now_s)
         return Room(self._sessions, self._slab.available, self._reserve)
 
     def _pass_over(self, session: Session) -> None:

@@ -491,6 +491,25 @@ def test_a_tenant_that_takes_all_the_rows_it_can_leaves_some_to_others() -> None
     assert {bench.session(key).settled_version for key in greedy} == {10}
 
 
+def test_idle_sessions_leave_for_a_tenant_that_wants_rows_and_for_no_other() -> None:
+    bench = Bench(capacity=160, lateness_s=100.0)
+    idle = [SessionKey("south", str(n)) for n in range(135)]
+    for key in idle:
+        bench.send("a", 0.0, key=key)
+        bench.drain()
+        bench.engine.end_stream(bench.session(key), "a", bench.now_s)
+    bench.rest()
+    bench.commit()
+    bench.engine.take_progress()
+    bench.send("a", 0.0)
+    assert bench.drain() == 1
+    assert len(bench.engine.sessions) == 136, "there are rows enough"
+    for t in range(1, 20):
+        bench.send("a", float(t))
+    assert sum(bench.drain() for _ in range(3)) == 19
+    assert len(bench.engine.sessions) < 136
+
+
 def test_an_idle_session_leaves_memory_and_comes_back_at_its_next_segment() -> None:
     bench = Bench(evict_after_s=30.0)
     bench.send("a", 1.0)
