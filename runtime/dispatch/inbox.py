@@ -45,6 +45,8 @@ class Inbox:
         self._turn = 0
         self._round = 0
         """what had been taken of the tenant whose turn was last: where a tenant joins"""
+        self._oldest: dict[str, tuple[float, bytes]] = {}
+        """of a tenant, when its longest waiting message was heard, and from whom: known until that one has a turn"""
         self._n_connections = 0
         """with messages"""
         self.n_bytes = 0
@@ -85,6 +87,7 @@ class Inbox:
         connections = self._tenants[tenant]
         identity, connection = next(iter(connections.items()))
         message, size, heard_s = connection.messages.popleft()
+        self._oldest_may_be_gone(tenant, identity)
         if segments_in(message) > SLICE_SEGMENTS:
             assert isinstance(message, Segments)
             message, rest = _cut(message)
@@ -102,11 +105,15 @@ class Inbox:
 
     def unread_since_s(self) -> dict[str, float]:
         """When the longest waiting message of each tenant was heard, of those that have any."""
-        return {
-            tenant: min([connection.messages[0][2] for connection in connections.values()])
-            for tenant, connections in self._tenants.items()
-            if connections
-        }
+        for tenant, connections in self._tenants.items():
+            if connections and tenant not in self._oldest:
+                self._oldest[tenant] = min([(one.messages[0][2], identity) for identity, one in connections.items()])
+        return {tenant: heard_s for tenant, (heard_s, _) in self._oldest.items()}
+
+    def _oldest_may_be_gone(self, tenant: str, identity: bytes) -> None:
+        oldest = self._oldest.get(tenant)
+        if oldest is not None and oldest[1] == identity:
+            del self._oldest[tenant]
 
     def discard(self, peer: Peer) -> None:
         """The connection is gone, and whatever of it waits."""
@@ -114,6 +121,7 @@ class Inbox:
         connection = connections.get(peer.identity) if connections else None
         if connection is not None:
             self.n_bytes -= connection.n_bytes
+            self._oldest_may_be_gone(peer.tenant, peer.identity)
             self._forget(peer.tenant, peer.identity)
 
     def _forget(self, tenant: str, identity: bytes) -> None:

@@ -11,7 +11,6 @@ row then; and until it comes one tenant's steps could hold every row, and the ot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
@@ -19,32 +18,22 @@ from runtime.keys import SessionKey
 PARTS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """Rows that must stay free after a step ahead of the watermark."""
-
-    from_all: int
-    from_the_greedy: int
-    few: int
-    """a tenant that holds so many rows ahead of the watermark is a greedy one"""
-
-    @classmethod
-    def of(cls, capacity: int) -> Reserve:
-        part = max(1, capacity // PARTS)
-        return cls(part, 2 * part, part)
+def part_of(capacity: int) -> int:
+    return max(1, capacity // PARTS)
 
 
 class Room:
     """Lets sessions into one batch while rows are free for them, and counts the rows to their tenants."""
 
-    __slots__ = ("_reserve", "_rows", "_sessions", "has_greedy", "passed_over")
+    __slots__ = ("_part", "_rows", "_sessions", "has_greedy", "passed_over")
 
-    def __init__(self, sessions: Mapping[SessionKey, Session], rows: int, reserve: Reserve) -> None:
+    def __init__(self, sessions: Mapping[SessionKey, Session], rows: int, part: int) -> None:
+        """So many `rows` are free; a `part` is what `part_of` says."""
         self._sessions = sessions
         self._rows = rows
-        self._reserve = reserve
+        self._part = part
         self.has_greedy = False
-        """one that holds many rows has asked for more"""
+        """a tenant that holds a part or more ahead of the watermark has asked for another row"""
         self.passed_over: list[Session] = []
 
     def __call__(self, key: SessionKey) -> bool:
@@ -60,7 +49,7 @@ class Room:
         timeline = session.timeline
         if timeline.entries[timeline.fused].key.event_time_s <= timeline.watermark_s:
             return 0
-        if session.usage.rows_ahead < self._reserve.few:
-            return self._reserve.from_all
+        if session.usage.rows_ahead < self._part:
+            return self._part
         self.has_greedy = True
-        return self._reserve.from_the_greedy
+        return 2 * self._part

@@ -11,7 +11,7 @@ from runtime.engine.order import Entry
 from runtime.engine.outcomes import Failure
 from runtime.engine.quota import Quotas
 from runtime.engine.residents import Residents
-from runtime.engine.room import Reserve, Room
+from runtime.engine.room import Room, part_of
 from runtime.engine.session import Session
 from runtime.engine.slab import Slab
 from runtime.engine.stepper import run_steps
@@ -37,7 +37,7 @@ class Stepping:
         self._flow = flow
         self._intake = intake
         self._max_segments = max_segments
-        self._reserve = Reserve.of(slab.capacity)
+        self._part = part_of(slab.capacity)
         self._had_greedy = False
         """a greedy tenant asked for rows of the last batch: idle sessions make room for such a one too"""
         self._modalities = [modality.name for modality in model.signature.modalities]
@@ -78,9 +78,9 @@ class Stepping:
 
     def _room_for_each(self, now_s: float) -> Room:
         in_batch = min(len(self._flow.ready), self._max_segments)
-        reserved = self._reserve.from_the_greedy if self._had_greedy else self._reserve.from_all
-        self._residents.make_room(in_batch + reserved, now_s)
-        return Room(self._sessions, self._slab.available, self._reserve)
+        kept_free = 2 * self._part if self._had_greedy else self._part
+        self._residents.make_room(in_batch + kept_free, now_s)
+        return Room(self._sessions, self._slab.available, self._part)
 
     def _pass_over(self, session: Session) -> None:
         if not session.lacks_rows:

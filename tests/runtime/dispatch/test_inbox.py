@@ -172,3 +172,23 @@ def test_a_connection_that_is_gone_leaves_nothing() -> None:
     box.discard(sender)
     assert [name for name, _ in take_all(box)] == ["b"]
     assert box.n_bytes == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["put", "put", "take", "discard"]), st.integers(0, 5), st.integers(1, 40))))
+def test_it_knows_since_when_each_tenant_has_waited(actions: list[tuple[str, int, int]]) -> None:
+    box, peers = inbox(), [peer(f"{number}", f"tenant-{number % 2}") for number in range(6)]
+    waiting: dict[str, list[float]] = {one.client: [] for one in peers}
+    for now_s, (action, number, count) in enumerate(actions):
+        one = peers[number]
+        if action == "put":
+            box.put(one, segments(count), float(now_s))
+            waiting[one.client] += [float(now_s)] * -(-count // SLICE_SEGMENTS)
+        elif action == "discard":
+            box.discard(one)
+            waiting[one.client].clear()
+        elif box:
+            waiting[box.take()[0].client].pop(0)
+        heard_s: dict[str, list[float]] = {}
+        for sender in peers:
+            heard_s.setdefault(sender.tenant, []).extend(waiting[sender.client])
+        assert box.unread_since_s() == {tenant: min(times) for tenant, times in heard_s.items() if times}
