@@ -23,6 +23,8 @@ from connectors.errors import ConnectorError
 
 T = TypeVar("T")
 WITHIN_S = 20.0
+CANCELLATIONS = 100
+CANCELLED_WITHIN_S = 2.0
 N = 30
 """samples that a test works with"""
 
@@ -217,6 +219,22 @@ class SourceContract:
                 waiting.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await waiting
+
+        run(main())
+
+    def test_it_can_be_cancelled_at_any_moment(self, harness: Harness) -> None:
+        """Even as an answer comes that is no sample: a lost cancellation would keep the command from ending."""
+
+        async def main() -> None:
+            if harness.ends:
+                return
+            async with harness.make().opened() as source:
+                for turn in range(CANCELLATIONS):
+                    waiting = asyncio.create_task(take(source, 1))
+                    await asyncio.sleep(0.0005 * (turn % 8))
+                    waiting.cancel()
+                    await asyncio.wait((waiting,), timeout=CANCELLED_WITHIN_S)
+                    assert waiting.cancelled(), f"cancellation {turn} was lost"
 
         run(main())
 

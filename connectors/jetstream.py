@@ -14,15 +14,17 @@ made anew is told from the one that was read, if it is shorter: the source break
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field
 
 from connectors.base import MAX_BATCH, Position, Sample, Source, SourceOptions
 from connectors.decoding import SECONDS
 from connectors.errors import NETWORK, SourceBroken, SourceUnavailable, Translation, need, translated
+
+T = TypeVar("T")
 
 ANSWER_WITHIN_S = 5
 """a server that is asked whether it is there; one whose network has fallen silent never says"""
@@ -127,13 +129,13 @@ class NatsSource(Source):
                 if messages:
                     yield [self._sample(message) for message in messages]
                 else:
-                    await self._connection.flush(ANSWER_WITHIN_S)  # raises if the connection is lost
-                    await self._subscription.consumer_info()  # or the consumer, with its server
+                    await _cancellable(self._connection.flush(ANSWER_WITHIN_S))  # raises if the connection is lost
+                    await _cancellable(self._subscription.consumer_info())  # or the consumer, with its server
 
     async def _fetched(self, batch: int, timeout_s: float) -> list[Any]:
         """None within this time is no error."""
         with suppress(need("nats.errors", "nats").TimeoutError, TimeoutError):
-            messages: list[Any] = await self._subscription.fetch(batch, timeout=timeout_s)
+            messages: list[Any] = await _cancellable(self._subscription.fetch(batch, timeout=timeout_s))
             return messages
         return []
 
@@ -166,6 +168,24 @@ class NatsSource(Source):
             with suppress(Exception), translated(self._errors, self._place):
                 async with asyncio.timeout(2.0):
                     await connection.close()
+
+
+async def _cancellable(call: Coroutine[Any, Any, T]) -> T:
+    """What `call` returns. Should it lose a cancellation, it is cancelled again.
+
+    nats-py waits with `asyncio.wait_for`: that of Python 3.11 returns what came in the moment of a cancellation.
+    """
+    task = asyncio.create_task(call)
+    try:
+        await asyncio.wait((task,))
+    except asyncio.CancelledError:
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        if not task.cancelled():
+            task.exception()  # looked at, or asyncio logs that nobody did
+        raise
+    return task.result()
 
 
 async def _ignored(error: Exception) -> None:
