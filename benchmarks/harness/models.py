@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,13 @@ def batch_of(block: Block, rows: int) -> StepBatch:
         frames=[segments[row % len(segments)] for row in range(rows)],
         elapsed_s=np.zeros(rows, np.float32),
     )
+
+
+def stream_of(block: Block, rows: int, segments: int) -> list[StepBatch]:
+    """At least so many segments in batches of `rows`, each in memory of its own, as those that arrive are: one batch
+    over and over would be read from the cache."""
+    batch = batch_of(block, rows)
+    return [replace(batch, frames=[frames.copy() for frames in batch.frames]) for _ in range(-(-segments // rows))]
 
 
 class NullModel:
