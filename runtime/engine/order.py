@@ -10,7 +10,8 @@ the live context after the last entry that has been fused:
 - A segment that lands before an entry already fused *rewinds*: the chain is cut back to the snapshot before the
   newcomer, and the entries behind it wait for their step again.
 - The watermark follows the stream that is furthest behind, at the allowed lateness of the slowest modality with
-  an open stream. A stream that is silent for the idle time-out, or has ended, holds it back no longer.
+  an open stream. A stream that is silent for the idle time-out while others go on, or has ended, holds it back no
+  longer.
   Entries at or before it settle as soon as they are fused: no segment can land before them any more.
 """
 
@@ -53,12 +54,14 @@ class Entry:
 class StreamClock:
     """How far one stream is complete, and until when it is waited for (processing time)."""
 
-    __slots__ = ("ended", "newest_s", "wait_until_s")
+    __slots__ = ("ended", "newest_s", "wait_until_s", "was_excused")
 
     def __init__(self, newest_s: float, wait_until_s: float) -> None:
         self.newest_s = newest_s
         self.wait_until_s = wait_until_s
         self.ended = False
+        self.was_excused = False
+        """it was silent only while all others were, and has not been heard of since"""
 
 
 class Timeline:
@@ -69,6 +72,7 @@ class Timeline:
         "entries",
         "fused",
         "gather_until_s",
+        "heard_s",
         "lateness_s",
         "n_bytes",
         "newest_s",
@@ -89,6 +93,8 @@ class Timeline:
         self.watermark_s = watermark_s
         self.gather_until_s = -inf
         """processing time: until then the watermark stays where it is, for streams that are still to open"""
+        self.heard_s = -inf
+        """processing time: when a segment of any stream landed last"""
 
     # ---- what may enter ----
 
@@ -189,10 +195,13 @@ class Timeline:
         clock = self.clocks[stream]
         if clock.wait_until_s <= now_s and self.idle_at_s <= now_s:
             self._wake(now_s)
+        elif now_s - self.heard_s >= self.policy.idle_timeout_s / 2:
+            self._excuse(now_s)
+        self.heard_s = now_s
         if reached_s > clock.newest_s:
             clock.newest_s = reached_s
         clock.wait_until_s = max(clock.wait_until_s, now_s + self.policy.idle_timeout_s)
-        clock.ended = False
+        clock.ended = clock.was_excused = False
         self.advance_watermark(read_upto_s)
 
     def _wake(self, now_s: float) -> None:
@@ -200,6 +209,14 @@ class Timeline:
         for clock in self.clocks.values():
             if not clock.ended:
                 clock.wait_until_s = now_s + self.policy.idle_timeout_s
+
+    def _excuse(self, now_s: float) -> None:
+        """All were silent for a while, and some until they were not waited for: they may have paused with the others,
+        and go on with them. Once, or one that is gone would be waited for as long as the others are slow."""
+        for clock in self.clocks.values():
+            if self.heard_s < clock.wait_until_s <= now_s and not clock.was_excused:
+                clock.wait_until_s = now_s + self.policy.idle_timeout_s
+                clock.was_excused = True
 
     def wait_longer(self, stream: str, until_s: float) -> None:
         """The stream's next segment was seen but cannot be taken yet: its publisher will send it again."""

@@ -98,6 +98,44 @@ def test_a_silent_stream_is_waited_for_until_the_idle_time_out_and_no_longer() -
     assert chain.timeline.watermark_s == just_below(9.5)
 
 
+@pytest.mark.parametrize("resumes_s", [1.5, 2.005, 2.01, 2.1, 3.0])
+def test_streams_that_paused_together_go_on_together_however_long_the_pause_was(resumes_s: float) -> None:
+    """Between the time-outs of the two as well: the first to go on would have overtaken the other."""
+    chain = Chain(lateness_s=0.5)
+    chain.open("a", 0)
+    chain.open("b", 0)
+    chain.land("b", 9.9, 0.0)
+    chain.land("a", 10.0, 0.01)
+    if resumes_s >= chain.timeline.idle_at_s:
+        chain.timeline.advance_watermark(resumes_s)
+    for position in range(8):
+        chain.land("a", 10.2 + position / 5, resumes_s)
+    assert not chain.timeline.is_late(10.1)
+    chain.land("b", 10.1, resumes_s)
+
+
+def test_a_stream_that_is_gone_is_excused_once_however_slow_the_others_are() -> None:
+    chain = Chain(lateness_s=0.0)
+    chain.open("a", 0)
+    chain.open("b", 0)
+    chain.land("b", 9.0, 0.0)
+    for turn in range(1, 4):
+        chain.land("a", 10.0 * turn, 1.9 * turn)
+    assert chain.timeline.watermark_s == just_below(9.0), "waited for until 3.8 s and the idle time-out"
+    chain.land("a", 40.0, 7.6)
+    assert chain.timeline.watermark_s == just_below(40.0)
+
+
+def test_a_stream_that_is_silent_while_others_go_on_is_not_excused() -> None:
+    chain = Chain(lateness_s=0.0)
+    chain.open("a", 0)
+    chain.open("b", 0)
+    chain.land("b", 9.0, 0.0)
+    for turn in range(1, 5):
+        chain.land("a", 10.0 + turn, 0.5 * turn)
+    assert chain.timeline.watermark_s == just_below(14.0)
+
+
 def test_a_session_that_is_silent_altogether_settles_all_it_has() -> None:
     chain = Chain()
     chain.open("a", 0)
