@@ -93,8 +93,8 @@ class Timeline:
         self.watermark_s = watermark_s
         self.gather_until_s = -inf
         """processing time: until then the watermark stays where it is, for streams that are still to open"""
-        self.heard_s = -inf
-        """processing time: when a segment of any stream landed last"""
+        self.heard_s = inf
+        """processing time: when a segment of any stream landed last; inf while none has since the session is here"""
 
     # ---- what may enter ----
 

@@ -53,6 +53,8 @@ class ReferenceWatermark:
         self._newest_s: dict[str, float] = {}
         self._wait_until_s: dict[str, float] = {}
         self._ended: set[str] = set()
+        self._excused: set[str] = set()
+        self._heard_s = inf
         self._lateness_s = 0.0
         self.watermark_s = -inf
 
@@ -68,6 +70,12 @@ class ReferenceWatermark:
         if max(self._wait_until_s.values()) <= now_s:  # after a silence all are expected to go on
             for other in self._wait_until_s.keys() - self._ended:
                 self._wait_until_s[other] = now_s + IDLE_S
+        elif now_s - self._heard_s >= IDLE_S / 2:  # after a shorter one those that would have gone on, but once
+            timed_out = {name for name, until_s in self._wait_until_s.items() if self._heard_s < until_s <= now_s}
+            self._wait_until_s |= dict.fromkeys(timed_out - self._excused, now_s + IDLE_S)
+            self._excused |= timed_out
+        self._heard_s = now_s
+        self._excused.discard(stream)
         self._ended.discard(stream)
         self._newest_s[stream] = max(self._newest_s[stream], event_time_s)
         self._wait_until_s[stream] = max(self._wait_until_s[stream], now_s + IDLE_S)
@@ -76,6 +84,8 @@ class ReferenceWatermark:
     def forget_ends(self) -> None:
         """A record does not hold them: after an eviction an ended stream may be waited for again."""
         self._ended.clear()
+        self._excused.clear()
+        self._heard_s = inf
 
     def end(self, stream: str, now_s: float) -> None:
         self._ended.add(stream)
