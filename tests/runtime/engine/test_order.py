@@ -114,11 +114,17 @@ def test_streams_that_paused_together_go_on_together_however_long_the_pause_was(
     chain.land("b", 10.1, resumes_s)
 
 
-def test_a_stream_that_is_gone_is_excused_once_however_slow_the_others_are() -> None:
+def chain_whose_b_is_gone() -> Chain:
+    """It was heard of once, at 0."""
     chain = Chain(lateness_s=0.0)
     chain.open("a", 0)
     chain.open("b", 0)
     chain.land("b", 9.0, 0.0)
+    return chain
+
+
+def test_a_stream_that_is_gone_is_excused_once_however_slow_the_others_are() -> None:
+    chain = chain_whose_b_is_gone()
     for turn in range(1, 4):
         chain.land("a", 10.0 * turn, 1.9 * turn)
     assert chain.timeline.watermark_s == just_below(9.0), "waited for until 3.8 s and the idle time-out"
@@ -127,10 +133,7 @@ def test_a_stream_that_is_gone_is_excused_once_however_slow_the_others_are() -> 
 
 
 def test_a_stream_that_is_silent_while_others_go_on_is_not_excused() -> None:
-    chain = Chain(lateness_s=0.0)
-    chain.open("a", 0)
-    chain.open("b", 0)
-    chain.land("b", 9.0, 0.0)
+    chain = chain_whose_b_is_gone()
     for turn in range(1, 5):
         chain.land("a", 10.0 + turn, 0.5 * turn)
     assert chain.timeline.watermark_s == just_below(14.0)
