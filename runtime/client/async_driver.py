@@ -24,8 +24,10 @@ class AsyncDriver(Generic[FleetT]):
     def __init__(self, core: FleetT, locate: Locate) -> None:
         self.core = core
         self._locate = locate
-        self._context: zmq.Context[Any] | None = None
+        self._context: zmq.asyncio.Context | None = None
         self._connections: dict[str, tuple[Lane, zmq.asyncio.Socket]] = {}
+        self._home_breaks: zmq.asyncio.Socket | None = None
+        """ZeroMQ's monitor of home: tells that its TCP connection broke or was refused"""
         self._locating: asyncio.Task[str | None] | None = None
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -35,7 +37,7 @@ class AsyncDriver(Generic[FleetT]):
 
     def start(self) -> None:
         """Call in the event loop that the client lives in."""
-        self._context = zmq.Context()
+        self._context = zmq.asyncio.Context()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def wake(self) -> None:
@@ -86,6 +88,10 @@ class AsyncDriver(Generic[FleetT]):
         """A socket for every lane that should have one; none for those that are not wanted any more."""
         for name in self.core.unwanted(self._connections):
             _, socket = self._connections.pop(name)
+            if name == HOME and self._home_breaks is not None:
+                socket.disable_monitor()
+                self._home_breaks.close(linger=0)
+                self._home_breaks = None
             socket.close(linger=0)
         for name, lane in self.core.missing(self._connections):
             endpoint = name if name != HOME else self._find_home()
@@ -114,7 +120,9 @@ class AsyncDriver(Generic[FleetT]):
 
     def _open(self, name: str, lane: Lane, endpoint: str) -> None:
         assert self._context is not None
-        socket = zmq.asyncio.Socket(self._context, zmq.DEALER)
+        socket = self._context.socket(zmq.DEALER)
+        if name == HOME:
+            self._home_breaks = socket.get_monitor_socket(zmq.EVENT_CONNECT_RETRIED)
         socket.connect(endpoint)
         self._connections[name] = (lane, socket)
         self.core.connected(name, lane, endpoint, time.monotonic())
@@ -127,6 +135,8 @@ class AsyncDriver(Generic[FleetT]):
             while (message := lane.outgoing(time.monotonic())) is not None:
                 await socket.send_multipart(encode(message), copy=False)
         await self._poll(min(max(self.core.wake_at_s - time.monotonic(), 0.0), MAX_POLL_S))
+        if await self._home_has_broken():
+            self.core.broken(time.monotonic())
         for lane, socket in list(self._connections.values()):
             while await socket.poll(0):
                 with contextlib.suppress(DecodeError):  # not a worker of ours, or a newer one
@@ -135,9 +145,18 @@ class AsyncDriver(Generic[FleetT]):
         self.core.tick(time.monotonic())
         self._notify()
 
+    async def _home_has_broken(self) -> bool:
+        has_broken = False
+        while self._home_breaks is not None and await self._home_breaks.poll(0):
+            await self._home_breaks.recv_multipart()
+            has_broken = True
+        return has_broken
+
     async def _poll(self, poll_s: float) -> None:
         """Until a message has come, someone has something to send, or the time is over."""
         sockets = [socket for _, socket in self._connections.values()]
+        if self._home_breaks is not None:
+            sockets.append(self._home_breaks)
         waits: list[asyncio.Future[Any]] = [
             asyncio.ensure_future(socket.poll(int(poll_s * 1000) + 1)) for socket in sockets
         ]

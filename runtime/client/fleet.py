@@ -14,6 +14,11 @@ from runtime import messages as m
 from runtime.client.link import Core
 from runtime.keys import SessionKey, key_group
 
+FIRST_PATIENCE_S = 0.2
+"""a connection of home that breaks is kept for so long at least: a worker that is not there yet, and gateways, would be
+asked without pause"""
+MOST_PATIENCE_S = 3.0
+"""it doubles with every connection in a row that was not welcomed"""
 STALE_AFTER_S = 1.0
 """of being told `not_owner` although the table was followed: the table is asked for again"""
 HOME = ""
@@ -51,6 +56,9 @@ class Fleet(Generic[LaneT]):
         self._strange_since_s = inf
         """when `not_owner` was first met since a table last came"""
         self._untried: list[str] = []
+        self._home_since_s = -inf
+        self._give_home_up_at_s = inf
+        self._patience_s = FIRST_PATIENCE_S
 
     # ---- who goes where ----
 
@@ -115,7 +123,13 @@ class Fleet(Generic[LaneT]):
         """A new connection of this lane is open."""
         lane.connected(now_s)
         if name == HOME:
+            self._home_since_s = now_s
+            self._give_home_up_at_s = inf
             self.located(endpoint)
+
+    def broken(self, now_s: float) -> None:
+        """The connection of home broke or was refused. ZeroMQ goes on trying the same worker, but it may have died."""
+        self._give_home_up_at_s = min(self._give_home_up_at_s, max(now_s, self._home_since_s + self._patience_s))
 
     def next_home(self) -> str | None:
         """Where to connect home to, if the table knows a worker that was not tried since it was lost; else ask."""
@@ -136,6 +150,7 @@ class Fleet(Generic[LaneT]):
             case m.Welcome():
                 self._tenant = message.tenant
                 if lane is self.home:
+                    self._patience_s, self._give_home_up_at_s = FIRST_PATIENCE_S, inf
                     self._untried = [endpoint for endpoint in self._endpoints if endpoint != self._home_endpoint]
             case m.Routes():
                 self._follow(message)
@@ -148,10 +163,14 @@ class Fleet(Generic[LaneT]):
         if now_s - self._strange_since_s > STALE_AFTER_S:
             self._strange_since_s = inf
             self.home.lose()
+        if now_s >= self._give_home_up_at_s:
+            self._give_home_up_at_s = inf
+            self._patience_s = min(2 * self._patience_s, MOST_PATIENCE_S)
+            self.home.lose()
 
     @property
     def wake_at_s(self) -> float:
-        return min(lane.wake_at_s for lane in self.lanes.values())
+        return min(self._give_home_up_at_s, *[lane.wake_at_s for lane in self.lanes.values()])
 
     def _follow(self, routes: m.Routes) -> None:
         if routes.version < self._version:

@@ -1,15 +1,17 @@
 """From the one address a user knows to the endpoint of a worker.
 
 tcp://host:port             a worker
-http://host:port            a gateway: asked for its route table, again whenever a connection is lost
+http://host:port            a gateway: asked for its route table, again whenever a connection is lost; whoever it named
+                            last time is not the first choice the next time, for it may have died
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from runtime.client.errors import ClientError
@@ -30,20 +32,21 @@ def locator(address: str | Locate, token: str) -> Locate:
     if not isinstance(address, str):
         return address
     if address.startswith(("http://", "https://")):
-        return partial(_ask_gateway, address.rstrip("/"), token)
+        return partial(_ask_gateway, address.rstrip("/"), token, itertools.count())
     if address.startswith(("tcp://", "ipc://")):
         return lambda: address
     raise ValueError(f"address {address!r}: expected tcp://host:port of a worker or http://host:port of a gateway")
 
 
-def _ask_gateway(address: str, token: str) -> str:
+def _ask_gateway(address: str, token: str, turns: Iterator[int]) -> str:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         with urllib.request.urlopen(
             urllib.request.Request(f"{address}/v1/route", headers=headers), timeout=TIMEOUT_S
         ) as response:
             routes = json.load(response)
-        endpoint = routes["workers"][0]["endpoint"]
-    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+        workers = routes["workers"]
+        endpoint = workers[next(turns) % len(workers)]["endpoint"]
+    except (OSError, ValueError, ArithmeticError, LookupError, TypeError, http.client.HTTPException) as error:
         raise NotLocated(f"{address} names no worker: {error}") from None
     return str(endpoint)

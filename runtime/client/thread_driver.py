@@ -32,6 +32,8 @@ class ThreadDriver(Generic[FleetT]):
         self._locate = locate
         self._context: zmq.Context[Socket] = zmq.Context()
         self._connections: dict[str, tuple[Lane, Socket]] = {}
+        self._home_breaks: Socket | None = None
+        """ZeroMQ's monitor of home: tells that its TCP connection broke or was refused"""
         self._locating: Future[str | None] | None = None
         self._bell = Doorbell()
         self._rung = False
@@ -83,6 +85,10 @@ class ThreadDriver(Generic[FleetT]):
             unwanted = self.core.unwanted(self._connections)
         for name in unwanted:
             _, socket = self._connections.pop(name)
+            if name == HOME and self._home_breaks is not None:
+                socket.disable_monitor()
+                self._home_breaks.close(linger=0)
+                self._home_breaks = None
             socket.close(linger=0)
         with self.changed:
             missing = self.core.missing(self._connections)
@@ -120,6 +126,8 @@ class ThreadDriver(Generic[FleetT]):
 
     def _open(self, name: str, lane: Lane, endpoint: str) -> None:
         socket = self._context.socket(zmq.DEALER)
+        if name == HOME:
+            self._home_breaks = socket.get_monitor_socket(zmq.EVENT_CONNECT_RETRIED)
         socket.connect(endpoint)
         self._connections[name] = (lane, socket)
         with self.changed:
@@ -131,6 +139,8 @@ class ThreadDriver(Generic[FleetT]):
             sent_all = self._send(lane, socket)
             poller.register(socket, zmq.POLLIN if sent_all else zmq.POLLIN | zmq.POLLOUT)
         poller.register(self._bell, zmq.POLLIN)
+        if self._home_breaks is not None:
+            poller.register(self._home_breaks, zmq.POLLIN)
         longest_s = MAX_POLL_S if HOME in self._connections else RELOCATE_AFTER_S
         with self.changed:
             wake_at_s = self.core.wake_at_s
@@ -139,10 +149,22 @@ class ThreadDriver(Generic[FleetT]):
         with self.changed:
             self._rung = False
             self._bell.hear()
+            if self._home_has_broken():
+                self.core.broken(time.monotonic())
             for lane, socket in self._connections.values():
                 self._receive(lane, socket)
             self.core.tick(time.monotonic())
             self.changed.notify_all()
+
+    def _home_has_broken(self) -> bool:
+        has_broken = False
+        while self._home_breaks is not None:
+            try:
+                multipart.receive(self._home_breaks)
+            except zmq.Again:
+                break
+            has_broken = True
+        return has_broken
 
     def _send(self, lane: Lane, socket: Socket) -> bool:
         """Send what the lane has, as far as the socket takes it; False if it takes no more now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Mapping
@@ -67,10 +68,13 @@ class RouteTable:
         self._routes: Routes | None = None
         self._why_none = "the controller was not asked yet"
         self._asked_s = float("-inf")
+        self._turns = itertools.count()
 
     def locate(self) -> str:
-        """The endpoint of a worker; raises NotLocated. May block: for the clients' threads."""
-        return self.read(LOCATE_REFRESH_S).workers[0].endpoint
+        """The endpoint of a worker, of another one each time: the last may have died. Raises NotLocated. May block: for
+        the clients' threads."""
+        workers = self.read(LOCATE_REFRESH_S).workers
+        return workers[next(self._turns) % len(workers)].endpoint
 
     def read(self, max_age_s: float = REFRESH_S) -> Routes:
         """Raises NotLocated while no worker is known. May block."""

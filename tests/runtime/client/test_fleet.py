@@ -158,6 +158,43 @@ def test_a_table_that_leads_astray_is_asked_for_again() -> None:
     assert fleet.home.is_lost
 
 
+def test_a_home_that_breaks_is_given_up_at_once() -> None:
+    fleet = publisher()
+    fleet.broken(10.0)
+    fleet.tick(10.0)
+    assert fleet.home.is_lost
+
+
+def refuse_again_and_again(fleet: PublisherFleet, start_s: float, kept_s: Iterable[float]) -> None:
+    """Each connection is refused at once, and kept for so long."""
+    for patience_s in kept_s:
+        fleet.connected(HOME, fleet.home, A, start_s)
+        fleet.broken(start_s)
+        assert fleet.wake_at_s <= start_s + patience_s
+        fleet.tick(start_s + patience_s - 0.01)
+        assert not fleet.home.is_lost
+        start_s += patience_s + 0.01
+        fleet.tick(start_s)
+        assert fleet.home.is_lost
+
+
+def test_a_home_that_is_refused_is_tried_ever_less_often_until_it_is_welcomed() -> None:
+    fleet = PublisherFleet(Identity("me"), PublisherPolicy())
+    refuse_again_and_again(fleet, 100.0, [0.2, 0.4, 0.8, 1.6, 3.0, 3.0])
+    fleet.connected(HOME, fleet.home, A, 200.0)
+    fleet.receive(fleet.home, welcome(), 200.1)
+    refuse_again_and_again(fleet, 300.0, [0.2, 0.4])
+
+
+def test_a_home_that_is_refused_at_first_and_welcomed_then_is_kept() -> None:
+    fleet = PublisherFleet(Identity("me"), PublisherPolicy())
+    fleet.connected(HOME, fleet.home, A, 10.0)
+    fleet.broken(10.0)
+    fleet.receive(fleet.home, welcome(), 10.1)
+    fleet.tick(10.3)
+    assert not fleet.home.is_lost
+
+
 def reader(*routes: m.Routes) -> StateFleet:
     fleet = StateFleet(Identity("me"))
     fleet.home.connected(0.0)
