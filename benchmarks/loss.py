@@ -37,7 +37,7 @@ from tests.cluster.load import make
 from tests.cluster.networks import HEAD, PUBLISHERS, STORE, WORKER, Networks, is_alone, run_alone
 from tests.cluster.ray_machines import RayMachines
 from tests.cluster.recorded import STREAMS
-from tests.cluster.running import RunningRuntime, start_publisher, wait_until
+from tests.cluster.running import RunningRuntime, start_publishers, wait_until
 from tests.cluster.running_cluster import RunningCluster
 from tests.servers import RedisServer
 
@@ -63,10 +63,7 @@ class OneWorker(Disturbed):
         """kill -9 of a publisher in the middle; started again it sends everything from the beginning."""
         sessions = [f"retry-{number}" for number in range(SESSIONS)]
         for attempt in range(3):
-            publishers = [
-                start_publisher(self.runtime.address, stream, modality, sessions, count=SEGMENTS, rate=RATE)
-                for stream, modality, _ in STREAMS
-            ]
+            publishers = start_publishers(self.runtime.address, sessions, count=SEGMENTS, rate=RATE)
             if attempt < 2:
                 select.select([], [], [], 2.0 + self.rng.uniform(0.0, 1.0))
                 for publisher in publishers:

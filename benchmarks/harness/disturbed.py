@@ -12,7 +12,7 @@ from runtime.client import StateClient
 from tests.cluster.load import JITTER_S, expected
 from tests.cluster.ray_machines import Running
 from tests.cluster.recorded import STREAMS
-from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, start_publisher, wait_until
+from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, start_publishers, wait_until
 from tests.cluster.running_cluster import RunningCluster
 
 SESSIONS = 8
@@ -38,10 +38,7 @@ class Disturbed:
         """Two publisher processes send to all sessions while `disturb` happens; then count."""
         sessions = [f"{event}-{number}" for number in range(SESSIONS)]
         load = {"count": segments, "rate": RATE, "flush_s": PATIENCE_S}
-        publishers = [
-            start_publisher(self.runtime.address, stream, modality, sessions, through=self.through, **load)
-            for stream, modality, _ in STREAMS
-        ]
+        publishers = start_publishers(self.runtime.address, sessions, through=self.through, **load)
         try:
             with StateClient(self.runtime.address) as client:
                 wait_until(lambda: client.sessions(after=sessions[-2])[0], 60.0, f"{event}: the load has begun")

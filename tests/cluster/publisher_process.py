@@ -1,6 +1,7 @@
 """One publisher in a process of its own: `python -m tests.cluster.publisher_process '{...}'`.
 
-Publishes one stream of many sessions at a steady rate, waits until all is durable, prints its figures as one JSON line.
+Says that it is ready, and waits for a line before it begins. Publishes one stream of many sessions at a steady rate,
+waits until all is durable, prints its figures as one JSON line.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ def main() -> None:
     plan = json.loads(sys.argv[1])
     every_s = 1.0 / plan["rate"]
     codes: Counter[str] = Counter()
+    print("ready", flush=True)
+    sys.stdin.readline()
     with Publisher(
         plan["address"], client=f"load-{plan['stream']}", on_event=lambda event: codes.update([event.code])
     ) as publisher:

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from tests.cluster.recorded import STREAMS
 from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -130,16 +131,31 @@ def grf(*arguments: str, within_s: float = 120.0) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=within_s, check=False)
 
 
-def start_publisher(
-    address: str, stream: str, modality: str, sessions: Sequence[str], *, through: Sequence[str] = (), **load: float
-) -> Any:
-    """One publisher process (tests/cluster/publisher_process.py); `finish_publisher` waits for it."""
-    plan = {"address": address, "stream": stream, "modality": modality, "sessions": list(sessions), **load}
-    command = [*through, sys.executable, "-m", "tests.cluster.publisher_process", json.dumps(plan)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+def start_publishers(
+    address: str, *shares: Sequence[str], through: Sequence[str] = (), **load: float
+) -> list[subprocess.Popen[str]]:
+    """A publisher process (tests/cluster/publisher_process.py) for each stream of each share of the sessions.
+
+    They begin together: a stream that began later than its session waits for silent ones would be late by right.
+    """
+    publishers = []
+    for share in shares:
+        for stream, modality, _ in STREAMS:
+            plan = {"address": address, "stream": stream, "modality": modality, "sessions": list(share), **load}
+            command = [*through, sys.executable, "-m", "tests.cluster.publisher_process", json.dumps(plan)]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            publishers.append(subprocess.Popen(command, text=True, cwd=ROOT, **pipes))
+    for publisher in publishers:
+        assert publisher.stdout is not None
+        assert publisher.stdout.readline() == "ready\n"
+    for publisher in publishers:
+        assert publisher.stdin is not None
+        publisher.stdin.write("go\n")
+        publisher.stdin.flush()
+    return publishers
 
 
-def finish_publisher(process: Any, within_s: float = 120.0) -> dict[str, Any]:
+def finish_publisher(process: subprocess.Popen[str], within_s: float = 120.0) -> dict[str, Any]:
     out, _ = process.communicate(timeout=within_s)
     assert process.returncode == 0, f"publisher ended with {process.returncode}: {out}"
     stats: dict[str, Any] = json.loads(out.splitlines()[-1])

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.recorded import STREAMS
-from tests.cluster.running import finish_publisher, start_publisher, wait_until
+from tests.cluster.running import finish_publisher, start_publishers, wait_until
 from tests.cluster.running_cluster import RunningCluster
 from tests.cluster.test_killing import check_settled
 
@@ -42,11 +41,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
 def under_load(cluster: RunningCluster, name: str, disturb: Callable[[], None]) -> None:
     sessions = [f"{name}-{number:04}" for number in range(SESSIONS)]
     shares = [sessions[number::PUBLISHERS] for number in range(PUBLISHERS)]
-    publishers = [
-        start_publisher(cluster.address, stream, modality, share, count=COUNT, rate=100.0, flush_s=240.0)
-        for stream, modality, _ in STREAMS
-        for share in shares
-    ]
+    publishers = start_publishers(cluster.address, *shares, count=COUNT, rate=100.0, flush_s=240.0)
     rng = random.Random(name)
     try:
         for _ in range(TIMES):

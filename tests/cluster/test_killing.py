@@ -21,7 +21,7 @@ from runtime.store.base import StoreFenced
 from runtime.store.sqlite import SqliteStore
 from tests.cluster.load import expected
 from tests.cluster.recorded import STREAMS
-from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, grf, start_publisher, wait_until, wake
+from tests.cluster.running import ROOT, RunningRuntime, finish_publisher, grf, start_publishers, wait_until, wake
 
 pytestmark = pytest.mark.cluster
 RANKED = [(stream, rank) for stream, _, rank in STREAMS]
@@ -33,10 +33,7 @@ def run_under_load(
 ) -> None:
     """Two publisher processes send one stream each of four sessions; meanwhile `disturb`; then all must be right."""
     sessions = [f"{name}-{number}" for number in range(4)]
-    publishers = [
-        start_publisher(runtime.address, stream, modality, sessions, count=count, rate=rate)
-        for stream, modality, _ in STREAMS
-    ]
+    publishers = start_publishers(runtime.address, sessions, count=count, rate=rate)
     with StateClient(runtime.address) as client:
         wait_until(lambda: client.sessions(after=f"{name}-2")[0], 60.0, "the load has begun")
     try:

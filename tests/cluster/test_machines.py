@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from tests.cluster.ray_machines import PROGRAMS, RayMachines, Running
-from tests.cluster.recorded import STREAMS
-from tests.cluster.running import ROOT, finish_publisher, start_publisher, wait_until
+from tests.cluster.running import ROOT, finish_publisher, start_publishers, wait_until
 from tests.cluster.test_killing import check_settled
 from tests.servers import RedisServer, free_port
 
@@ -36,10 +35,7 @@ def test_a_head_that_is_lost_and_comes_back_costs_nothing(redis: RedisServer, tm
         head = machines.start_head()
         machines.start_worker()
         runtime = machines.deploy(workers)
-        publishers = [
-            start_publisher(runtime.address, stream, modality, SESSIONS, count=COUNT, rate=60.0, flush_s=200.0)
-            for stream, modality, _ in STREAMS
-        ]
+        publishers = start_publishers(runtime.address, SESSIONS, count=COUNT, rate=60.0, flush_s=200.0)
         select.select([], [], [], 3.0)
         machines.kill(head)
         select.select([], [], [], 5.0)
@@ -73,11 +69,7 @@ def test_serve_deploys_the_file_onto_a_ray_that_runs(tmp_path: Path) -> None:
         dashboard = f"http://127.0.0.1:{machines.dashboard_port}"
         machines.run("deploy", "--address", dashboard, str(path), program=PROGRAMS / "serve")
         wait_until(lambda: runtime.serve_all(2), 120.0, "two workers serve")
-        publishers = [
-            start_publisher(runtime.address, stream, modality, SESSIONS, count=10, rate=100.0)
-            for stream, modality, _ in STREAMS
-        ]
-        for publisher in publishers:
+        for publisher in start_publishers(runtime.address, SESSIONS, count=10, rate=100.0):
             finish_publisher(publisher)
         check_settled(runtime, SESSIONS, 10)
     finally:

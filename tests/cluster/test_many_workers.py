@@ -14,8 +14,7 @@ import httpx
 import pytest
 
 from runtime.client import StateClient
-from tests.cluster.recorded import STREAMS
-from tests.cluster.running import command_line, finish_publisher, parent_and_session, start_publisher, wait_until
+from tests.cluster.running import command_line, finish_publisher, parent_and_session, start_publishers, wait_until
 from tests.cluster.running_cluster import RunningCluster
 from tests.cluster.test_killing import check_settled, wait_a_little
 
@@ -38,10 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster
 def under_load(cluster: RunningCluster, name: str, disturb: Callable[[], None]) -> None:
     """Two publisher processes send one stream each of many sessions; meanwhile `disturb`; then all must be right."""
     sessions = [f"{name}-{number:02}" for number in range(SESSIONS)]
-    publishers = [
-        start_publisher(cluster.address, stream, modality, sessions, count=COUNT, rate=100.0)
-        for stream, modality, _ in STREAMS
-    ]
+    publishers = start_publishers(cluster.address, sessions, count=COUNT, rate=100.0)
     try:
         with StateClient(cluster.address) as client:
             wait_until(lambda: client.sessions(after=sessions[-2])[0], 60.0, "the load has begun")
