@@ -1,7 +1,7 @@
 """One publisher in a process of its own: `python -m tests.cluster.publisher_process '{...}'`.
 
-Says that it is ready, and waits for a line before it begins. Publishes one stream of many sessions at a steady rate,
-waits until all is durable, prints its figures as one JSON line.
+Says when a worker has welcomed it, and waits for a line before it begins. Publishes one stream of many sessions at a
+steady rate, waits until all is durable, prints its figures as one JSON line.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import Counter
 from runtime.client import Publisher
 from tests.cluster.load import make
 
+CONNECTED_WITHIN_S = 60.0
 RANKS = {"accelerometer": 0, "gyroscope": 1}
 
 
@@ -21,11 +22,12 @@ def main() -> None:
     plan = json.loads(sys.argv[1])
     every_s = 1.0 / plan["rate"]
     codes: Counter[str] = Counter()
-    print("ready", flush=True)
-    sys.stdin.readline()
     with Publisher(
         plan["address"], client=f"load-{plan['stream']}", on_event=lambda event: codes.update([event.code])
     ) as publisher:
+        publisher.check(CONNECTED_WITHIN_S)
+        print("ready", flush=True)
+        sys.stdin.readline()
         started_s, sent = time.monotonic(), 0
         for sequence in range(1, int(plan["count"]) + 1):
             for session in plan["sessions"]:

@@ -136,7 +136,8 @@ def start_publishers(
 ) -> list[subprocess.Popen[str]]:
     """A publisher process (tests/cluster/publisher_process.py) for each stream of each share of the sessions.
 
-    They begin together: a stream that began later than its session waits for silent ones would be late by right.
+    They begin together, each connected: a stream that began later than its session waits for silent ones, as when the
+    gateway was killed before it was asked, would be late by right.
     """
     publishers = []
     for share in shares:
