@@ -1,8 +1,8 @@
 """From the one address a user knows to the endpoint of a worker.
 
 tcp://host:port             a worker
-http://host:port            a gateway: asked for its route table, again whenever a connection is lost; whoever it named
-                            last time is not the first choice the next time, for it may have died
+http://host:port            a gateway: asked for its route table, again whenever a connection is lost; the next of its
+                            workers is taken each time, for the one before may have died
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _ask_gateway(address: str, token: str, turns: Iterator[int]) -> str:
         ) as response:
             routes = json.load(response)
         workers = routes["workers"]
-        endpoint = workers[next(turns) % len(workers)]["endpoint"]
-    except (OSError, ValueError, ArithmeticError, LookupError, TypeError, http.client.HTTPException) as error:
+        endpoint = workers[next(turns) % max(len(workers), 1)]["endpoint"]
+    except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
         raise NotLocated(f"{address} names no worker: {error}") from None
     return str(endpoint)

@@ -40,6 +40,11 @@ def test_an_answer_is_used_for_a_moment_and_then_asked_for_again() -> None:
     assert table.locate() == "tcp://b:2"
 
 
+def test_another_worker_is_named_each_time_for_the_last_may_have_died() -> None:
+    table = RouteTable(Source({"workers": [WORKER, {**WORKER, "endpoint": "tcp://b:2"}]}))
+    assert [table.locate() for _ in range(3)] == ["tcp://a:1", "tcp://b:2", "tcp://a:1"]
+
+
 def test_the_last_answer_outlives_its_controller() -> None:
     table = RouteTable(Source({"workers": [WORKER]}, ConnectionError("gone")))
     table.locate()
