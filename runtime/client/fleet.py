@@ -17,8 +17,9 @@ from runtime.keys import SessionKey, key_group
 FIRST_PATIENCE_S = 0.2
 """a connection of home that breaks is kept for so long at least: a worker that is not there yet, and gateways, would be
 asked without pause"""
-MOST_PATIENCE_S = 3.0
-"""it doubles with every connection in a row that was not welcomed"""
+MOST_PATIENCE_S = 1.0
+"""it doubles with every connection in a row that was not welcomed; less than a session waits for silent streams, for
+those that have lost the same worker should find the next one close enough together"""
 STALE_AFTER_S = 1.0
 """of being told `not_owner` although the table was followed: the table is asked for again"""
 HOME = ""

@@ -180,7 +180,7 @@ def refuse_again_and_again(fleet: PublisherFleet, start_s: float, kept_s: Iterab
 
 def test_a_home_that_is_refused_is_tried_ever_less_often_until_it_is_welcomed() -> None:
     fleet = PublisherFleet(Identity("me"), PublisherPolicy())
-    refuse_again_and_again(fleet, 100.0, [0.2, 0.4, 0.8, 1.6, 3.0, 3.0])
+    refuse_again_and_again(fleet, 100.0, [0.2, 0.4, 0.8, 1.0, 1.0])
     fleet.connected(HOME, fleet.home, A, 200.0)
     fleet.receive(fleet.home, welcome(), 200.1)
     refuse_again_and_again(fleet, 300.0, [0.2, 0.4])
