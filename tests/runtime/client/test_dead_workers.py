@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from math import inf
@@ -22,7 +23,6 @@ from runtime.client import link as link_module
 from runtime.engine.engine import EnginePolicy
 from runtime.engine.policies import OrderPolicy
 from tests.runtime.worker_harness import HOST, LIMIT_S, RunningWorker
-from tests.servers import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -102,8 +102,9 @@ def test_a_reader_whose_worker_dies_before_its_welcome_goes_to_another(gateway: 
 
 
 def test_a_worker_that_is_not_there_is_not_waited_for(gateway: Gateway, tmp_path: Path) -> None:
-    with RunningWorker(tmp_path) as worker:
-        gateway.endpoints = [f"tcp://{HOST}:{free_port()}", worker.endpoint]
+    with socket.socket() as silent, RunningWorker(tmp_path) as worker:
+        silent.bind((HOST, 0))  # it never listens: who connects is refused
+        gateway.endpoints = [f"tcp://{HOST}:{silent.getsockname()[1]}", worker.endpoint]
         with Publisher(gateway.address) as publisher:
             publisher.check(LIMIT_S)
     assert gateway.asked == 2
