@@ -26,8 +26,8 @@ class AsyncDriver(Generic[FleetT]):
         self._locate = locate
         self._context: zmq.asyncio.Context | None = None
         self._connections: dict[str, tuple[Lane, zmq.asyncio.Socket]] = {}
-        self._home_breaks: zmq.asyncio.Socket | None = None
-        """ZeroMQ's monitor of home: tells that its TCP connection broke or was refused"""
+        self._watching: asyncio.Task[None] | None = None
+        """hears whether home's TCP connection breaks or is refused"""
         self._locating: asyncio.Task[str | None] | None = None
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -80,6 +80,8 @@ class AsyncDriver(Generic[FleetT]):
         finally:
             if self._locating is not None:
                 self._locating.cancel()
+            if self._watching is not None:
+                self._watching.cancel()
             for _, socket in self._connections.values():
                 socket.close(linger=0)
             self._notify()  # whoever waits is told that the client has closed, or failed
@@ -88,10 +90,8 @@ class AsyncDriver(Generic[FleetT]):
         """A socket for every lane that should have one; none for those that are not wanted any more."""
         for name in self.core.unwanted(self._connections):
             _, socket = self._connections.pop(name)
-            if name == HOME and self._home_breaks is not None:
-                socket.disable_monitor()
-                self._home_breaks.close(linger=0)
-                self._home_breaks = None
+            if name == HOME and self._watching is not None:
+                self._watching.cancel()
             socket.close(linger=0)
         for name, lane in self.core.missing(self._connections):
             endpoint = name if name != HOME else self._find_home()
@@ -122,7 +122,8 @@ class AsyncDriver(Generic[FleetT]):
         assert self._context is not None
         socket = self._context.socket(zmq.DEALER)
         if name == HOME:
-            self._home_breaks = socket.get_monitor_socket(zmq.EVENT_CONNECT_RETRIED)
+            breaks = socket.get_monitor_socket(zmq.EVENT_CONNECT_RETRIED)
+            self._watching = asyncio.create_task(self._watch_home(breaks))
         socket.connect(endpoint)
         self._connections[name] = (lane, socket)
         self.core.connected(name, lane, endpoint, time.monotonic())
@@ -135,8 +136,6 @@ class AsyncDriver(Generic[FleetT]):
             while (message := lane.outgoing(time.monotonic())) is not None:
                 await socket.send_multipart(encode(message), copy=False)
         await self._poll(min(max(self.core.wake_at_s - time.monotonic(), 0.0), MAX_POLL_S))
-        if await self._home_has_broken():
-            self.core.broken(time.monotonic())
         for lane, socket in list(self._connections.values()):
             while await socket.poll(0):
                 with contextlib.suppress(DecodeError):  # not a worker of ours, or a newer one
@@ -145,18 +144,16 @@ class AsyncDriver(Generic[FleetT]):
         self.core.tick(time.monotonic())
         self._notify()
 
-    async def _home_has_broken(self) -> bool:
-        has_broken = False
-        while self._home_breaks is not None and await self._home_breaks.poll(0):
-            await self._home_breaks.recv_multipart()
-            has_broken = True
-        return has_broken
+    async def _watch_home(self, breaks: zmq.asyncio.Socket) -> None:
+        with breaks:
+            while True:
+                await breaks.recv_multipart()
+                self.core.broken(time.monotonic())
+                self._wake.set()
 
     async def _poll(self, poll_s: float) -> None:
         """Until a message has come, someone has something to send, or the time is over."""
         sockets = [socket for _, socket in self._connections.values()]
-        if self._home_breaks is not None:
-            sockets.append(self._home_breaks)
         waits: list[asyncio.Future[Any]] = [
             asyncio.ensure_future(socket.poll(int(poll_s * 1000) + 1)) for socket in sockets
         ]

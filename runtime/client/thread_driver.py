@@ -145,26 +145,17 @@ class ThreadDriver(Generic[FleetT]):
         with self.changed:
             wake_at_s = self.core.wake_at_s
         poll_s = min(max(wake_at_s - time.monotonic(), 0.0), longest_s)
-        poller.poll(int(poll_s * 1000) + 1)
+        ready = dict(poller.poll(int(poll_s * 1000) + 1))
         with self.changed:
             self._rung = False
             self._bell.hear()
-            if self._home_has_broken():
+            if self._home_breaks is not None and self._home_breaks in ready:
+                multipart.receive(self._home_breaks)
                 self.core.broken(time.monotonic())
             for lane, socket in self._connections.values():
                 self._receive(lane, socket)
             self.core.tick(time.monotonic())
             self.changed.notify_all()
-
-    def _home_has_broken(self) -> bool:
-        has_broken = False
-        while self._home_breaks is not None:
-            try:
-                multipart.receive(self._home_breaks)
-            except zmq.Again:
-                break
-            has_broken = True
-        return has_broken
 
     def _send(self, lane: Lane, socket: Socket) -> bool:
         """Send what the lane has, as far as the socket takes it; False if it takes no more now."""
