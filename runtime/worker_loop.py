@@ -203,7 +203,8 @@ class WorkerLoop:
         self._poller.unregister(self._socket)
         while not self.dispatcher.saver.is_clean and time.monotonic() < until_s:
             self._work()
-            self._poller.poll(10)
+            due_s = self.dispatcher.saver.due_s
+            self._poller.poll(0 if due_s is not None and due_s <= self._clock() else 10)
             self._bell.hear()
         self._work()
         return self.dispatcher.saver.is_clean

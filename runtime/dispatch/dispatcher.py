@@ -22,7 +22,7 @@ from runtime.dispatch.peers import EVERY_SESSION, MAX_SUBSCRIPTIONS, Peer, Peers
 from runtime.dispatch.policy import DispatchPolicy
 from runtime.dispatch.publishing import Publishing
 from runtime.dispatch.questions import Questions
-from runtime.dispatch.saving import Saver
+from runtime.dispatch.saving import Saver, rows_of_turn
 from runtime.dispatch.store_jobs import StoreQueue
 from runtime.dispatch.telling import Teller
 from runtime.engine.engine import Engine
@@ -241,11 +241,16 @@ class Dispatcher:
         self._questions.tick(now_s)
         for peer in self.peers.drop_silent(now_s - PEER_TIMEOUT_S):
             self._forget_unread(peer)
-        self.saver.save(now_s, self.pace.segments)
+        self.saver.save(now_s, self._rows_to_save(now_s))
         self._handover.go_on()
         self._publishing.tell_opened(now_s)
         self._teller.tell_progress(self._wall_offset_s)
         self.engine.tap(bool(self.peers.taps()))
+
+    def _rows_to_save(self, now_s: float) -> int:
+        if self.owned.frozen:  # publishers wait for the end of it
+            return self.pace.segments
+        return rows_of_turn(self._segments_of_turn, self.saver.put_off_s(now_s))
 
     @property
     def has_work(self) -> bool:

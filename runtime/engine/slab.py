@@ -88,7 +88,11 @@ class Slab:
 
     def context_rows(self, slots: list[int]) -> Float32Array:
         """[len(slots), K, D] on the host: one gather and one copy for all."""
-        rows: Float32Array = self.gather(np.array(slots, dtype=np.int64)).cpu().numpy()
+        rows: Float32Array
+        if self._in_memory is not None:
+            rows = self._in_memory[slots]
+        else:
+            rows = self.gather(np.array(slots, dtype=np.int64)).cpu().numpy()
         return rows
 
     def write(

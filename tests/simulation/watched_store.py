@@ -51,6 +51,7 @@ class WatchedStore(MemoryStore):
         assert new.version >= version, f"{new.key}: version {new.version} replaces {version}"
         marks = {stream.stream: stream for stream in new.streams}
         for stream in old.streams if old else ():
+            assert stream.stream in marks, f"{new.key}: a stream is forgotten"
             assert marks[stream.stream].settled_upto >= stream.settled_upto, f"{new.key}: marks went back"
         times = self.settled_event_times(new.key)
         assert len(times) == new.version, f"{new.key}: {len(times)} rows of history for version {new.version}"

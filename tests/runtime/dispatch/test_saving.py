@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from runtime import messages as m
-from runtime.dispatch.saving import AT_ONCE, REST, SHARE_AT_ONCE
+from runtime.dispatch.saving import AT_ONCE, PUT_OFF_S, REST, ROWS_OF_TURN, SHARE_AT_ONCE, rows_of_turn
 from runtime.keys import SessionKey
-from tests.runtime.dispatch.desk import Desk
+from tests.runtime.dispatch.desk import FRAMES, Desk
 
 EVERY_ROW = 1_000_000
 TOOK_S = 0.25
@@ -21,17 +21,19 @@ class Write:
     rest_s: float
 
 
-def desk_with(sessions: int) -> Desk:
-    """Sessions that all have something to save, at a store that waits for the test."""
+def desk_with(sessions: int, later_s: float = 60.0) -> Desk:
+    """Sessions that all have something to save, at a store that has rested for long and waits for the test."""
     desk = Desk()
     desk.hello(b"a")
     for number in range(sessions):
         desk.deliver_message(b"a", m.Open(f"s{number}", "mic", "audio", 1))
     desk.work(1.0)
+    while not desk.dispatcher.saver.is_clean:
+        desk.work(1.0)
     desk.store_is_stuck = True
     for number in range(sessions):
         desk.dispatcher.engine.dirty[SessionKey("default", f"s{number}")] = None
-    desk.now_s += 60.0
+    desk.now_s += later_s
     return desk
 
 
@@ -74,3 +76,35 @@ def test_all_is_written_together_while_publishers_wait_for_the_next_owner() -> N
     desk = desk_with(4 * AT_ONCE)
     desk.dispatcher.release([0])
     assert write(desk).sessions == 4 * AT_ONCE
+
+
+def test_turns_without_segments_make_the_records_of_a_write_some_at_a_time() -> None:
+    desk = desk_with(AT_ONCE, later_s=1.0)
+    turns = 0
+    while not desk.dispatcher.store.take():
+        left = len(desk.dispatcher.engine.dirty)
+        desk.dispatcher.work(desk.now_s)
+        turns += 1
+        assert 0 < left - len(desk.dispatcher.engine.dirty) <= ROWS_OF_TURN
+    assert turns > 1
+
+
+def test_turns_with_segments_leave_records_to_others_and_at_last_make_as_many_as_they_settle() -> None:
+    desk = desk_with(AT_ONCE, later_s=1.0)
+    dirty, began_s = desk.dispatcher.engine.dirty, desk.now_s
+    for turn in range(100):
+        entries = (m.SegmentEntry(turn + 1, float(turn), FRAMES),)
+        desk.deliver_message(b"a", m.Segments((m.StreamSegments("s0", "mic", 1, entries),)))
+        desk.dispatcher.work(desk.now_s)
+        assert len(dirty) == AT_ONCE or desk.now_s >= began_s + PUT_OFF_S
+        if desk.dispatcher.store.take():
+            break
+        desk.now_s += PUT_OFF_S / 4
+    else:
+        pytest.fail("a worker that always has segments to fuse never saves")
+    assert desk.now_s - began_s < 3 * PUT_OFF_S
+
+
+@pytest.mark.parametrize("segments", [1, ROWS_OF_TURN, 40 * ROWS_OF_TURN])
+def test_a_worker_at_its_limit_makes_records_as_fast_as_it_settles(segments: int) -> None:
+    assert rows_of_turn(segments, PUT_OFF_S) >= 2 * segments, "a record counts one, and its row of history one more"
