@@ -21,7 +21,7 @@ def machine() -> dict[str, Any]:
     """The hardware, how busy it was (1, 5 and 15 minutes), and the versions that matter for speed."""
     return {
         "processor": _processor(),
-        "processors": os.cpu_count(),
+        "processors": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "load_average": [round(load, 1) for load in os.getloadavg()],
         "system": platform.platform(),
