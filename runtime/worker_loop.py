@@ -199,12 +199,15 @@ class WorkerLoop:
                 self.dispatcher.gone(identity)
 
     def _drain(self, until_s: float) -> bool:
-        """Save what is settled; what is not stays with its publishers, who will send it again."""
+        """Take no more, and save what is settled of what has been received; what is not settled stays with its
+        publishers, who will send it again."""
         self._poller.unregister(self._socket)
-        while not self.dispatcher.saver.is_clean and time.monotonic() < until_s:
+        dispatcher, saver = self.dispatcher, self.dispatcher.saver
+        while True:
             self._work()
-            due_s = self.dispatcher.saver.due_s
-            self._poller.poll(0 if due_s is not None and due_s <= self._clock() else 10)
+            if (saver.is_clean and not dispatcher.has_work) or time.monotonic() >= until_s:
+                return saver.is_clean
+            due_s = saver.due_s
+            is_due = due_s is not None and due_s <= self._clock()
+            self._poller.poll(0 if is_due or dispatcher.has_work else 10)
             self._bell.hear()
-        self._work()
-        return self.dispatcher.saver.is_clean

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 
 import pytest
 
+from runtime import messages as m
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.dispatch.policy import DispatchPolicy
 from runtime.engine.engine import Engine, EnginePolicy
+from runtime.keys import KEY_GROUPS
 from runtime.security import Tokens
 from runtime.store.sqlite import SqliteStore
+from runtime.wire import encode
 from runtime.worker_loop import WorkerLoop
+from tests.cluster.running import wait_until
 from tests.runtime.toy_model import ToyModel
 from tests.runtime.worker_harness import LIMIT_S
 
 
 @pytest.fixture
 def loop(tmp_path: Path) -> WorkerLoop:
+    """Of a worker that serves every key group."""
     dispatcher = Dispatcher(Engine(ToyModel(), EnginePolicy()), "w0", "life-1", Tokens({}), DispatchPolicy())
+    store = SqliteStore(tmp_path / "grf.db")
+    dispatcher.own(store.claim("w0", dict.fromkeys(range(KEY_GROUPS), 0)))
+    store.close()
     loop = WorkerLoop(dispatcher, lambda: SqliteStore(tmp_path / "grf.db"))
     loop.start()
     return loop
@@ -55,3 +64,32 @@ def test_whoever_asks_while_it_ends_is_answered_or_cancelled(loop: WorkerLoop) -
     assert not errors
     assert not wait(futures, LIMIT_S).not_done
     assert all(future.cancelled() or future.result() == 7 for future in futures)
+
+
+def test_what_was_received_just_before_the_end_is_saved_as_well(loop: WorkerLoop, tmp_path: Path) -> None:
+    """All was saved when it was asked to end: what it had received in the same turn was dirty when it told."""
+    sessions = [f"s{number}" for number in range(100)]
+    dispatcher = loop.dispatcher
+
+    def receive(*messages: m.Message) -> None:
+        for message in messages:
+            frames = [bytes(frame) for frame in encode(message)]
+            dispatcher.receive(b"\0robot", frames, time.monotonic(), time.time())
+
+    def open_streams(stream: str) -> None:
+        receive(m.Hello("robot"), *(m.Open(session, stream, "audio", 1) for session in sessions))
+
+    def all_are_saved() -> bool:
+        return len(dispatcher.engine.sessions) == len(sessions) and dispatcher.saver.is_clean
+
+    def open_and_drain() -> bool:
+        open_streams("second")
+        return loop._drain(time.monotonic() + LIMIT_S)
+
+    loop.call(lambda: open_streams("first"))
+    wait_until(lambda: loop.call(all_are_saved).result(LIMIT_S), LIMIT_S, "all sessions are saved")
+    assert loop.call(open_and_drain).result(LIMIT_S)
+    loop.kill()
+    store = SqliteStore(tmp_path / "grf.db")
+    assert [len(record.streams) for record in store.records()] == [2] * len(sessions)
+    store.close()
