@@ -203,6 +203,7 @@ class WorkerLoop:
         publishers, who will send it again."""
         self._poller.unregister(self._socket)
         dispatcher, saver = self.dispatcher, self.dispatcher.saver
+        saver.is_ending = True
         while True:
             self._work()
             if (saver.is_clean and not dispatcher.has_work) or time.monotonic() >= until_s:

@@ -248,7 +248,7 @@ class Dispatcher:
         self.engine.tap(bool(self.peers.taps()))
 
     def _rows_to_save(self, now_s: float) -> int:
-        if self.owned.frozen:  # publishers wait for the end of it
+        if self.saver.hurries:
             return self.pace.segments
         return rows_of_turn(self._segments_of_turn, self.saver.put_off_s(now_s))
 

@@ -41,14 +41,16 @@ class Saver:
     def __init__(
         self, engine: Engine, store: StoreQueue, owned: OwnedGroups, incarnation: str, interval_s: float, limit: int
     ) -> None:
-        """Write at least `interval_s` apart, up to `limit` sessions at a time; while groups are frozen, at once and all
-        together: their publishers wait for it."""
+        """Write at least `interval_s` apart, up to `limit` sessions at a time; while groups are frozen, and when the
+        worker ends, at once and all together: somebody waits for it."""
         self._engine = engine
         self._store = store
         self._owned = owned
         self._incarnation = incarnation
         self._interval_s = interval_s
         self._limit = limit
+        self.is_ending = False
+        """nothing more comes: what is left is written without rests"""
         self._in_flight = False
         self._collected: list[tuple[Session, SessionRecord]] = []
         self._still_to_collect = 0
@@ -62,6 +64,10 @@ class Saver:
         """when the store last held all that was settled, or last committed"""
 
     @property
+    def hurries(self) -> bool:
+        return self.is_ending or bool(self._owned.frozen)
+
+    @property
     def is_clean(self) -> bool:
         """The store holds all that is settled."""
         return not self._engine.dirty and not self._collected and not self._in_flight
@@ -71,7 +77,7 @@ class Saver:
         """When the next write is due; None while there is nothing to write, or a write is under way."""
         if self._in_flight or self.is_clean:
             return None
-        return self._retry_s if self._owned.frozen else self._next_s
+        return self._retry_s if self.hurries else self._next_s
 
     def put_off_s(self, now_s: float) -> float:
         """For how long a write has been due, as far as turns have seen, each of which asks."""
@@ -93,7 +99,7 @@ class Saver:
             return
         if not self._collected:
             waiting = len(self._engine.dirty)
-            at_once = waiting if self._owned.frozen else max(AT_ONCE, waiting // SHARE_AT_ONCE)
+            at_once = waiting if self.hurries else max(AT_ONCE, waiting // SHARE_AT_ONCE)
             self._still_to_collect = min(waiting, at_once, self._limit)
             self._left_behind = waiting - self._still_to_collect
         taken = checkpoint.take_records(self._engine, self._incarnation, self._still_to_collect, rows)

@@ -78,6 +78,15 @@ def test_all_is_written_together_while_publishers_wait_for_the_next_owner() -> N
     assert write(desk).sessions == 4 * AT_ONCE
 
 
+def test_a_worker_that_ends_writes_all_that_is_left_and_does_not_rest() -> None:
+    """A write that had taken more than a second was followed by a rest longer than a worker is given to end."""
+    desk = desk_with(3 * AT_ONCE)
+    assert write(desk).rest_s > 0.0
+    desk.dispatcher.saver.is_ending = True
+    assert (desk.dispatcher.saver.due_s or 0.0) <= desk.now_s
+    assert write(desk).sessions == 2 * AT_ONCE
+
+
 def test_turns_without_segments_make_the_records_of_a_write_some_at_a_time() -> None:
     desk = desk_with(AT_ONCE, later_s=1.0)
     turns = 0
