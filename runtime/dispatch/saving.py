@@ -65,6 +65,7 @@ class Saver:
 
     @property
     def hurries(self) -> bool:
+        """Somebody waits for the end of it: no rests, and all that is left in one write."""
         return self.is_ending or bool(self._owned.frozen)
 
     @property
