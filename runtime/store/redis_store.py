@@ -328,7 +328,7 @@ class RedisStore:
         return f"{self._prefix}:{{{tag}}}" + (f":{rest}" if rest else "")
 
     def _history_rows(self, key: SessionKey, members: Iterable[bytes]) -> list[HistoryRow]:
-        return open_history(key, map(_piece, members), self.history_length)
+        return open_history(key, sorted(map(_piece, members)), self.history_length)
 
     def _history_key(self, key: SessionKey) -> str:
         return self._key(key_group(key), f"history:{key.tenant}\0{key.session}")

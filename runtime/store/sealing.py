@@ -7,7 +7,7 @@ checksum, so that a record that turns up under another session's key is found da
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -25,6 +25,7 @@ from runtime.records import (
 
 _CHECKSUM = struct.Struct("<I")
 _VERSION = struct.Struct("<qd")
+_FRAME = struct.Struct("<qdI")
 _LONE_ROW = msgpack.packb([None] * 4)[:1]
 """how a single row without its version and time begins: before schema 3 each row was a piece"""
 
@@ -50,7 +51,8 @@ def open_record(key: SessionKey, sealed: bytes) -> SessionRecord:
 
 
 class HistoryPiece(NamedTuple):
-    """What a session settled between two saves, as it is stored. Pieces follow one another."""
+    """What a session settled between two saves, as it is stored. A later one takes the place of what is stored of its
+    versions and of those that follow."""
 
     version: int
     """of its first row"""
@@ -72,11 +74,30 @@ def begins_at(record: SessionRecord) -> int:
     return first_version(record.history) if record.history else record.version + 1
 
 
+def framed(piece: HistoryPiece | None) -> bytes:
+    """A piece in such a form that one may stand behind another; none is nothing."""
+    if piece is None:
+        return b""
+    return _FRAME.pack(piece.version, piece.event_time_s, len(piece.sealed)) + piece.sealed
+
+
+def pieces_in(frames: bytes) -> Iterator[HistoryPiece]:
+    """The pieces that stand behind one another. Raises RecordError where they are cut short."""
+    place = 0
+    while place < len(frames):
+        begin = place + _FRAME.size
+        if begin > len(frames):
+            raise RecordError(f"history: {len(frames) - place} bytes are left of a piece")
+        version, event_time_s, n_bytes = _FRAME.unpack_from(frames, place)
+        place = begin + n_bytes
+        yield HistoryPiece(version, event_time_s, frames[begin:place])
+
+
 def open_history(key: SessionKey, pieces: Iterable[HistoryPiece], length: int) -> list[HistoryRow]:
-    """The newest `length` rows of all pieces, oldest first. Raises RecordError for anything but what `seal_history`
-    made for this key."""
+    """The newest `length` rows of all pieces, which come in the order in which they were saved, oldest first. Raises
+    RecordError for anything but what `seal_history` made for this key."""
     rows: list[HistoryRow] = []
-    for piece in sorted(pieces):
+    for piece in pieces:
         while rows and rows[-1].version >= piece.version:
             rows.pop()  # it has made way
         rows += _open_piece(key, piece)

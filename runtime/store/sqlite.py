@@ -6,49 +6,27 @@ object works again once the cause is gone. The disk must be a local one; export 
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
-from itertools import chain, starmap
+from itertools import chain
 from pathlib import Path
 
 from runtime.keys import SessionKey
 from runtime.records import HistoryRow, SessionRecord
 from runtime.store.base import Ownership, StoreUnavailable
 from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
-from runtime.store.sealing import (
-    HistoryPiece,
-    begins_at,
-    open_history,
-    open_record,
-    seal_history,
-    seal_record,
-    wanted_rows,
-)
+from runtime.store.sealing import open_history, open_record, pieces_in, wanted_rows
+from runtime.store.sqlite_epochs import CurrentEpochs
 from runtime.store.sqlite_file import CONNECTION_SURVIVES, open_file, open_snapshot, primary_code, translated
-from runtime.store.sqlite_rows import (
-    FORGET_BEFORE,
-    FORGET_FROM,
-    FORGET_HISTORY,
-    WRITE_HISTORY,
-    WRITE_RECORDS,
-    Row,
-    forget_rows,
-    write_rows,
-)
+from runtime.store.sqlite_rows import forget, row_of, write
 
 LOAD_CHUNK = 256
 """keys in one statement; SQLite before 3.32 takes 999 values"""
 MAX_LIMIT = 2**31
 """SQLite reads a negative limit as none at all, and refuses one beyond 64 bits"""
-
-TRIM_EVERY = 128
-"""versions of a session: what is too old of its history is deleted only so often, and left out where it is read"""
-
-READ_HISTORY = "SELECT version, event_time_s, data FROM history WHERE tenant = ? AND session = ?"
 
 
 class SqliteStore:
@@ -83,24 +61,14 @@ class SqliteStore:
         return {(key := SessionKey(tenant, session)): open_record(key, data) for tenant, session, data in sealed}
 
     def save(self, epochs: Mapping[int, int], records: Sequence[SessionRecord]) -> None:
-        begins = [begins_at(record) for record in records]
-        make_way = [(*record.key, begin) for record, begin in zip(records, begins, strict=True)]
-        too_old = [
-            (*record.key, record.version - self.history_length + 1)
-            for record, begin in zip(records, begins, strict=True)
-            if record.version // TRIM_EVERY > (begin - 1) // TRIM_EVERY
-        ]
-        record_rows, history_rows = self._rows(records)
+        rows = [row_of(record, self.history_length) for record in records]
         with self._transaction("BEGIN IMMEDIATE") as connection:
-            check_epochs(_current(connection, epochs), epochs, (record.key for record in records))
-            forget_rows(connection, FORGET_FROM, make_way)
-            forget_rows(connection, FORGET_BEFORE, too_old)
-            write_rows(connection, WRITE_RECORDS, record_rows)
-            write_rows(connection, WRITE_HISTORY, history_rows)
+            check_epochs(self._epochs.of(epochs), epochs, (record.key for record in records))
+            write(connection, rows, self.history_length)
 
     def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
         with self._transaction("BEGIN IMMEDIATE") as connection:
-            check_epochs(_current(connection, epochs), epochs, [key])
+            check_epochs(self._epochs.of(epochs), epochs, [key])
             connection.execute("DELETE FROM history WHERE tenant = ? AND session = ?", key)
             return connection.execute("DELETE FROM sessions WHERE tenant = ? AND session = ?", key).rowcount > 0
 
@@ -114,13 +82,14 @@ class SqliteStore:
 
     def history(self, key: SessionKey, from_s: float, to_s: float, limit: int) -> list[HistoryRow]:
         with self._transaction("BEGIN") as connection:
-            pieces = connection.execute(READ_HISTORY, key).fetchall()
-        return wanted_rows(open_history(key, starmap(HistoryPiece, pieces), self.history_length), from_s, to_s, limit)
+            frames = _frames(connection, key)
+        return wanted_rows(open_history(key, pieces_in(frames), self.history_length), from_s, to_s, limit)
 
     def claim(self, owner: str, expected: Mapping[int, int]) -> dict[int, int]:
         claimed = {group: epoch + 1 for group, epoch in expected.items()}
         with self._transaction("BEGIN IMMEDIATE") as connection:
-            check_expected(_current(connection, expected), expected)
+            check_expected(self._epochs.of(expected), expected)
+            self._epochs.forget()
             rows = [(group, owner, epoch) for group, epoch in claimed.items()]
             connection.executemany("INSERT OR REPLACE INTO groups (key_group, owner, epoch) VALUES (?, ?, ?)", rows)
             connection.execute("INSERT OR IGNORE INTO leases (owner, count) VALUES (?, ?)", (owner, new_count()))
@@ -171,18 +140,16 @@ class SqliteStore:
                     "SELECT tenant, session, record FROM sessions ORDER BY tenant, session"
                 ):
                     key = SessionKey(tenant, session)
-                    pieces = starmap(HistoryPiece, connection.execute(READ_HISTORY, key))
-                    history = open_history(key, pieces, self.history_length)
+                    history = open_history(key, pieces_in(_frames(connection, key)), self.history_length)
                     yield replace(open_record(key, data), history=tuple(history))
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
 
     def restore(self, records: Sequence[SessionRecord]) -> None:
-        record_rows, history_rows = self._rows(records)
+        rows = [row_of(record, self.history_length) for record in records]
         with self._transaction("BEGIN IMMEDIATE") as connection:
-            forget_rows(connection, FORGET_HISTORY, [(*record.key, 0) for record in records])
-            write_rows(connection, WRITE_RECORDS, record_rows)
-            write_rows(connection, WRITE_HISTORY, history_rows)
+            forget(connection, [row.key for row in rows])
+            write(connection, rows, self.history_length)
 
     def close(self) -> None:
         self._closed = True
@@ -192,6 +159,7 @@ class SqliteStore:
 
     def _connect(self, *, create: bool) -> sqlite3.Connection:
         self._connection = open_file(self.path, self.busy_timeout_s, create=create)
+        self._epochs = CurrentEpochs(self._connection)
         self._standing = _standing(self.path)
         return self._connection
 
@@ -236,20 +204,14 @@ class SqliteStore:
         if not sound:
             self._disconnect()
 
-    def _rows(self, records: Sequence[SessionRecord]) -> tuple[list[tuple[Row, bytes]], list[tuple[Row, bytes]]]:
-        """Of the records, and of their histories."""
-        record_rows = [((*record.key, record.version), seal_record(record)) for record in records]
-        pieces = [(record.key, seal_history(record, self.history_length)) for record in records]
-        return record_rows, [((*key, piece.version), piece.sealed) for key, piece in pieces if piece]
 
-
-def _current(connection: sqlite3.Connection, groups: Iterable[int]) -> dict[int, int]:
-    """Epochs of these groups, in one row: at each row the interpreter's lock changes hands."""
-    (found,) = connection.execute(
-        "SELECT json_group_object(key_group, epoch) FROM groups WHERE key_group IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(groups)),),
-    ).fetchone()
-    return {int(group): epoch for group, epoch in json.loads(found).items()}
+def _frames(connection: sqlite3.Connection, key: SessionKey) -> bytes:
+    """The pieces of a session's history, in the order in which they were saved."""
+    put_away = connection.execute("SELECT data FROM history WHERE tenant = ? AND session = ? ORDER BY id", key)
+    recent = connection.execute(
+        "SELECT recent FROM sessions WHERE tenant = ? AND session = ? AND recent IS NOT NULL", key
+    )
+    return b"".join([frames for (frames,) in chain(put_away, recent)])
 
 
 def _leases(connection: sqlite3.Connection) -> dict[str, int]:

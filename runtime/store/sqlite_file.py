@@ -14,22 +14,24 @@ from contextlib import closing
 from pathlib import Path
 
 from runtime.store.base import StoreError, StoreLocked, StoreUnavailable, StoreUnusable
+from runtime.store.sealing import HistoryPiece, framed
 
 APPLICATION_ID = int.from_bytes(b"GRFS", "big")
-SCHEMA_VERSION = 3
-OLDER_VERSIONS = (1, 2)
-"""are brought to this one as they are opened. 1 had no leases and notes; 2 had a row of history for each version, which
-this one reads as it stands, inside an index"""
+SCHEMA_VERSION = 4
+OLDER_VERSIONS = (1, 2, 3)
+"""are brought to this one as they are opened. 1 had no leases and notes; 1 and 2 had a row of history for each version,
+inside an index; 3 had one for each piece"""
 
-# Text is compared byte by byte (BINARY, the default), never folded or normalised. Records and pieces
-# of history lie beside the index: rows of 1.5 KB inside one (WITHOUT ROWID) took twice the time and the space
-# (docs/decisions).
+# Text is compared byte by byte (BINARY, the default), never folded or normalised. Records and their recent history lie
+# beside the index: rows of 1.5 KB inside one (WITHOUT ROWID) took twice the time and the space (docs/decisions).
 SCHEMA = {
     "sessions": """CREATE TABLE sessions (
-        tenant TEXT NOT NULL, session TEXT NOT NULL, record BLOB NOT NULL, PRIMARY KEY (tenant, session))""",
+        tenant TEXT NOT NULL, session TEXT NOT NULL, record BLOB NOT NULL, recent BLOB,
+        PRIMARY KEY (tenant, session))""",
     "history": """CREATE TABLE history (
-        tenant TEXT NOT NULL, session TEXT NOT NULL, version INTEGER NOT NULL, event_time_s REAL NOT NULL,
-        data BLOB NOT NULL, PRIMARY KEY (tenant, session, version))""",
+        id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, session TEXT NOT NULL, upto INTEGER NOT NULL,
+        data BLOB NOT NULL)""",
+    "history_of": "CREATE INDEX history_of ON history (tenant, session)",
     "groups": """CREATE TABLE groups (
         key_group INTEGER PRIMARY KEY, owner TEXT NOT NULL, epoch INTEGER NOT NULL)""",
     "leases": """CREATE TABLE leases (
@@ -200,12 +202,25 @@ def _upgrade(connection: sqlite3.Connection) -> None:
         if "leases" not in _names(connection):
             connection.execute(SCHEMA["leases"])
             connection.execute(SCHEMA["notes"])
-        connection.execute("ALTER TABLE history RENAME TO history_inside")
-        connection.execute(SCHEMA["history"])
-        connection.execute("INSERT INTO history SELECT * FROM history_inside")
-        connection.execute("DROP TABLE history_inside")
+        _gather_history(connection)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute("COMMIT")
+
+
+def _gather_history(connection: sqlite3.Connection) -> None:
+    """From a row for each piece. Where the last one ends is not known here: it becomes the recent history."""
+    connection.create_function("framed", 3, lambda *piece: framed(HistoryPiece(*piece)), deterministic=True)
+    connection.execute("ALTER TABLE sessions ADD COLUMN recent BLOB")
+    connection.execute("ALTER TABLE history RENAME TO pieces")
+    connection.execute(SCHEMA["history"])
+    connection.execute(SCHEMA["history_of"])
+    connection.execute("""INSERT INTO history (tenant, session, upto, data)
+        SELECT tenant, session, next - 1, framed(version, event_time_s, data)
+        FROM (SELECT *, lead(version) OVER (PARTITION BY tenant, session ORDER BY version) AS next FROM pieces)
+        WHERE next IS NOT NULL ORDER BY tenant, session, version""")
+    connection.execute("""UPDATE sessions SET recent = (SELECT framed(version, event_time_s, data) FROM pieces
+        WHERE pieces.tenant = sessions.tenant AND pieces.session = sessions.session ORDER BY version DESC LIMIT 1)""")
+    connection.execute("DROP TABLE pieces")
 
 
 def _check_mark(connection: sqlite3.Connection, path: Path) -> None:

@@ -10,43 +10,87 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from typing import NamedTuple
+
+from runtime.keys import SessionKey
+from runtime.records import SessionRecord
+from runtime.store.sealing import begins_at, framed, seal_history, seal_record
+
+PUT_AWAY_EVERY = 8
+"""versions of a session: so often what is recent of its history leaves the row of its record, which each save rewrites,
+for one of its own. Those lie elsewhere in the file, in pages that hardly anything else of a save is in"""
+TRIM_EVERY = 128
+"""versions of a session: what is too old of its history is deleted only so often, and left out where it is read"""
 
 _ROWS = """(SELECT json_extract(value, '$[0]') AS tenant, json_extract(value, '$[1]') AS session,
-    json_extract(value, '$[2]') AS version, json_extract(value, '$[3]') AS place, json_extract(value, '$[4]') AS n_bytes
-    FROM json_each(?1))"""
+    json_extract(value, '$[2]') AS version, json_extract(value, '$[3]') AS place,
+    json_extract(value, '$[4]') AS n_record, json_extract(value, '$[5]') AS n_piece FROM json_each(?1))"""
 
-WRITE_RECORDS = f"""INSERT INTO sessions (tenant, session, record)
-    SELECT tenant, session, substr(?2, place, n_bytes) FROM {_ROWS} WHERE true
-    ON CONFLICT (tenant, session) DO UPDATE SET record = excluded.record"""
-WRITE_HISTORY = f"""INSERT OR REPLACE INTO history (tenant, session, version, event_time_s, data)
-    SELECT tenant, session, version, 0.0, substr(?2, place, n_bytes) FROM {_ROWS}"""
-FORGET_HISTORY = f"""WITH gone AS {_ROWS}
-    DELETE FROM history WHERE (tenant, session) IN (SELECT tenant, session FROM gone)"""
-FORGET_FROM = f"""WITH gone AS {_ROWS} DELETE FROM history WHERE (tenant, session, version) IN (
-    SELECT tenant, session, history.version FROM gone CROSS JOIN history USING (tenant, session)
-    WHERE history.version >= gone.version)"""
-FORGET_BEFORE = f"""WITH old AS {_ROWS} DELETE FROM history WHERE (tenant, session, version) IN (
-    SELECT tenant, session, history.version FROM old CROSS JOIN history USING (tenant, session)
-    WHERE history.version < (SELECT max(piece.version) FROM history AS piece
-        WHERE piece.tenant = old.tenant AND piece.session = old.session AND piece.version <= old.version))"""
-"""pieces that end before a version, that is, all before the one that holds it"""
-
-
-Row = tuple[str, str, int]
-"""tenant, session, version"""
+# What is joined is text to SQLite, of the same bytes. Without `n_piece` the recent history is put away.
+_WRITE = f"""INSERT INTO sessions (tenant, session, record, recent)
+    SELECT tenant, session, substr(?2, place, n_record), substr(?2, place + n_record, n_piece) FROM {_ROWS} WHERE true
+    ON CONFLICT (tenant, session) DO UPDATE
+    SET record = excluded.record, recent = CAST(ifnull(recent, x'') || excluded.recent AS BLOB)"""
+_PUT_AWAY = f"""INSERT INTO history (tenant, session, upto, data)
+    SELECT tenant, session, version, CAST(ifnull(recent, x'') || substr(?2, place + n_record, n_piece) AS BLOB)
+    FROM {_ROWS} LEFT JOIN sessions USING (tenant, session)"""
+_FORGET_BEFORE = f"""WITH old AS {_ROWS} DELETE FROM history WHERE id IN (
+    SELECT id FROM old CROSS JOIN history USING (tenant, session) WHERE upto < version)"""
+_FORGET_HISTORY = f"""WITH gone AS {_ROWS} DELETE FROM history WHERE id IN (
+    SELECT id FROM gone CROSS JOIN history USING (tenant, session))"""
+_FORGET_SESSIONS = f"""WITH gone AS {_ROWS} DELETE FROM sessions WHERE rowid IN (
+    SELECT sessions.rowid FROM gone CROSS JOIN sessions USING (tenant, session))"""
 
 
-def forget_rows(connection: sqlite3.Connection, statement: str, rows: Sequence[Row]) -> None:
-    """Execute one of the statements above that delete, for all rows."""
+class Row(NamedTuple):
+    """What is written of a session."""
+
+    key: SessionKey
+    version: int
+    begins_at: int
+    """the version with which its piece of history begins, or would begin"""
+    record: bytes
+    piece: bytes | None
+    """of history, in a frame; b"" if there is none, None if it is put away"""
+
+
+def row_of(record: SessionRecord, history_length: int) -> Row:
+    piece = framed(seal_history(record, history_length))
+    return Row(record.key, record.version, begins_at(record), seal_record(record), piece)
+
+
+def write(connection: sqlite3.Connection, rows: Sequence[Row], history_length: int) -> None:
+    """Write these sessions' records, and their pieces behind what is stored of their histories."""
+    forget(connection, [row.key for row in rows if row.begins_at <= 1])
+    full = [row for row in rows if row.piece and _passes(row, PUT_AWAY_EVERY)]
+    too_old = [(*row.key, row.version - history_length + 1) for row in full if _passes(row, TRIM_EVERY)]
+    if too_old:
+        connection.execute(_FORGET_BEFORE, (json.dumps(too_old),))
+    if full:
+        _execute(connection, _PUT_AWAY, full)
+        put_away = {row.key for row in full}
+        rows = [row._replace(piece=None) if row.key in put_away else row for row in rows]
+    _execute(connection, _WRITE, rows)
+
+
+def forget(connection: sqlite3.Connection, keys: Sequence[SessionKey]) -> None:
+    """Delete these sessions and their histories."""
+    if keys:
+        listed = json.dumps(keys)
+        connection.execute(_FORGET_HISTORY, (listed,))
+        connection.execute(_FORGET_SESSIONS, (listed,))
+
+
+def _passes(row: Row, every: int) -> bool:
+    """Whether a multiple of so many versions is in its piece."""
+    return row.version // every > (row.begins_at - 1) // every
+
+
+def _execute(connection: sqlite3.Connection, statement: str, rows: Sequence[Row]) -> None:
+    listed, data, place = [], [], 1
+    for key, version, _, record, piece in rows:
+        listed.append((*key, version, place, len(record), None if piece is None else len(piece)))
+        data += [record, piece or b""]
+        place += len(record) + len(piece or b"")
     if rows:
-        connection.execute(statement, (json.dumps(rows),))
-
-
-def write_rows(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Row, bytes]]) -> None:
-    """Execute one of the statements above that write, for all rows with their data."""
-    listed, place = [], 1
-    for row, data in rows:
-        listed.append((*row, place, len(data)))
-        place += len(data)
-    if rows:
-        connection.execute(statement, (json.dumps(listed), b"".join(data for _, data in rows)))
+        connection.execute(statement, (json.dumps(listed), b"".join(data)))

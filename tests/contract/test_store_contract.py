@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from math import inf
 
@@ -148,6 +150,29 @@ def test_a_claim_takes_all_groups_or_none(store: Store) -> None:
 def test_all_groups_are_claimed_at_once_and_seen_by_another_store_object(open_store: OpenStore) -> None:
     open_store().claim("worker-1", dict.fromkeys(range(KEY_GROUPS), 0))
     assert open_store().ownership() == dict.fromkeys(range(KEY_GROUPS), Ownership("worker-1", 1))
+
+
+def accepted_if(current: bool) -> AbstractContextManager[object]:
+    return nullcontext() if current else pytest.raises(StoreFenced)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_after_any_claims_only_the_current_epoch_writes(open_store: OpenStore, seed: int) -> None:
+    rng = random.Random(seed)
+    stores, of = [open_store(), open_store()], [key("a"), key("b")]
+    current = {key_group(each): 0 for each in of}
+    for version in range(1, 150):
+        store, each = rng.choice(stores), rng.choice(of)
+        known = {group: max(0, epoch - (rng.random() < 0.1)) for group, epoch in current.items()}
+        epochs = {key_group(each): known[key_group(each)]}
+        if rng.random() < 0.3:
+            claimed = rng.choice([known, epochs])
+            with accepted_if(claimed.items() <= current.items()):
+                current |= store.claim(f"worker-{version}", claimed)
+        else:
+            with accepted_if(epochs.items() <= current.items() and 0 not in epochs.values()):
+                store.save(epochs, [record(each, version)])
+    assert {group: held.epoch for group, held in stores[0].ownership().items()} == current
 
 
 def test_of_two_claims_that_race_exactly_one_wins(open_store: OpenStore) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from math import inf
 
 import pytest
 
+from runtime.records import HistoryRow, SessionRecord
 from runtime.store.base import Store
 from tests.contract.conftest import SNAPSHOTS, STORES, OpenStore
-from tests.runtime.store.samples import LOOK_ALIKES, assert_same, history_row, key, record, save, versions
+from tests.runtime.store.samples import LOOK_ALIKES, assert_same, history_row, key, owned, record, save, versions
 
 # ---- history ----
 
@@ -73,6 +75,49 @@ def test_a_session_that_begins_anew_without_rows_keeps_none_ahead_of_it(store: S
     epochs = save(store, record(key("a"), version=20, rows=range(1, 21)))
     store.save(epochs, [record(key("a"), version=0, rows=range(0))])
     assert versions(store, key("a")) == []
+
+
+class Life:
+    """A session as a worker saves it, beside what its history should be: versions follow one another, some saves are
+    made again because nobody knows whether they succeeded, and now and then it begins anew."""
+
+    def __init__(self, rng: random.Random, history_length: int) -> None:
+        self._rng = rng
+        self._length = history_length
+        self._version = self._saved = 0
+        self._rows: list[HistoryRow] = []
+
+    def next_record(self) -> SessionRecord:
+        again = self._rng.random() < 0.1
+        if self._rng.random() < 0.08:
+            self._version = self._saved = 0
+            self._rows = []
+        begin = self._saved + 1 - (self._rng.randint(0, len(self._rows)) if again else 0)
+        self._version += self._rng.choice([0, 1, 1, 1, 2, 5, 40])
+        new = [history_row(version, self._rng.random()) for version in range(begin, self._version + 1)]
+        new = new[-self._length :]
+        if new:
+            self._rows = [row for row in self._rows if row.version < new[0].version] + new
+            self._rows = self._rows[-self._length :]
+        self._saved = self._version
+        return replace(record(key("a"), self._version), history=tuple(new))
+
+    @property
+    def expected(self) -> list[HistoryRow]:
+        return [row for row in self._rows if row.version > self._version - self._length]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_after_any_saves_the_history_is_that_of_the_last_life(open_store: OpenStore, seed: int) -> None:
+    rng = random.Random(seed)
+    length = rng.choice([3, 24, 100])
+    life, store = Life(rng, length), open_store(history_length=length)
+    epochs = owned(store, key("a"))
+    for _ in range(120):
+        store.save(epochs, [life.next_record()])
+        if rng.random() < 0.1:
+            store = open_store(history_length=length)
+        assert store.history(key("a"), -inf, inf, 1000) == life.expected
 
 
 # ---- delete ----

@@ -17,15 +17,17 @@ import pytest
 from runtime.history import encode_row
 from runtime.records import RecordError, SessionRecord
 from runtime.store.base import StoreError, StoreUnavailable, StoreUnusable
-from runtime.store.sqlite import TRIM_EVERY, SqliteStore
+from runtime.store.sealing import seal_history
+from runtime.store.sqlite import SqliteStore
 from runtime.store.sqlite_file import APPLICATION_ID, MEANINGS, SCHEMA_VERSION, translated
-from tests.runtime.store.samples import assert_same, history_row, key, owned, record
+from tests.runtime.store.samples import assert_same, history_row, key, owned, record, versions
 
 KEYS = [key(f"session-{number:03}") for number in range(60)]
 PAGE = 4096
-HISTORY_OF_SCHEMA_2 = """CREATE TABLE history (
+HISTORY_OF_SCHEMA_3 = """CREATE TABLE history (
     tenant TEXT NOT NULL, session TEXT NOT NULL, version INTEGER NOT NULL, event_time_s REAL NOT NULL,
-    data BLOB NOT NULL, PRIMARY KEY (tenant, session, version)) WITHOUT ROWID"""
+    data BLOB NOT NULL, PRIMARY KEY (tenant, session, version))"""
+HISTORY_OF_SCHEMA_2 = f"{HISTORY_OF_SCHEMA_3} WITHOUT ROWID"
 
 
 @pytest.fixture
@@ -88,9 +90,8 @@ def test_a_database_of_another_program_with_our_mark_is_refused(path: Path) -> N
         f"PRAGMA user_version = {SCHEMA_VERSION}",
         "CREATE TABLE photos (name)",
     )
-    with pytest.raises(
-        StoreUnusable, match=r"holds \['photos'\] instead of \['groups', 'history', 'leases', 'notes', 'sessions'\]"
-    ):
+    ours = r"\['groups', 'history', 'history_of', 'leases', 'notes', 'sessions'\]"
+    with pytest.raises(StoreUnusable, match=rf"holds \['photos'\] instead of {ours}"):
         SqliteStore(path)
 
 
@@ -125,7 +126,7 @@ def test_a_symbolic_link_leads_to_the_store(path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "because"),
     [
-        (SCHEMA_VERSION + 1, "schema 4 of a newer version, this one knows 3: upgrade"),
+        (SCHEMA_VERSION + 1, "schema 5 of a newer version, this one knows 4: upgrade"),
         (0, "schema 0 of a older version"),
     ],
 )
@@ -144,9 +145,18 @@ def test_a_store_upgraded_while_in_use_is_refused_to_the_next_that_opens_it(path
     store.close()
 
 
+def turn_back(path: Path, schema: int) -> None:
+    """Make the store what a version of that schema would have made, with no history in it."""
+    history = HISTORY_OF_SCHEMA_3 if schema == 3 else HISTORY_OF_SCHEMA_2
+    change(path, "DROP TABLE history", history, "ALTER TABLE sessions DROP COLUMN recent")
+    if schema == 1:
+        change(path, "DROP TABLE leases", "DROP TABLE notes")
+    change(path, f"PRAGMA user_version = {schema}")
+
+
 def test_a_store_of_the_first_schema_is_brought_to_this_one_with_all_it_holds(path: Path) -> None:
     make_store(path)
-    change(path, "DROP TABLE leases", "DROP TABLE notes", "PRAGMA user_version = 1")
+    turn_back(path, 1)
     store = SqliteStore(path)
     assert len(store.scan("default", "", 100)) == len(KEYS)
     store.claim("worker-2/b", {1000: 0})
@@ -157,8 +167,8 @@ def test_a_store_of_the_first_schema_is_brought_to_this_one_with_all_it_holds(pa
 
 def test_history_of_the_second_schema_a_row_a_version_is_read_and_gone_on_with(path: Path) -> None:
     make_store(path)
+    turn_back(path, 2)
     of, rows = KEYS[0], [history_row(version) for version in (1, 2, 3)]
-    change(path, "DROP TABLE history", HISTORY_OF_SCHEMA_2, "PRAGMA user_version = 2")
     for row in rows:
         data = encode_row(row)
         place = f"{of.tenant}/{of.session}".encode() + b"\0" + struct.pack("<qd", row.version, row.event_time_s)
@@ -172,17 +182,22 @@ def test_history_of_the_second_schema_a_row_a_version_is_read_and_gone_on_with(p
     store.close()
 
 
-def test_old_pieces_of_a_history_leave_the_file(path: Path) -> None:
-    store, of = SqliteStore(path, history_length=16), KEYS[0]
-    epochs = owned(store, of)
-    pieces = 0
-    for version in range(5, 1000, 5):
-        store.save(epochs, [record(of, version=version, rows=range(version - 4, version + 1))])
-        assert store._connection is not None
-        ((count,),) = store._connection.execute("SELECT count(*) FROM history").fetchall()
-        pieces = max(pieces, count)
-    assert pieces <= (16 + TRIM_EVERY) // 5 + 2
-    assert [row.version for row in store.history(of, -inf, inf, 100)] == list(range(980, 996))
+def test_history_of_the_third_schema_a_row_a_piece_is_read_gone_on_with_and_trimmed(path: Path) -> None:
+    make_store(path)
+    turn_back(path, 3)
+    for of in KEYS[:2]:
+        for begin, end in ((10, 60), (1, 5), (60, 64), (5, 10)):  # in no order, as rows lie in a table
+            piece = seal_history(record(of, rows=range(begin, end)), 100)
+            assert piece is not None
+            change(path, "INSERT INTO history VALUES (?, ?, ?, ?, ?)", values=(*of, *piece))
+    store = SqliteStore(path, history_length=100)
+    assert all(versions(store, of) == list(range(1, 64)) for of in KEYS[:2])
+    epochs = owned(store, KEYS[0])
+    store.save(epochs, [record(KEYS[0], version=66, rows=range(62, 67))])
+    assert versions(store, KEYS[0]) == list(range(1, 67))
+    store.save(epochs, [record(KEYS[0], version=130, rows=range(67, 131))])
+    assert versions(store, KEYS[0]) == list(range(31, 131))
+    assert [versions(store, of) for of in KEYS[1:3]] == [list(range(1, 64)), []]
     store.close()
 
 
