@@ -1,4 +1,4 @@
-"""Many rows in one step of one statement.
+"""What is written of sessions, and where: many rows in one step of one statement.
 
 Around every step of a statement `sqlite3` lets go of the interpreter's lock and wants it back, and each time the
 worker's loop may wait for a thread that has to be woken up first. So the rows of a save are no parameters of their own:
