@@ -150,14 +150,20 @@ def _refuse_foreign(path: Path) -> None:
 
     `immutable` reads the main file alone and takes no lock. It must be SQLite that opens the file: closing a file
     of our own would drop the locks that other connections of this process hold on it (POSIX).
+
+    In the middle of a checkpoint, another process's or one that a crash has ended, the main file is shorter than it
+    says: the rest is in the -wal file. SQLite lets that pass where the schema is writable, which nothing here uses.
     """
+    has_wal = _size(Path(f"{path}-wal")) > 0
     if _size(path) == 0:
-        if _size(Path(f"{path}-wal")) > 0:
+        if has_wal:
             raise StoreUnavailable(f"store {path}: missing or empty beside its -wal file: put it back, or remove both")
         return  # to be made
     if Path(f"{path}-journal").exists():
         return  # left half made by a crash: SQLite rolls that back once the file is opened for real
     with closing(_connect(path, "immutable")) as connection:
+        if has_wal:
+            connection.execute("PRAGMA writable_schema = ON")
         _check_mark(connection, path)
 
 

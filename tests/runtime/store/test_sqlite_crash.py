@@ -18,6 +18,7 @@ from tests.runtime.store.samples import assert_same, key, owned, record
 from tests.runtime.store.writer import HISTORY_LENGTH, KEYS
 
 ROOT = Path(__file__).parents[3]
+PAGE = 4096
 
 
 def write_and_kill(path: Path, after_saves: int) -> int:
@@ -53,6 +54,32 @@ def test_what_a_killed_process_saved_is_there_and_whole(tmp_path: Path) -> None:
 def assert_structure(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.99, 1.0])
+def test_a_store_whose_checkpoint_was_cut_short_opens_with_all_it_holds(tmp_path: Path, share: float) -> None:
+    """A checkpoint copies pages from the -wal file in their order: at first the one that says how many there are."""
+    writer = SqliteStore(tmp_path / "writer.db")
+    assert writer._connection is not None
+    writer._connection.execute("PRAGMA wal_autocheckpoint = 0")
+    keys = [key(f"session-{number:03}") for number in range(300)]
+    writer.save(owned(writer, *keys), [record(each) for each in keys])
+    before, wal = (Path(f"{writer.path}{end}").read_bytes() for end in ("", "-wal"))
+    writer._connection.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
+    after = writer.path.read_bytes()
+    writer.close()
+    assert len(after) > 100 * PAGE > len(before)
+
+    copied = int(share * len(after) / PAGE) * PAGE
+    path = tmp_path / "state.db"
+    path.write_bytes(after[:copied] + before[copied:])
+    Path(f"{path}-wal").write_bytes(wal)
+    store = SqliteStore(path)
+    found = store.load(keys)
+    for each in keys:
+        assert_same(found[each], record(each))
+    store.close()
+    assert_structure(path)
 
 
 MAKE_HALF_A_STORE = """
