@@ -69,8 +69,7 @@ class SqliteStore:
     def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
         with self._transaction("BEGIN IMMEDIATE") as connection:
             check_epochs(self._epochs.of(epochs), epochs, [key])
-            connection.execute("DELETE FROM history WHERE tenant = ? AND session = ?", key)
-            return connection.execute("DELETE FROM sessions WHERE tenant = ? AND session = ?", key).rowcount > 0
+            return forget(connection, [key]) > 0
 
     def scan(self, tenant: str, after: str, limit: int) -> list[str]:
         with self._transaction("BEGIN") as connection:

@@ -34,12 +34,12 @@ _WRITE = f"""INSERT INTO sessions (tenant, session, record, recent)
 _PUT_AWAY = f"""INSERT INTO history (tenant, session, upto, data)
     SELECT tenant, session, version, CAST(ifnull(recent, x'') || substr(?2, place + n_record, n_piece) AS BLOB)
     FROM {_ROWS} LEFT JOIN sessions USING (tenant, session)"""
-_FORGET_BEFORE = f"""WITH old AS {_ROWS} DELETE FROM history WHERE id IN (
-    SELECT id FROM old CROSS JOIN history USING (tenant, session) WHERE upto < version)"""
-_FORGET_HISTORY = f"""WITH gone AS {_ROWS} DELETE FROM history WHERE id IN (
-    SELECT id FROM gone CROSS JOIN history USING (tenant, session))"""
-_FORGET_SESSIONS = f"""WITH gone AS {_ROWS} DELETE FROM sessions WHERE rowid IN (
-    SELECT sessions.rowid FROM gone CROSS JOIN sessions USING (tenant, session))"""
+_FORGET_BEFORE = f"""DELETE FROM history WHERE id IN (
+    SELECT id FROM {_ROWS} CROSS JOIN history USING (tenant, session) WHERE upto < version)"""
+_FORGET_HISTORY = f"""DELETE FROM history WHERE id IN (
+    SELECT id FROM {_ROWS} CROSS JOIN history USING (tenant, session))"""
+_FORGET_SESSIONS = f"""DELETE FROM sessions WHERE rowid IN (
+    SELECT sessions.rowid FROM {_ROWS} CROSS JOIN sessions USING (tenant, session))"""
 
 
 class Row(NamedTuple):
@@ -73,12 +73,13 @@ def write(connection: sqlite3.Connection, rows: Sequence[Row], history_length: i
     _execute(connection, _WRITE, rows)
 
 
-def forget(connection: sqlite3.Connection, keys: Sequence[SessionKey]) -> None:
-    """Delete these sessions and their histories."""
-    if keys:
-        listed = json.dumps(keys)
-        connection.execute(_FORGET_HISTORY, (listed,))
-        connection.execute(_FORGET_SESSIONS, (listed,))
+def forget(connection: sqlite3.Connection, keys: Sequence[SessionKey]) -> int:
+    """Delete these sessions and their histories; how many of the sessions there were."""
+    if not keys:
+        return 0
+    listed = json.dumps(keys)
+    connection.execute(_FORGET_HISTORY, (listed,))
+    return connection.execute(_FORGET_SESSIONS, (listed,)).rowcount
 
 
 def _passes(row: Row, every: int) -> bool:
