@@ -44,7 +44,7 @@ def measure(store: Store, times: int) -> dict[str, float]:
 
 
 def wait_for_replicas(store: RedisStore) -> RedisStore:
-    while store.address.options.replicas and not _is_online(store._client.info("replication")):
+    while store.address.options.replicas and not _is_online(store._server.client.info("replication")):
         time.sleep(0.05)
     return store
 

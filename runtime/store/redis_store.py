@@ -17,20 +17,19 @@ It is as durable as the server makes it before it answers: docs/decisions/redis.
 from __future__ import annotations
 
 import heapq
-import logging
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from runtime.keys import KEY_GROUPS, SessionKey, key_group
 from runtime.records import HistoryRow, SessionRecord
 from runtime.store import redis_scripts as scripts
-from runtime.store.base import Ownership, StoreError, StoreFenced, StoreUnavailable, StoreUnusable
+from runtime.store.base import Ownership, StoreFenced
 from runtime.store.fencing import check_epochs, check_expected, new_count
-from runtime.store.redis_address import ANSWER_WITHIN_S, RedisAddress, connect, parse_redis
+from runtime.store.redis_address import RedisAddress, parse_redis
+from runtime.store.redis_server import Command, RedisServer
 from runtime.store.sealing import (
     HistoryPiece,
     begins_at,
@@ -41,15 +40,11 @@ from runtime.store.sealing import (
     wanted_rows,
 )
 
-log = logging.getLogger(__name__)
-
-SCHEMA = b"1"
 LOAD_CHUNK = 256
 """sessions in one answer of the server"""
 PAGE = 16
 """names of one group that are asked for first: a listing is spread over all groups"""
 _PIECE = struct.Struct("<qd")
-Command = tuple[Any, ...]
 Part = tuple[int, list[str], list[Any]]
 """of a write: key group, keys, arguments"""
 
@@ -58,23 +53,20 @@ class RedisStore:
     """`runtime.store.base.Store` at a `redis://` address (redis_address.py). Raises StoreError, ValueError."""
 
     def __init__(self, address: str | RedisAddress, *, history_length: int = 256) -> None:
-        self.address = parse_redis(address) if isinstance(address, str) else address
         self.history_length = history_length
-        self._prefix = self.address.options.prefix
-        self._is_cluster = self.address.kind == "cluster"
-        self._closed = False
         self._writes = time.time_ns() // 1000
         """numbers of writes, each greater than the last: a Lua number holds microseconds exactly"""
-        with translating(self.address):
-            self._client: Any = connect(self.address)
-            self._check_server()
+        self._server = RedisServer(parse_redis(address) if isinstance(address, str) else address)
+        self.address = self._server.address
 
     def load(self, keys: Sequence[SessionKey]) -> dict[SessionKey, SessionRecord]:
-        self._refuse_closed()
+        self._server.refuse_closed()
         found: dict[SessionKey, SessionRecord] = {}
         for start in range(0, len(keys), LOAD_CHUNK):
             chunk = keys[start : start + LOAD_CHUNK]
-            answers = self._ask([("HGET", self._key(key_group(key), "records"), _field(key)) for key in chunk])
+            answers = self._server.ask(
+                [("HGET", self._server.key(key_group(key), "records"), _field(key)) for key in chunk]
+            )
             found |= {key: open_record(key, data) for key, data in zip(chunk, answers, strict=True) if data is not None}
         return found
 
@@ -83,7 +75,7 @@ class RedisStore:
 
     def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
         group = key_group(key)
-        keys = [self._key(group, "records"), self._key(group, "names"), self._history_key(key)]
+        keys = [self._server.key(group, "records"), self._server.key(group, "names"), self._history_key(key)]
         (answer,) = self._run_fenced(
             scripts.DELETE_SCRIPT, {**epochs, group: epochs.get(group, 0)}, [(group, keys, [_field(key)])]
         )
@@ -95,13 +87,13 @@ class RedisStore:
         return [_session_key(field).session for field in fields]
 
     def history(self, key: SessionKey, from_s: float, to_s: float, limit: int) -> list[HistoryRow]:
-        (members,) = self._ask([("ZRANGE", self._history_key(key), 0, -1)])
+        (members,) = self._server.ask([("ZRANGE", self._history_key(key), 0, -1)])
         return wanted_rows(self._history_rows(key, members), from_s, to_s, limit)
 
     # ---- owners and leases ----
 
     def claim(self, owner: str, expected: Mapping[int, int]) -> dict[int, int]:
-        lease: Command = ("HSETNX", self._key("leases"), owner, new_count())
+        lease: Command = ("HSETNX", self._server.key("leases"), owner, new_count())
         try:
             parts: list[Part] = [(group, [], [owner]) for group in expected]
             self._run_fenced(scripts.CLAIM_SCRIPT, expected, parts, claims=lease)
@@ -111,7 +103,9 @@ class RedisStore:
         return {group: epoch + 1 for group, epoch in expected.items()}
 
     def ownership(self) -> dict[int, Ownership]:
-        answers = self._ask([("HMGET", self._key(group), "owner", "epoch") for group in range(KEY_GROUPS)])
+        answers = self._server.ask(
+            [("HMGET", self._server.key(group), "owner", "epoch") for group in range(KEY_GROUPS)]
+        )
         return {
             group: Ownership(owner.decode(), int(epoch))
             for group, (owner, epoch) in enumerate(answers)
@@ -119,7 +113,7 @@ class RedisStore:
         }
 
     def leases(self) -> dict[str, int]:
-        (answer,) = self._ask([("HGETALL", self._key("leases"))])
+        (answer,) = self._server.ask([("HGETALL", self._server.key("leases"))])
         return {owner.decode(): int(count) for owner, count in answer.items()}
 
     def renew(self, owner: str, count: int) -> None:
@@ -129,33 +123,33 @@ class RedisStore:
         self._change_lease(scripts.REVOKE, owner, count)
 
     def _change_lease(self, script: str, owner: str, count: int) -> None:
-        (answer,) = self._ask([("EVAL", script, 1, self._key("leases"), owner, count)], writes=True)
+        (answer,) = self._server.ask([("EVAL", script, 1, self._server.key("leases"), owner, count)], writes=True)
         if answer[0] != b"done":
             raise StoreFenced(f"{owner}: its lease is not the one that stood at {count}")
 
     def note(self, name: str, value: str) -> None:
-        self._ask([("HSET", self._key("notes"), name, value)], writes=True)
+        self._server.ask([("HSET", self._server.key("notes"), name, value)], writes=True)
 
     def notes(self) -> dict[str, str]:
-        (answer,) = self._ask([("HGETALL", self._key("notes"))])
+        (answer,) = self._server.ask([("HGETALL", self._server.key("notes"))])
         return {name.decode(): value.decode() for name, value in answer.items()}
 
     # ---- everything ----
 
     def records(self) -> Iterator[SessionRecord]:
         """As the contract says: each session whole, as it was at some moment of the export."""
-        self._refuse_closed()
+        self._server.refuse_closed()
         return self._records()
 
     def _records(self) -> Iterator[SessionRecord]:
         start = b"-"
         while fields := self._names(start, b"+", LOAD_CHUNK):
             keys = [_session_key(field) for field in fields]
-            places = [(self._key(key_group(key), "records"), self._history_key(key)) for key in keys]
+            places = [(self._server.key(key_group(key), "records"), self._history_key(key)) for key in keys]
             commands = [
                 ("EVAL", scripts.READ_WHOLE, 2, *place, field) for place, field in zip(places, fields, strict=True)
             ]
-            for key, (sealed, members) in zip(keys, self._ask(commands), strict=True):
+            for key, (sealed, members) in zip(keys, self._server.ask(commands), strict=True):
                 if sealed is not None:  # else it was deleted meanwhile
                     yield replace(open_record(key, sealed), history=tuple(self._history_rows(key, members)))
             start = b"(" + fields[-1]
@@ -165,8 +159,7 @@ class RedisStore:
         self._write({}, [(record, "-inf") for record in records], fenced=False)
 
     def close(self) -> None:
-        self._closed = True
-        self._client.close()
+        self._server.close()
 
     # ---- writing ----
 
@@ -177,7 +170,7 @@ class RedisStore:
             group = key_group(record.key)
             piece = seal_history(record, self.history_length)
             pieces = [] if piece is None else [piece.version, _member(piece)]
-            keys = [self._key(group, "records"), self._key(group, "names"), self._history_key(record.key)]
+            keys = [self._server.key(group, "records"), self._server.key(group, "names"), self._history_key(record.key)]
             oldest = record.version - self.history_length + 1
             limits = [not_before, oldest, len(pieces) // 2]
             parts.append((group, keys, [_field(record.key), seal_record(record), *limits, *pieces]))
@@ -198,10 +191,10 @@ class RedisStore:
 
         `claims` is the command that gives a claimer its lease; it comes before the script.
         """
-        self._refuse_closed()
+        self._server.refuse_closed()
         if not claims and not all(epochs.values()):  # nobody owns a group at epoch 0
             self._refuse(epochs)
-        if self._is_cluster:  # the groups are written one after another: first a look at all of them
+        if self._server.is_cluster:  # the groups are written one after another: first a look at all of them
             check = check_expected if claims else _check_owned
             check(self._epochs(epochs), epochs)
         answers = self._run_in_turn(script, epochs, parts, claims)
@@ -227,10 +220,10 @@ class RedisStore:
 
     def _claim(self, script: str, epochs: Mapping[int, int], parts: list[Part], lease: Command) -> list[Any]:
         """One round trip where that keeps the order: publishers wait for it."""
-        if self._is_cluster:
-            self._ask([lease])
+        if self._server.is_cluster:
+            self._server.ask([lease])
             return self._run(script, epochs, parts, [])
-        return self._ask([lease, self._command(script, epochs, parts, [])], writes=True)[1:]
+        return self._server.ask([lease, self._command(script, epochs, parts, [])], writes=True)[1:]
 
     def _refuse(self, epochs: Mapping[int, int]) -> None:
         """Raise StoreFenced with the reason."""
@@ -238,9 +231,11 @@ class RedisStore:
         raise StoreFenced("a key group has changed hands this moment")
 
     def _run(self, script: str, epochs: Mapping[int, int], parts: list[Part], turn: list[int]) -> list[Any]:
-        self._refuse_closed()
-        if not self._is_cluster:
-            return self._ask([self._command(script, epochs, parts, turn)], writes=True) if epochs or parts else []
+        self._server.refuse_closed()
+        if not self._server.is_cluster:
+            return (
+                self._server.ask([self._command(script, epochs, parts, turn)], writes=True) if epochs or parts else []
+            )
         by_group: dict[int, list[Part]] = {}
         for part in parts:
             by_group.setdefault(part[0], []).append(part)
@@ -248,10 +243,10 @@ class RedisStore:
             self._command(script, {group: epochs[group]} if group in epochs else {}, mine, turn)
             for group, mine in by_group.items()
         ]
-        return self._ask(commands, writes=True)
+        return self._server.ask(commands, writes=True)
 
     def _command(self, script: str, epochs: Mapping[int, int], parts: list[Part], turn: list[int]) -> Command:
-        keys = [*(self._key(group) for group in epochs), *(key for _, keys, _ in parts for key in keys)]
+        keys = [*(self._server.key(group) for group in epochs), *(key for _, keys, _ in parts for key in keys)]
         arguments = [argument for _, _, arguments in parts for argument in arguments]
         return ("EVAL", script, len(keys), *keys, len(epochs), *epochs.values(), *turn, *arguments)
 
@@ -259,7 +254,7 @@ class RedisStore:
 
     def _epochs(self, groups: Iterable[int]) -> dict[int, int]:
         wanted = list(groups)
-        answers = self._ask([("HGET", self._key(group), "epoch") for group in wanted])
+        answers = self._server.ask([("HGET", self._server.key(group), "epoch") for group in wanted])
         return {group: int(epoch or 0) for group, epoch in zip(wanted, answers, strict=True)}
 
     def _names(self, start: bytes, end: bytes, limit: int) -> list[bytes]:
@@ -269,10 +264,10 @@ class RedisStore:
         starts = dict.fromkeys(range(KEY_GROUPS), start) if limit else {}
         while starts:
             commands = [
-                ("ZRANGEBYLEX", self._key(group, "names"), begin, end, "LIMIT", 0, page)
+                ("ZRANGEBYLEX", self._server.key(group, "names"), begin, end, "LIMIT", 0, page)
                 for group, begin in starts.items()
             ]
-            pages = dict(zip(starts, self._ask(commands), strict=True))
+            pages = dict(zip(starts, self._server.ask(commands), strict=True))
             found = heapq.nsmallest(limit, [*found, *(name for names in pages.values() for name in names)])
             # A group may have more before the last one found only if its page was full and ended before that.
             starts = {
@@ -280,90 +275,14 @@ class RedisStore:
                 for group, names in pages.items()
                 if len(names) == page and (len(found) < limit or names[-1] < found[-1])
             }
-        self._refuse_closed()
+        self._server.refuse_closed()
         return found
-
-    def _ask(self, commands: list[Command], writes: bool = False) -> list[Any]:
-        """Send commands in one go and return their answers; with `writes`, once enough replicas have them."""
-        self._refuse_closed()
-        replicas = self.address.options.replicas if writes else 0
-        with translating(self.address):
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            if replicas:  # on the same connection: it counts what was written there
-                pipeline.execute_command("WAIT", replicas, int(ANSWER_WITHIN_S * 500))
-            answers: list[Any] = pipeline.execute()
-        if replicas and (reached := answers.pop()) < replicas:
-            raise StoreUnavailable(f"store {self.address}: {reached} of {replicas} replicas have the write")
-        return answers
-
-    # ---- the server ----
-
-    def _check_server(self) -> None:
-        self._client.set(self._key("schema"), SCHEMA, nx=True)
-        schema = self._client.get(self._key("schema"))
-        if schema != SCHEMA:
-            raise StoreUnusable(f"store {self.address}: schema {schema!r}, this version knows {SCHEMA!r}")
-        try:
-            config = self._client.config_get("maxmemory-policy", "appendonly", "appendfsync")
-        except Exception as error:  # a managed Redis may hide its settings
-            log.warning("store %s: cannot see how durable it is: %s", self.address, error)
-            return
-        settings = {_text(name): _text(value) for name, value in config.items()}
-        if settings.get("maxmemory-policy", "noeviction") != "noeviction":
-            policy = settings["maxmemory-policy"]
-            raise StoreUnusable(f"store {self.address}: it may drop what is stored: maxmemory-policy is {policy}")
-        synced = settings.get("appendonly") == "yes" and settings.get("appendfsync") == "always"
-        if not synced and not self.address.options.replicas:
-            log.warning(
-                "store %s: a crash of its machine may lose the last second: see decisions/redis.md", self.address
-            )
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise StoreUnavailable(f"store {self.address}: it was closed")
-
-    def _key(self, tag: int | str, rest: str = "") -> str:
-        return f"{self._prefix}:{{{tag}}}" + (f":{rest}" if rest else "")
 
     def _history_rows(self, key: SessionKey, members: Iterable[bytes]) -> list[HistoryRow]:
         return open_history(key, sorted(map(_piece, members)), self.history_length)
 
     def _history_key(self, key: SessionKey) -> str:
-        return self._key(key_group(key), f"history:{key.tenant}\0{key.session}")
-
-
-@contextmanager
-def translating(address: RedisAddress) -> Iterator[None]:
-    """Errors of the client in our words; see `meaning`."""
-    try:
-        yield
-    except (StoreError, ValueError):
-        raise
-    except OSError as error:
-        raise StoreUnavailable(f"store {address}: {error}") from error
-    except Exception as error:
-        kind = meaning(error)
-        if kind is None:
-            raise
-        raise kind(f"store {address}: {error}") from error
-
-
-def meaning(error: Exception) -> type[StoreError] | None:
-    """What an error of the client means; None for one that is not the client's."""
-    from redis import exceptions as e
-
-    if isinstance(error, e.AuthenticationError | e.AuthorizationError | e.NoPermissionError):
-        return StoreUnusable
-    away = (e.ConnectionError, e.TimeoutError, e.ReadOnlyError, e.OutOfMemoryError, e.ClusterError, e.TryAgainError)
-    if isinstance(error, away):
-        return StoreUnavailable
-    if isinstance(error, e.ResponseError):  # those that have no class of their own
-        words = str(error).split(" ", 1)[0]
-        passing = {"MISCONF", "NOREPLICAS", "LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "UNBLOCKED", "OOM"}
-        return StoreUnavailable if words in passing else StoreUnusable
-    return StoreUnusable if isinstance(error, e.RedisError) else None
+        return self._server.key(key_group(key), f"history:{key.tenant}\0{key.session}")
 
 
 def _check_owned(current: Mapping[int, int], epochs: Mapping[int, int]) -> None:
@@ -386,7 +305,3 @@ def _member(piece: HistoryPiece) -> bytes:
 def _piece(member: bytes) -> HistoryPiece:
     version, event_time_s = _PIECE.unpack_from(member)
     return HistoryPiece(version, event_time_s, member[_PIECE.size :])
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

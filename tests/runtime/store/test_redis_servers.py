@@ -62,7 +62,7 @@ def test_old_pieces_of_a_history_leave_the_server(start: Callable[..., RedisServ
     epochs = owned(store, of)
     for version in range(5, 200, 5):
         store.save(epochs, [record(of, version=version, rows=range(version - 4, version + 1))])
-        (pieces,) = store._ask([("ZCARD", store._history_key(of))])
+        (pieces,) = store._server.ask([("ZCARD", store._history_key(of))])
         assert pieces <= 16 // 5 + 2
     assert [row.version for row in store.history(of, -inf, inf, 100)] == list(range(180, 196))
     store.close()
@@ -90,18 +90,18 @@ def test_a_write_that_was_held_back_does_not_undo_what_was_written_and_acknowled
     store = RedisStore(server.address)
     epochs = save(store, record(key("a"), version=1), record(key("b"), version=1))
     held_back = []
-    ask = store._ask
+    ask = store._server.ask
 
     def cut(commands: list[tuple[object, ...]], writes: bool = False) -> list[object]:
         held_back.extend(commands)
         raise StoreUnavailable("no answer")
 
-    monkeypatch.setattr(store, "_ask", cut)
+    monkeypatch.setattr(store._server, "ask", cut)
     with pytest.raises(StoreUnavailable):
         store.save(epochs, [record(key("a"), version=2)])
     with pytest.raises(StoreUnavailable):
         store.save(epochs, [record(key("b"), version=2)])
-    monkeypatch.setattr(store, "_ask", ask)
+    monkeypatch.setattr(store._server, "ask", ask)
     store.save(epochs, [record(key("a"), version=3)])
     assert store.delete(epochs, key("b"))
     answers = ask(held_back, writes=True)
@@ -150,7 +150,7 @@ def test_a_server_that_may_drop_keys_is_refused(start: Callable[..., RedisServer
 def test_a_store_of_another_schema_is_refused(start: Callable[..., RedisServer]) -> None:
     server = start()
     store = RedisStore(server.address)
-    store._client.set("grf:{schema}", "9")
+    store._server.client.set("grf:{schema}", "9")
     store.close()
     with pytest.raises(StoreUnusable, match="schema"):
         RedisStore(server.address)
