@@ -20,7 +20,7 @@ def connected(address: str) -> Iterator[None]:
     """A connection to a Ray cluster: `auto`, `host:port` or `ray://host:port`. Raises StartError."""
     import ray
 
-    from runtime.ray_actors import NAMESPACE
+    from runtime.actor_names import NAMESPACE
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -40,22 +40,21 @@ def deploy(settings: Settings, on_progress: Callable[[str], None]) -> None:
     """
     import ray
 
+    from runtime.controller_actor import start_controller
     from runtime.gateway.deployment import run_gateway
-    from runtime.ray_actors import start_controller
 
     if settings.runtime.store == "sqlite" and len([node for node in ray.nodes() if node["Alive"]]) > 1:
         raise StartError(
             "several machines need a store that all of them reach: set runtime.store to a redis:// address"
         )
-    on_progress("starting the workers")
+    on_progress("starting the workers and the gateway")
     controller = start_controller(settings, detached=True)
+    run_gateway(settings)  # while the workers load their model
     deadline_s = time.monotonic() + READY_WITHIN_S
     while not ray.get(controller.routes.remote(), timeout=ANSWER_WITHIN_S)["workers"]:
         if time.monotonic() > deadline_s:
             raise StartError(f"no worker was ready within {READY_WITHIN_S:g} s: see `ray logs`")
         time.sleep(0.1)
-    on_progress("starting the gateway")
-    run_gateway(settings)
 
 
 def stop(drain_s: float) -> bool:
@@ -76,7 +75,7 @@ def find_controller() -> Any:
     """Raises StartError if no runtime is on the cluster."""
     import ray
 
-    from runtime.ray_actors import CONTROLLER, NAMESPACE
+    from runtime.actor_names import CONTROLLER, NAMESPACE
 
     try:
         return ray.get_actor(CONTROLLER, NAMESPACE)

@@ -13,11 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from grf_core.bundle import BundleError
-from runtime.model_source import check_model
 from runtime.settings import Settings
 from runtime.store.base import StoreError
-from runtime.worker import open_store
+from runtime.store_source import open_store
 
 RAY_ATTEMPTS = 3
 READY_WITHIN_S = 120.0
@@ -73,6 +71,10 @@ class LocalRuntime:
     # ---- before anything is started ----
 
     def _check(self) -> None:
+        # Not at the top: commands that start no runtime import this module, and have no use for torch.
+        from grf_core.bundle import BundleError
+        from runtime.model_source import check_model
+
         runtime = self.settings.runtime
         try:
             self.settings.tokens()
@@ -100,18 +102,18 @@ class LocalRuntime:
         os.environ.setdefault("RAY_worker_niceness", "0")
         import ray
 
+        from runtime.actor_names import NAMESPACE
+        from runtime.controller_actor import start_controller
         from runtime.gateway.deployment import run_gateway
-        from runtime.ray_actors import NAMESPACE, start_controller
 
         on_progress("starting Ray")
         self._start_ray(NAMESPACE, on_progress)
         self._ray_address = ray.get_runtime_context().gcs_address
         logging.getLogger("ray.serve").setLevel(logging.INFO if self._show_logs else logging.ERROR)
-        on_progress("starting the worker")
+        on_progress("starting the worker and the gateway")
         self._controller = start_controller(self.settings)
+        run_gateway(self.settings)  # while the worker loads its model
         self._wait_for_worker()
-        on_progress("starting the gateway")
-        run_gateway(self.settings)
 
     def _start_ray(self, namespace: str, on_progress: Callable[[str], None]) -> None:
         """Its parts give one another a few seconds to answer, too few on a machine that is busy: try again."""

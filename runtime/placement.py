@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from runtime.keys import KEY_GROUPS
 from runtime.store.base import Ownership
@@ -18,6 +19,14 @@ IDLE_GROUP_LOAD = 1e-3
 CLOCKS_MAY_DRIFT = 1.02
 """a lease counts as over a little later than it ends at the worker, whose clock may be slower"""
 NOBODY = Ownership("", 0)
+
+
+class Place(NamedTuple):
+    """Where a worker is."""
+
+    address: str
+    """by which others reach it"""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

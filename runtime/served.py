@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from ray import serve
 
+from runtime.controller_actor import start_controller
 from runtime.gateway.deployment import gateway_application
-from runtime.ray_actors import start_controller
 from runtime.settings import load_settings
 
 

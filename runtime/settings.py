@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime.dispatch.policy import DispatchPolicy
-from runtime.engine.engine import EnginePolicy
-from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
+from runtime.engine.policies import BatchPolicy, EnginePolicy, OrderPolicy, QuotaPolicy
 from runtime.gateway.policy import GatewayPolicy
 from runtime.placement import ClusterPolicy
 from runtime.store.redis_address import parse_redis

@@ -10,8 +10,6 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from prometheus_client import CollectorRegistry, start_http_server
@@ -24,13 +22,12 @@ from runtime.life_line import hold_out
 from runtime.metrics import WorkerMetrics
 from runtime.model_source import open_model
 from runtime.orders import Orders
-from runtime.placement import Beat
+from runtime.placement import Beat, Place
 from runtime.routes import as_message
 from runtime.security import Tokens
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreError
-from runtime.store.redis_store import RedisStore
-from runtime.store.sqlite import SqliteStore
+from runtime.store_source import open_store
 from runtime.timed_model import TimedModel
 from runtime.worker_loop import WorkerLoop
 
@@ -42,26 +39,10 @@ SendBeat = Callable[[Beat], Orders]
 """to the controller; raises whatever its transport raises while the controller is away"""
 
 
-def open_store(settings: Settings) -> Store:
-    """The store of the settings. Raises StoreError with what is wrong."""
-    if settings.runtime.store != "sqlite":
-        return RedisStore(settings.runtime.store, history_length=settings.runtime.history_length)
-    path = Path(settings.runtime.state_dir) / "grf.db"
-    return SqliteStore(path, history_length=settings.runtime.history_length)
-
-
 def load_model(settings: Settings) -> StepModel:
     """The model of the settings on its device. Raises BundleError, ModelError, or RuntimeError for the device."""
     torch.set_num_threads(settings.runtime.threads)
     return open_model(settings.runtime.bundle, settings.runtime.device)
-
-
-class Place(NamedTuple):
-    """Where a worker is."""
-
-    address: str
-    """by which others reach it"""
-    node: str = ""
 
 
 class Worker:

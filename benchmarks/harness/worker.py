@@ -19,8 +19,9 @@ from runtime.orders import Orders
 from runtime.placement import Beat
 from runtime.routes import Table
 from runtime.settings import load_settings
+from runtime.store_source import open_store
 from runtime.warm_up import quieten_interpreter, warm_up
-from runtime.worker import FLUSH_METRICS_S, Worker, load_model, open_store
+from runtime.worker import FLUSH_METRICS_S, Worker, load_model
 
 START_WITHIN_S = 60.0
 

@@ -17,7 +17,7 @@ from runtime.digest import TOLERANCE, SettledSession, difference, digest_of
 from runtime.local_runtime import state_lock
 from runtime.records import SessionRecord
 from runtime.store.archive import read_archive, write_archive
-from runtime.worker import open_store
+from runtime.store_source import open_store
 
 IMPORT_AT_ONCE = 500
 

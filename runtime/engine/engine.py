@@ -13,7 +13,6 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import inf
 
 from grf_core.step import StepModel
@@ -21,7 +20,7 @@ from runtime.engine.batcher import ReadyQueue
 from runtime.engine.flow import Flow
 from runtime.engine.intake import Intake
 from runtime.engine.outcomes import Progress, Verdict
-from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
+from runtime.engine.policies import EnginePolicy
 from runtime.engine.quota import Quotas, Refusal
 from runtime.engine.residents import Residents
 from runtime.engine.sequences import SequenceSet
@@ -34,19 +33,6 @@ from runtime.messages import SegmentEntry
 
 SILENT_PER_TICK = 64
 EVICTED_PER_TICK = 256
-
-
-@dataclass(frozen=True, slots=True)
-class EnginePolicy:
-    order: OrderPolicy = field(default_factory=OrderPolicy)
-    batch: BatchPolicy = field(default_factory=BatchPolicy)
-    quota: QuotaPolicy = field(default_factory=QuotaPolicy)
-    capacity: int = 65536
-    """rows of the slab"""
-    evict_after_s: float = 60.0
-    """processing time: an idle session leaves memory; its record stays in the store"""
-    history_length: int = 256
-    """settled versions of a session that wait for a checkpoint, at most: the store keeps no more either"""
 
 
 class Engine:

@@ -90,3 +90,18 @@ class QuotaPolicy:
         for name in ("max_sessions", "max_pending_bytes", "max_segments_per_s", "worker_pending_bytes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive: {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePolicy:
+    """All of the engine's."""
+
+    order: OrderPolicy = field(default_factory=OrderPolicy)
+    batch: BatchPolicy = field(default_factory=BatchPolicy)
+    quota: QuotaPolicy = field(default_factory=QuotaPolicy)
+    capacity: int = 65536
+    """rows of the slab"""
+    evict_after_s: float = 60.0
+    """processing time: an idle session leaves memory; its record stays in the store"""
+    history_length: int = 256
+    """settled versions of a session that wait for a checkpoint, at most: the store keeps no more either"""

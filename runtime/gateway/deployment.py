@@ -14,19 +14,16 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 
+from runtime.actor_names import CONTROLLER, HEAD, NAMESPACE
 from runtime.gateway.app import create_app
 from runtime.gateway.backend import WorkerBackend
 from runtime.gateway.policy import GatewayPolicy
 
-if TYPE_CHECKING:  # the settings know the engine's, and with them torch: a replica needs neither
+if TYPE_CHECKING:  # the settings are those of all layers: a replica needs none but its own
     from runtime.settings import Settings
 
-NAMESPACE = "grf"
-CONTROLLER = "grf-controller"
 APPLICATION = "grf"
 CONTROLLER_WITHIN_S = 2.0
-HEAD = "node:__internal_head__"
-"""a resource that Ray gives to its head node"""
 BESIDE_EVENT_STREAMS = 500
 """requests that a replica works on at once, event streams not counted"""
 

@@ -15,7 +15,7 @@ from runtime.client.locate import NotLocated
 REFRESH_S = 1.0
 """an answer of the controller is used for so long before it is asked again"""
 LOCATE_REFRESH_S = 0.2
-"""and for so long when a client has lost its worker: it may have been replaced this moment"""
+"""and for so long when a client has lost its worker, or when there was none: there may be one this moment"""
 
 
 class RouteSource(Protocol):
@@ -101,6 +101,8 @@ class RouteTable:
             raise NotLocated(f"the controller does not answer: {error}") from error
 
     def _refresh(self, max_age_s: float) -> None:
+        if self._routes is not None and not self._routes.workers:
+            max_age_s = min(max_age_s, LOCATE_REFRESH_S)
         if time.monotonic() < self._asked_s + max_age_s:
             return
         try:

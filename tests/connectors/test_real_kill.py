@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from runtime.client import StateClient
-from runtime.engine.engine import EnginePolicy
-from runtime.engine.policies import OrderPolicy
+from runtime.engine.policies import EnginePolicy, OrderPolicy
 from tests.connectors.materials import (
     publish_mqtt,
     publish_nats,

@@ -15,8 +15,7 @@ from connectors.config import load_config
 from connectors.snapshots import StateFolder
 from connectors.supervisor import Supervisor
 from runtime.client import StateClient
-from runtime.engine.engine import EnginePolicy
-from runtime.engine.policies import OrderPolicy
+from runtime.engine.policies import EnginePolicy, OrderPolicy
 from tests.connectors.materials import publish_mqtt, publish_nats, run_nats
 from tests.connectors.servers import Mosquitto, Nats
 from tests.relay import Relay

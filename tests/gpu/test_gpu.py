@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from grf_core.folded import FoldedStepModel
 from grf_core.graphed import GraphedStepModel
 from runtime.engine.checkpoint import committed, restore, take_records
-from runtime.engine.engine import Engine, EnginePolicy
+from runtime.engine.engine import Engine
 from runtime.engine.order import FusionKey
-from runtime.engine.policies import OrderPolicy
+from runtime.engine.policies import EnginePolicy, OrderPolicy
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
 from runtime.messages import SegmentEntry

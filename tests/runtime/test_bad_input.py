@@ -25,9 +25,8 @@ import pytest
 
 from runtime import wire, worker_loop
 from runtime.client import Publisher, Refused, StateClient
-from runtime.engine.engine import EnginePolicy
 from runtime.engine.order import FusionKey
-from runtime.engine.policies import OrderPolicy
+from runtime.engine.policies import EnginePolicy, OrderPolicy
 from runtime.keys import InvalidId
 from runtime.store.sqlite import SqliteStore
 from tests.runtime.engine.offline import Fused, OfflineModel, assert_close

@@ -19,8 +19,7 @@ from runtime import messages as m
 from runtime.dispatch import dispatcher, peers, publishing, questions
 from runtime.dispatch.policy import DispatchPolicy
 from runtime.engine import admission
-from runtime.engine.engine import EnginePolicy
-from runtime.engine.policies import OrderPolicy
+from runtime.engine.policies import EnginePolicy, OrderPolicy
 from tests.runtime.worker_harness import RunningWorker
 from tests.wire_client import Connection, Publisher, Rows, read_tensor, segments, tensor
 

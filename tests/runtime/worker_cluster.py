@@ -19,7 +19,8 @@ from runtime.engine.policies import OrderPolicy
 from runtime.orders import Orders
 from runtime.placement import Beat, ClusterPolicy
 from runtime.settings import RuntimeSettings, Settings
-from runtime.worker import Worker, open_store
+from runtime.store_source import open_store
+from runtime.worker import Worker
 from tests.relay import Relay
 from tests.runtime.toy_model import ToyModel
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from runtime.client.publisher_account import PublisherPolicy
 from runtime.dispatch.policy import DispatchPolicy
-from runtime.engine.engine import EnginePolicy
-from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
+from runtime.engine.policies import BatchPolicy, EnginePolicy, OrderPolicy, QuotaPolicy
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array
 from tests.runtime.toy_model import POISON, SIGNATURE

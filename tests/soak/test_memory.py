@@ -12,7 +12,8 @@ import pytest
 from runtime import messages as m
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.dispatch.policy import DispatchPolicy
-from runtime.engine.engine import Engine, EnginePolicy
+from runtime.engine.engine import Engine
+from runtime.engine.policies import EnginePolicy
 from runtime.keys import KEY_GROUPS, SessionKey
 from runtime.security import Tokens
 from runtime.store.memory import MemoryDisk, MemoryStore

@@ -20,8 +20,7 @@ import zmq
 
 from runtime.client import AsyncStateClient, Publisher
 from runtime.client import link as link_module
-from runtime.engine.engine import EnginePolicy
-from runtime.engine.policies import OrderPolicy
+from runtime.engine.policies import EnginePolicy, OrderPolicy
 from tests.runtime.worker_harness import HOST, LIMIT_S, RunningWorker
 
 

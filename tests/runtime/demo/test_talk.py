@@ -26,8 +26,7 @@ from runtime.demo.staging import NEVER, Span, Staged, parse_span
 from runtime.demo.talk import TalkDemo, Watched, answers_of, grid_grammar
 from runtime.demo.talk_board import live_board, summary, truth_of
 from runtime.demo.talk_videos import Together, from_files
-from runtime.engine.engine import EnginePolicy
-from runtime.engine.policies import OrderPolicy
+from runtime.engine.policies import EnginePolicy, OrderPolicy
 from tests.connectors.encoders.faces import portrait, shifted
 from tests.connectors.encoders.speech import SILENCE, spoken
 from tests.connectors.media_materials import grey, tone, write_media

@@ -11,7 +11,8 @@ from runtime import messages as m
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.dispatch.policy import DispatchPolicy
 from runtime.dispatch.store_jobs import StoreJob
-from runtime.engine.engine import Engine, EnginePolicy
+from runtime.engine.engine import Engine
+from runtime.engine.policies import EnginePolicy
 from runtime.keys import KEY_GROUPS
 from runtime.records import RecordError
 from runtime.security import Tokens

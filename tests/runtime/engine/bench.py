@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from runtime.engine.checkpoint import committed, restore, take_records
-from runtime.engine.engine import Engine, EnginePolicy
+from runtime.engine.engine import Engine
 from runtime.engine.outcomes import Verdict
-from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
+from runtime.engine.policies import BatchPolicy, EnginePolicy, OrderPolicy, QuotaPolicy
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array, SegmentEntry

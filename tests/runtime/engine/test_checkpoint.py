@@ -6,7 +6,8 @@ from math import inf
 import pytest
 
 from runtime.engine.checkpoint import not_committed, restore, take_records, unsaved_history
-from runtime.engine.engine import Engine, EnginePolicy
+from runtime.engine.engine import Engine
+from runtime.engine.policies import EnginePolicy
 from runtime.engine.session import NO_LINEAGE, Session
 from runtime.records import HistoryRow, RecordError, decode_record
 from tests.runtime.engine.bench import KEY, Bench

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from grf_core.step import StepBatch, StepResult
-from runtime.engine.engine import SILENT_PER_TICK, Engine, EnginePolicy
-from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
+from runtime.engine.engine import SILENT_PER_TICK, Engine
+from runtime.engine.policies import BatchPolicy, EnginePolicy, OrderPolicy, QuotaPolicy
 from runtime.engine.quota import Refusal
 from runtime.engine.session import Session
 from runtime.keys import SessionKey

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.engine.checkpoint import committed, restore, take_records
-from runtime.engine.engine import Engine, EnginePolicy
+from runtime.engine.engine import Engine
 from runtime.engine.order import FusionKey
-from runtime.engine.policies import BatchPolicy, OrderPolicy
+from runtime.engine.policies import BatchPolicy, EnginePolicy, OrderPolicy
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
 from runtime.messages import SegmentEntry

@@ -20,10 +20,10 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from runtime.engine.checkpoint import committed, not_committed, restore, take_records
-from runtime.engine.engine import Engine, EnginePolicy
+from runtime.engine.engine import Engine
 from runtime.engine.order import FusionKey
 from runtime.engine.outcomes import Progress
-from runtime.engine.policies import BatchPolicy, OrderPolicy, QuotaPolicy
+from runtime.engine.policies import BatchPolicy, EnginePolicy, OrderPolicy, QuotaPolicy
 from runtime.engine.quota import Quotas, Refusal
 from runtime.engine.session import Session
 from runtime.keys import SessionKey

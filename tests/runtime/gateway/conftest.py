@@ -9,8 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from runtime.engine.engine import EnginePolicy
-from runtime.engine.policies import OrderPolicy
+from runtime.engine.policies import EnginePolicy, OrderPolicy
 from runtime.gateway.app import create_app
 from runtime.gateway.backend import WorkerBackend
 from runtime.gateway.policy import GatewayPolicy

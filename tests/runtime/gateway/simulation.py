@@ -16,8 +16,8 @@ from runtime.client.link import Identity
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.dispatch.policy import DispatchPolicy
 from runtime.dispatch.store_jobs import StoreJob
-from runtime.engine.engine import Engine, EnginePolicy
-from runtime.engine.policies import OrderPolicy
+from runtime.engine.engine import Engine
+from runtime.engine.policies import EnginePolicy, OrderPolicy
 from runtime.gateway.posted import Posted
 from runtime.gateway.relay_core import RelayCore
 from runtime.keys import KEY_GROUPS, SessionKey

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from runtime.engine.engine import EnginePolicy
+from runtime.engine.policies import EnginePolicy
 from runtime.settings import RuntimeSettings, Settings
 from tests.runtime.gateway.conftest import ORDER
 from tests.runtime.gateway.posting import path_of

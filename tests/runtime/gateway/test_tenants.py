@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from runtime.engine.engine import EnginePolicy
+from runtime.engine.policies import EnginePolicy
 from runtime.gateway.app import create_app
 from runtime.gateway.backend import Caller, WorkerBackend
 from runtime.gateway.policy import GatewayPolicy

@@ -1,6 +1,7 @@
-"""The shells around Ray: the controller and the workers as named actors. Ray places and restarts them, no more.
+"""The controller as a named actor, which starts the workers as such. Ray places and restarts them, no more.
 
-Ray never carries a segment: clients speak ZeroMQ with the worker's own socket.
+Ray never carries a segment: clients speak ZeroMQ with the worker's own socket. Nothing here needs torch: a controller
+is to be back at once.
 """
 
 from __future__ import annotations
@@ -21,58 +22,33 @@ from typing import Any
 import ray
 from prometheus_client import CollectorRegistry, start_http_server
 
-from runtime.compiled import stale_modules
+from runtime.actor_names import CONTROLLER, HEAD, NAMESPACE
 from runtime.controller import Controller
 from runtime.death_watch import DeathWatch
 from runtime.orders import Orders
 from runtime.placement import Beat
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreUnavailable
-from runtime.warm_up import quieten_interpreter, warm_up
-from runtime.worker import Place, Worker, load_model, open_store
+from runtime.store_source import open_store
+from runtime.worker_actor import NODE_ID_CHARS, Handle, WorkerActor, log_to_stderr, place_of
 
-NAMESPACE = "grf"
-CONTROLLER = "grf-controller"
 WORKERS = "worker-"
 STORE_RETRY_S = 0.5
-EVERYWHERE = "0.0.0.0"
-HEAD = "node:__internal_head__"
-"""a resource that Ray gives to its head node"""
 NODE_ID_LABEL = "ray.io/node-id"
 ANYWHERE: list[dict[str, Any]] = [{"label_selector": {}}]
 """where Ray may start an actor once the node that it was meant for is lost. A soft NodeAffinitySchedulingStrategy says
 as much, but of actors that ask for no resources Ray put 8 of 24 where it said"""
-NODE_ID_CHARS = 12
 LOOK_AT_NODES_S = 1.0
 
 log = logging.getLogger(__name__)
 
-Handle = Any
-"""of an actor: Ray's types do not follow methods through `options`"""
-
-
-def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-
-
-def _place(settings: Settings) -> Place:
-    """How others reach this process: by the node's address, if it listens on all of them."""
-    context = ray.get_runtime_context()
-    host = settings.runtime.host
-    return Place(ray.util.get_node_ip_address() if host == EVERYWHERE else host, context.get_node_id()[:NODE_ID_CHARS])
-
-
-def beat_timeout_s(settings: Settings) -> float:
-    """Short enough to renew the lease elsewhere before it ends."""
-    return settings.runtime.lease_s / 2
-
 
 class ControllerActor:
     def __init__(self, settings: Settings) -> None:
-        _log_to_stderr(settings.runtime.log_level)
+        log_to_stderr(settings.runtime.log_level)
         registry = CollectorRegistry()
         server, _ = start_http_server(0, settings.runtime.host, registry)
-        self._metrics_url = f"http://{_place(settings).address}:{server.server_port}/metrics"
+        self._metrics_url = f"http://{place_of(settings).address}:{server.server_port}/metrics"
         self._settings = settings
         self._stopping = threading.Event()
         self._hands = RayHands(settings)
@@ -243,58 +219,6 @@ class RayHands:
         ray.kill(actor, no_restart=True)
         self._node_of.pop(name, None)
         self._handles.pop(name, None)  # the next one of this name is another actor
-
-
-class WorkerActor:
-    def __init__(self, name: str, settings: Settings) -> None:
-        _log_to_stderr(settings.runtime.log_level)
-        if os.nice(0) > 0:
-            log.warning("niceness is %d: start Ray with RAY_worker_niceness=0, or others go first", os.nice(0))
-        if stale := [path.stem for path in stale_modules()]:
-            log.warning("what runs was compiled from older source: %s. `make compiled`, please", ", ".join(stale))
-        model = load_model(settings)
-        warm_up(model)
-        self._controller: Handle = None
-        self._timeout_s = beat_timeout_s(settings)
-        self._ended = threading.Event()
-        self._worker = Worker(
-            name, settings, model, self._send_beat, on_death=lambda: os._exit(1), place=_place(settings)
-        )
-        quieten_interpreter()
-        self._worker.start()
-        self._at_second_sigterm = signal.signal(signal.SIGTERM, self._leave)
-
-    def _send_beat(self, beat: Beat) -> Orders:
-        try:
-            self._controller = self._controller or ray.get_actor(CONTROLLER, NAMESPACE)
-            orders: Any = ray.get(self._controller.beat.remote(beat), timeout=self._timeout_s)
-        except Exception:
-            self._controller = None
-            raise
-        assert isinstance(orders, Orders)
-        return orders
-
-    def life(self, incarnation: str) -> None:
-        """Lasts as long as this process, if it is this incarnation: whoever waits for it hears when it ends."""
-        if incarnation == self._worker.incarnation:
-            self._ended.wait()
-
-    def _leave(self, *_: object) -> None:
-        """Whoever ends this process gives it time: its key groups move away first, then the controller ends it."""
-        signal.signal(signal.SIGTERM, self._at_second_sigterm)
-        self._worker.leave()
-
-    def nudge(self) -> None:
-        self._worker.nudge()
-
-    def process(self) -> int:
-        """The process id, for those who want to see it die."""
-        return os.getpid()
-
-    def stop(self, drain_s: float) -> bool:
-        saved = self._worker.stop(drain_s)
-        self._ended.set()
-        return saved
 
 
 def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
