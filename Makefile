@@ -10,11 +10,11 @@ KERNELS := .venv/.kernels
 # `make demo SECONDS=30` and nothing else sets it: shells have a variable of that name, and may have exported it.
 DEMO_SECONDS := $(if $(filter command,$(origin SECONDS)),$(SECONDS))
 
-# Plain tests run side by side; what starts Ray or a benchmark has the machine to itself afterwards.
+# Plain tests run side by side, and the long ones first; what starts Ray or a benchmark has the machine to itself afterwards.
 JOBS     ?= 2
 LEFT_OUT := not soak and not chaos
 
-.PHONY: help setup setup-media system demo test check bench chaos soak compiled source clean
+.PHONY: help setup setup-media system missing demo test check bench chaos soak compiled source clean
 
 help:     ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,11 +39,14 @@ $(MEDIA): $(KERNELS) requirements-media.txt scripts/install-media.sh
 system:   ## install the real servers that some tests use (Debian packages; as root or with sudo)
 	@scripts/install-system.sh
 
+missing:  ## say which of them are not installed, so that tests are skipped
+	@scripts/install-system.sh --missing
+
 demo: setup  ## replay a real recording through the whole runtime, live; SECONDS=30 ends it by itself
 	@$(BIN)/grf demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
 
-test: source check setup-media  ## check, then all tests
-	@if [ "$$CI" = true ]; then scripts/install-system.sh; else scripts/install-system.sh --missing; fi
+test: source check  ## check, then all tests
+	@$(MAKE) --no-print-directory --jobs 2 setup-media $(if $(filter true,$(CI)),system,missing)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(LEFT_OUT) and not cluster and not slow" -n $(JOBS) --dist worksteal
 	@$(BIN)/python -m pytest -m "$(LEFT_OUT) and (cluster or slow)"
 

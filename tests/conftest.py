@@ -15,8 +15,14 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Plain tests first, then those that start Ray, then the slow ones: what is quick to fail fails first."""
-    items.sort(key=lambda item: (bool(item.get_closest_marker("slow")), bool(item.get_closest_marker("cluster"))))
+    """Plain tests first, then those that start Ray, then the slow ones: what is quick to fail fails first. But a long
+    one begins before all: at the end it would keep one processor busy, and the other idle."""
+
+    def turn(item: pytest.Item) -> tuple[bool, bool, bool]:
+        slow, cluster, long = (bool(item.get_closest_marker(name)) for name in ("slow", "cluster", "long"))
+        return slow, cluster, not long
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def test_a_source_that_has_changed_since_is_named(tmp_path: Path) -> None:
     assert [path.stem for path in stale_modules(tmp_path)] == ["flow"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(
     shutil.which(COMPILER) is None and os.environ.get("CI") != "true", reason=f"there is no C compiler {COMPILER}"
