@@ -6,8 +6,10 @@ Exit codes: 0 done; 1 the runtime said no or something failed; 2 the command lin
 
 from __future__ import annotations
 
+import ast
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -40,6 +42,19 @@ class Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(f"runtime.cli.{MODULE_OF[name]}"), name)
         return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        names = self.list_commands(context)
+        width = formatter.width - 6 - max(map(len, names))
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary(name, width)) for name in names])
+
+
+def summary(name: str, width: int) -> str:
+    """What a command does, in one line, read from its source: to list them all none has to be loaded."""
+    source = Path(__file__).with_name(f"{MODULE_OF[name]}.py").read_text(encoding="utf-8")
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    return click.Command(name, help=ast.get_docstring(functions[0])).get_short_help_str(width)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

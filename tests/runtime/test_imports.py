@@ -18,6 +18,11 @@ def test_a_controller_is_back_without_the_engine_and_torch() -> None:
     ] == []
 
 
+def test_the_list_of_commands_loads_none_of_them() -> None:
+    loaded = loaded_by("runtime.cli, click.testing", "click.testing.CliRunner().invoke(runtime.cli.grf, ['--help'])")
+    assert not {f"runtime.cli.{module}" for module in MODULES} & set(loaded)
+
+
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - USE_TORCH))
 def test_a_command_that_runs_no_model_loads_no_torch(module: str) -> None:
     assert "torch" not in loaded_by(f"runtime.cli.{module}")

@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from runtime.cli import grf
+from runtime.cli import MODULE_OF, grf, summary
 from runtime.cli.common import EXPECTED, failure_text
 
 DOCS = [*(Path(__file__).parents[3] / "docs").rglob("*.md"), Path(__file__).parents[3] / "README.md"]
@@ -36,6 +36,14 @@ def test_every_command_and_every_option_says_what_it_is(path: str, command: clic
     for option in command.params:
         if isinstance(option, click.Option):
             assert option.help or option.name in ("tenant", "seed", "device", "recipe"), f"{path} --{option.name}"
+
+
+@pytest.mark.parametrize("name", sorted(MODULE_OF))
+def test_what_the_list_says_of_a_command_is_what_the_command_says(name: str) -> None:
+    command = grf.get_command(click.Context(grf), name)
+    assert command is not None
+    assert summary(name, 60) == command.get_short_help_str(60)
+    assert f"{name} " in CliRunner().invoke(grf, ["--help"]).output
 
 
 @pytest.mark.parametrize("path", [path for path, _ in ALL])
