@@ -4,7 +4,8 @@
 messages are as large as it is told, and it keeps the window full. `product` is `runtime.client.Publisher` as a user has
 it. `subscriber` follows every session, grants credit and throws the updates away.
 
-A publishing process says `{"ready": ...}` once its streams are open, starts at the next line it is sent, and says what
+A publishing process says `{"ready": ...}` once its streams are open, and fused what the plan has `before` that; it
+starts at the next line it is sent, and says what
 came of it: when it sent its first segment, when all were fused and all durable (the monotonic clock, which is the same
 in all processes), its processor time, and how many segments were refused.
 """
@@ -153,6 +154,19 @@ class RawSender:
         while self.socket.poll(0):
             self.take(self.receive())
 
+    def send_all(self, messages: Messages, segments: int, window: int) -> int:
+        """At least so many, until all are fused; how many they were."""
+        sent, fused_before = 0, self.n_fused
+        while sent < segments:
+            self.take_what_has_come()
+            while sent + messages.segments - (self.n_fused - fused_before) > window:
+                self.take(self.receive())
+            self.socket.send_multipart(messages.next(self.durable))
+            sent += messages.segments
+        while self.n_fused < fused_before + sent:
+            self.take(self.receive())
+        return sent
+
     def close(self) -> None:
         self._context.destroy(linger=0)
 
@@ -162,21 +176,15 @@ def send_raw(plan: dict[str, Any]) -> dict[str, Any]:
     streams, messages = streams_of(plan), Messages(plan)
     sender.open(streams)
     window = max(plan.get("window") or sender.window, messages.segments)
+    before = sender.send_all(messages, plan.get("before", 0), window)
     say({"ready": len(streams)})
     wait_for_go()
-    started_s, cpu_s, sent = time.monotonic(), time.process_time(), 0
-    while sent < plan["segments"]:
-        sender.take_what_has_come()
-        while sent + messages.segments - sender.n_fused > window:
-            sender.take(sender.receive())
-        sender.socket.send_multipart(messages.next(sender.durable))
-        sent += messages.segments
-    while sender.n_fused < sent:
-        sender.take(sender.receive())
+    started_s, cpu_s = time.monotonic(), time.process_time()
+    sent = sender.send_all(messages, plan["segments"], window)
     fused_s, used_s = time.monotonic(), time.process_time() - cpu_s
     for session, stream in streams:
         sender.say("end", session, stream, sender.fused.get((session, stream), 0))
-    while sender.n_durable < sent:
+    while sender.n_durable < before + sent:
         sender.take(sender.receive())
     durable_s = time.monotonic()
     sender.close()

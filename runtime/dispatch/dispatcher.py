@@ -237,7 +237,7 @@ class Dispatcher:
         self._loader.load()
         fused = self._fuse(now_s)
         self._segments_of_turn = max(admitted, fused)
-        self.engine.tick(now_s)
+        self.engine.tick(now_s, fused)
         self._questions.tick(now_s)
         for peer in self.peers.drop_silent(now_s - PEER_TIMEOUT_S):
             self._forget_unread(peer)

@@ -179,14 +179,15 @@ class Engine:
 
     # ---- time ----
 
-    def tick(self, now_s: float) -> None:
+    def tick(self, now_s: float, fused: int = 0) -> None:
         """Settle sessions that have fallen silent; let go of sessions that have long been idle.
 
         Of each so many at a time: sessions that began together come up together, and the others must not wait for all
-        of them.
+        of them. But no fewer than were `fused` since the last time: each of those may wait for its session's silence
+        with a row of the slab.
         """
         silent_at = self._flow.silent_at
-        for _ in range(SILENT_PER_TICK):
+        for _ in range(SILENT_PER_TICK + fused):
             if not silent_at or silent_at[0][0] > now_s:
                 break
             at_s, key = heapq.heappop(silent_at)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import islice
 
 from grf_core.step import NO_SLOT
 from runtime.engine.policies import OrderPolicy
@@ -18,7 +17,7 @@ from runtime.engine.slab import Slab
 from runtime.keys import SessionKey
 
 LOOK_AT = 64
-"""how many of the longest inactive sessions are looked at to find one that may leave"""
+"""so many sessions that may not leave are looked at, at most, to find those that may"""
 
 
 class Residents:
@@ -65,15 +64,21 @@ class Residents:
         self.sessions.move_to_end(session.key)
 
     def make_room(self, rows: int, now_s: float, sessions: int = 0) -> bool:
-        """Let idle sessions leave, longest inactive first, until so many rows and sessions have room; False if not."""
-        if self._fits(rows, sessions):
-            return True
-        longest_inactive = islice(self.sessions.values(), LOOK_AT + rows)
-        for key in [session.key for session in longest_inactive if self._may_leave(session, now_s)]:
-            self._evict(key)
-            if self._fits(rows, sessions):
-                return True
-        return False
+        """Let idle sessions leave, longest inactive first, until so many rows and sessions have room; False if not.
+
+        Who may not leave yet goes behind the others: where nobody may, each step would look at all of them again.
+        """
+        to_look_at = min(LOOK_AT, len(self.sessions))
+        while not self._fits(rows, sessions):
+            if not to_look_at or not self.sessions:
+                return False
+            session = next(iter(self.sessions.values()))
+            if self._may_leave(session, now_s):
+                self._evict(session.key)
+            else:
+                self.sessions.move_to_end(session.key)
+                to_look_at -= 1
+        return True
 
     def _fits(self, rows: int, sessions: int) -> bool:
         return self._slab.available >= rows and len(self.sessions) + sessions <= self._max_sessions

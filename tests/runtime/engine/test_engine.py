@@ -9,6 +9,7 @@ from grf_core.step import StepBatch, StepResult
 from runtime.engine.engine import SILENT_PER_TICK, Engine
 from runtime.engine.policies import BatchPolicy, EnginePolicy, OrderPolicy, QuotaPolicy
 from runtime.engine.quota import Refusal
+from runtime.engine.residents import LOOK_AT
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
 from tests.runtime.engine.bench import KEY, WALL_S, Bench
@@ -548,6 +549,37 @@ def test_a_session_does_not_leave_while_something_of_it_is(what: str) -> None:
     assert KEY in bench.engine.sessions
 
 
+def test_to_find_who_may_leave_a_few_are_looked_at_each_time_and_others_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where nobody may leave, each step asks: it must not look at all sessions in memory each time."""
+    bench = Bench(capacity=1024, idle_timeout_s=1000.0)
+    for number in range(3 * LOOK_AT):
+        bench.send("a", 1.0, key=SessionKey("t", f"busy{number}"))
+    idle = [SessionKey("t", f"idle{number}") for number in range(3)]
+    for key in idle:
+        bench.send("a", 1.0, key=key)
+        bench.engine.end_stream(bench.session(key), "a", bench.now_s)
+    bench.drain()
+    bench.commit()
+    bench.engine.take_progress()
+    residents, looked_at = bench.engine.residents, []
+    may_leave = residents._may_leave
+
+    def look(session: Session, now_s: float) -> bool:
+        looked_at.append(session.key)
+        return may_leave(session, now_s)
+
+    monkeypatch.setattr(residents, "_may_leave", look)
+    for times in (1, 2, 3):
+        assert not residents.make_room(1024, bench.now_s)
+        assert len(looked_at) == times * LOOK_AT, "others each time"
+    assert not set(idle) & set(looked_at)
+    assert not residents.make_room(1024, bench.now_s)
+    assert not set(idle) & bench.engine.sessions.keys(), "all that may leave have left"
+    assert len(looked_at) == 4 * LOOK_AT + len(idle)
+
+
 def test_forgetting_a_session_with_all_it_has_pending_frees_all_it_held() -> None:
     bench = Bench(lateness_s=100.0)
     for t in (1.0, 3.0):
@@ -629,6 +661,18 @@ def test_sessions_that_fall_silent_together_are_looked_at_some_at_a_time() -> No
         assert bench.engine.silent_at_s <= bench.now_s, "the others at once"
     bench.engine.tick(bench.now_s)
     assert (settled(), bench.engine.silent_at_s) == (len(keys), inf)
+
+
+def test_as_many_silent_sessions_settle_as_segments_were_fused() -> None:
+    """Else a worker at its limit would fuse more than ever settles, until no row of the slab is left."""
+    bench = Bench(capacity=1024)
+    keys = [SessionKey("t", f"s{number}") for number in range(3 * SILENT_PER_TICK)]
+    for key in keys:
+        bench.send("a", 1.0, key=key)
+    fused = bench.drain()
+    bench.now_s += 2.0
+    bench.engine.tick(bench.now_s, fused)
+    assert sum(bench.session(key).settled_version for key in keys) == len(keys)
 
 
 def test_the_engine_says_when_it_wants_to_look_again() -> None:
