@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from runtime import messages as m
+from runtime.engine.engine import SILENT_PER_TICK
 from runtime.engine.policies import OrderPolicy
 from runtime.keys import SessionKey, key_group
 from runtime.state_maps import StateMaps
@@ -312,3 +313,27 @@ def test_a_session_deleted_while_its_record_is_made_stays_deleted() -> None:
     desk.work(1.0)
     assert gone not in desk.store.load([gone])
     assert len(desk.store.load([SessionKey("default", f"s{number}") for number in range(40)])) == 39
+
+
+def test_a_turn_that_fuses_many_settles_as_many_silent_sessions() -> None:
+    """Else more is fused than ever settles, and each segment that waits for that holds a row of the slab."""
+    desk = Desk()
+    desk.hello(b"a")
+    silent, sending = ([f"{kind}{number}" for number in range(400)] for kind in ("silent", "sending"))
+    for session in [*silent, *sending]:
+        desk.deliver_message(b"a", m.Open(session, "mic", "audio", 1))
+    desk.work()
+
+    def segments(sessions: list[str]) -> m.Segments:
+        entry = (m.SegmentEntry(1, 0.1, FRAMES),)
+        return m.Segments(tuple(m.StreamSegments(session, "mic", 1, entry) for session in sessions))
+
+    desk.say(b"a", segments(silent))
+    desk.now_s += 3.0
+    desk.deliver_message(b"a", segments(sending))
+    desk.dispatcher.work(desk.now_s)
+    sessions = desk.dispatcher.engine.sessions
+    fused = sum(sessions[SessionKey("default", session)].live_version for session in sending)
+    settled = sum(sessions[SessionKey("default", session)].settled_version for session in silent)
+    assert fused > 0
+    assert settled == SILENT_PER_TICK + fused
