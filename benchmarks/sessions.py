@@ -2,9 +2,9 @@
 
 One whole worker with the light block. First with so many sessions in memory that none leaves: segments go to all of
 them in turn, 64 in a message, ten to each; time begins once each session has had one. Then the same with 1,000 sessions
-that send, beside so many that have sent; the worker's memory is read at the end. Then with visits: a session
-opens its stream, sends 4 segments, ends it; either all sessions fit the slab, or there are ten times more than rows
-for them, so that each visit evicts one session and loads another from the store.
+that send, beside so many that have sent; the worker's memory is read at the end. Then with visits: a session opens its
+stream, sends 4 segments, ends it; either all sessions fit the slab, or there are ten times more than rows for them, so
+that each visit evicts one session and loads another from the store.
 
     throughput_100k_vs_1k       segments per second with 100,000 sessions that send in turn / with 1,000
     throughput_beside_100k      of 1,000 sessions that send, beside 100,000 resident ones / beside none

@@ -1,4 +1,4 @@
-"""By what names the runtime's actors are found in Ray."""
+"""By what names Ray knows the runtime's actors, and the node where the controller lives."""
 
 NAMESPACE = "grf"
 CONTROLLER = "grf-controller"

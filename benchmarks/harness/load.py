@@ -4,10 +4,10 @@
 messages are as large as it is told, and it keeps the window full. `product` is `runtime.client.Publisher` as a user has
 it. `subscriber` follows every session, grants credit and throws the updates away.
 
-A publishing process says `{"ready": ...}` once its streams are open, and fused what the plan has `before` that; it
-starts at the next line it is sent, and says what
-came of it: when it sent its first segment, when all were fused and all durable (the monotonic clock, which is the same
-in all processes), its processor time, and how many segments were refused.
+A publishing process says `{"ready": ...}` once its streams are open and what the plan has `before` that is fused. It
+starts at the next line it is sent, and says what came of it: when it sent its first segment, when all were fused and
+all durable (the monotonic clock, which is the same in all processes), its processor time, and how many segments were
+refused.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Residents:
         self._max_sessions = slab.capacity - max(1, slab.capacity // 8)
         """each session comes to hold one row for good; the others are for steps, without which none would settle"""
         self.sessions: OrderedDict[SessionKey, Session] = OrderedDict()
-        """longest inactive first"""
+        """longest inactive first, but for those that were not to leave when room was needed: they are the last then"""
         self.evicted = 0
 
     def create(self, key: SessionKey, now_s: float) -> Session | Refusal:
