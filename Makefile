@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 STAMP  := .venv/.installed
+BYTECODE := .venv/.bytecode
 MEDIA  := .venv/.installed-media
 COMPILED := runtime/.compiled
 KERNELS := .venv/.kernels
@@ -10,19 +11,25 @@ KERNELS := .venv/.kernels
 # `make demo SECONDS=30` and nothing else sets it: shells have a variable of that name, and may have exported it.
 DEMO_SECONDS := $(if $(filter command,$(origin SECONDS)),$(SECONDS))
 
-# Plain tests run side by side, and the long ones first; what starts Ray or a benchmark has the machine to itself afterwards.
-JOBS     ?= 2
-LEFT_OUT := not soak and not chaos
+# Tests run side by side: first most of them, the long ones at the beginning; then, two files at a time, those that wait
+# for processes more than they use the processor: Ray's, and benchmarks.
+JOBS    ?= 3
+WAITING := tests/cluster tests/benchmarks
 
 .PHONY: help setup setup-media system missing demo test check bench chaos soak compiled source clean
 
 help:     ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(KERNELS)  ## install everything, pinned, into .venv (the other commands do it when needed)
+setup: $(KERNELS) $(BYTECODE)  ## install everything, pinned, into .venv (the other commands do it when needed)
 
 $(STAMP): pyproject.toml constraints.txt requirements-demo.txt scripts/make-venv.sh
 	@PYTHON="$(PYTHON)" scripts/make-venv.sh
+	@touch $@
+
+# On all processors, which pip does not. Packages hold a few files for other Pythons: they stay as they are.
+$(BYTECODE): $(STAMP)
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 # The step of a model, where there is a C++ compiler. Installing has built it; this builds it again when it has changed.
@@ -45,12 +52,13 @@ missing:  ## say which of them are not installed, so that tests are skipped
 demo: setup  ## replay a real recording through the whole runtime, live; SECONDS=30 ends it by itself
 	@$(BIN)/grf demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
 
-test: source check  ## check, then all tests
+test: source  ## check, then all tests
+	@$(MAKE) --no-print-directory --jobs 2 setup check
 	@$(MAKE) --no-print-directory --jobs 2 setup-media $(if $(filter true,$(CI)),system,missing)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "$(LEFT_OUT) and not cluster and not slow" -n $(JOBS) --dist worksteal
-	@$(BIN)/python -m pytest -m "$(LEFT_OUT) and (cluster or slow)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WAITING:%=--ignore %) --numprocesses $(JOBS) --dist worksteal
+	@$(BIN)/python -m pytest $(WAITING) --numprocesses 2 --dist loadfile
 
-check: setup  ## style and types
+check: $(KERNELS)  ## style and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy --strict grf_core runtime connectors

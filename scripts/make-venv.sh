@@ -19,5 +19,5 @@ fi
 echo "installing into .venv, pinned by constraints.txt: a minute or more the first time"
 [ -t 1 ] && quiet= || quiet=--quiet # progress bars for a person, silence for a log
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
-pip install $quiet -c constraints.txt -e '.[dev]'
-pip install $quiet --no-deps -r requirements-demo.txt
+pip install $quiet --no-compile -c constraints.txt -e '.[dev]'
+pip install $quiet --no-compile --no-deps -r requirements-demo.txt
