@@ -1,10 +1,12 @@
 """What does a session cost when there are many, and when there are more than fit?
 
-One whole worker with the light block. First with so many sessions in memory that none leaves: segments go to all of
-them in turn, 64 in a message, ten to each; time begins once each session has had one. Then the same with 1,000 sessions
-that send, beside so many that have sent; the worker's memory is read at the end. Then with visits: a session opens its
-stream, sends 4 segments, ends it; either all sessions fit the slab, or there are ten times more than rows for them, so
-that each visit evicts one session and loads another from the store.
+Whole workers with the light block, side by side. First with so many sessions in memory that none leaves: segments go to
+all of them in turn, 64 in a message, ten to each and more; time begins once each session has had one. One of these
+workers has 1,000 sessions that send, beside so many that have sent. They are sent to one after another in five rounds,
+for the pace of a machine changes within minutes: what is compared is compared within a round, and the middle of the
+five counts. Their memory is read at the end. Then with visits: a session opens its stream, sends 4 segments, ends it;
+either all sessions fit the slab, or there are ten times more than rows for them, so that each visit evicts one session
+and loads another from the store.
 
     throughput_100k_vs_1k       segments per second with 100,000 sessions that send in turn / with 1,000
     throughput_beside_100k      of 1,000 sessions that send, beside 100,000 resident ones / beside none
@@ -22,7 +24,10 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.harness.blocks import LIGHT
@@ -43,54 +48,84 @@ OPENED_PER_S = 500
 ROWS_AHEAD = 262_144
 """of the slab: what is fused in the two seconds before it settles, so that nobody waits for a row"""
 EACH = 10
-"""segments to a session at least: each that has settled is saved while the others send"""
+"""segments to a session at least, in all rounds: each that has settled is saved while the others send"""
+FINISH_WITHIN_S = 1_800.0
+"""a round"""
 BURST = 4
 MORE_THAN_SLOTS = 10
 
 Row = dict[str, Any]
 
 
-def capacity_for(sessions: int) -> int:
-    """Rows of the slab for so many resident sessions, and for all steps ahead of their watermarks."""
-    return sessions * 5 // 4 + ROWS_AHEAD
+class Resident:
+    """A worker with sessions that send in turn, beside others that have sent one segment and are silent."""
 
-
-def resident(sessions: int, segments: int, beside: int = 0) -> Row:
-    """Sessions that send so many segments in turn once each has sent one, beside others that have."""
-    with tempfile.TemporaryDirectory() as folder:
-        bundle, capacity = save_block(LIGHT, Path(folder)), f"runtime.capacity={capacity_for(sessions + beside)}"
-        with WorkerProcess(Path(folder) / "state", bundle, capacity, *STAY, *UNSETTLED) as worker:
-            empty_bytes = worker.resident_bytes()
-            if beside:
-                with publisher_of("b", worker, beside, segments=0) as publisher:
-                    publisher.wait_until_ready(120.0 + beside / OPENED_PER_S)
-                    publisher.start()
-                    publisher.finish(600.0 + beside / OPENED_PER_S)
-            with publisher_of("s", worker, sessions, segments) as publisher:
-                publisher.wait_until_ready(120.0 + sessions / OPENED_PER_S)
-                before_s = worker.cpu_s()
+    def __init__(self, stack: ExitStack, folder: Path, sessions: int, beside: int, segments: int, rounds: int) -> None:
+        self.sessions, self.beside = sessions, beside
+        home = folder / f"{sessions}-beside-{beside}"
+        home.mkdir()
+        # Rows of the slab for all sessions, and for all steps ahead of their watermarks.
+        capacity = f"runtime.capacity={(sessions + beside) * 5 // 4 + ROWS_AHEAD}"
+        self._worker = stack.enter_context(
+            WorkerProcess(home / "state", save_block(LIGHT, home), capacity, *STAY, *UNSETTLED)
+        )
+        self._empty_bytes = self._worker.resident_bytes()
+        if beside:
+            with self._publisher("silent", beside, segments=0, rounds=1) as publisher:
                 publisher.start()
-                told = publisher.finish(600.0 + sessions / OPENED_PER_S)
-                worker_s = worker.cpu_s() - before_s
-            in_memory = worker.metrics()["grf_sessions_resident"]
-            full_bytes = worker.resident_bytes()
-    assert in_memory == sessions + beside, f"{in_memory:g} of {sessions + beside} sessions are in memory"
-    seconds = told["fused_s"] - told["started_s"]
-    return {
-        "sessions": sessions,
-        "beside": beside,
-        "segments_per_s": round(told["sent"] / seconds),
-        "worker_us": round(1e6 * worker_s / told["sent"], 1),
-        "memory_bytes": full_bytes,
-        "growth_bytes": full_bytes - empty_bytes,
-    }
+                publisher.finish(FINISH_WITHIN_S)
+        self._sender = stack.enter_context(self._publisher("sending", sessions, segments, rounds))
+        self.segments_per_s: list[float] = []
+        """of each round"""
+        self._worker_us: list[float] = []
+
+    def _publisher(self, prefix: str, sessions: int, segments: int, rounds: int) -> LoadProcess:
+        plan: dict[str, Any] = {"block": LIGHT.name, "prefix": prefix, "sessions": sessions, "streams": 1}
+        size: dict[str, int] = {"before": sessions, "segments": segments, "per_group": 1, "groups": min(64, sessions)}
+        publisher = LoadProcess("raw", self._worker.endpoint, **plan, **size, rounds=rounds)
+        publisher.wait_until_ready(120.0 + sessions / OPENED_PER_S)
+        return publisher
+
+    def send(self) -> None:
+        """One round: until all of it is durable, so that nothing is left to do beside the next worker's."""
+        before_s = self._worker.cpu_s()
+        self._sender.start()
+        told = self._sender.finish(FINISH_WITHIN_S)
+        self._worker_us.append(1e6 * (self._worker.cpu_s() - before_s) / told["sent"])
+        self.segments_per_s.append(told["sent"] / (told["fused_s"] - told["started_s"]))
+
+    def row(self) -> Row:
+        in_memory = self._worker.metrics()["grf_sessions_resident"]
+        assert in_memory == self.sessions + self.beside, f"{in_memory:g} of {self.sessions + self.beside} in memory"
+        memory_bytes = self._worker.resident_bytes()
+        return {
+            "sessions": self.sessions,
+            "beside": self.beside,
+            "segments_per_s": round(median(self.segments_per_s)),
+            "worker_us": round(median(self._worker_us), 1),
+            "rounds": [round(rate) for rate in self.segments_per_s],
+            "memory_bytes": memory_bytes,
+            "growth_bytes": memory_bytes - self._empty_bytes,
+        }
 
 
-def publisher_of(prefix: str, worker: WorkerProcess, sessions: int, segments: int) -> LoadProcess:
-    plan: dict[str, Any] = {"block": LIGHT.name, "prefix": prefix, "sessions": sessions, "streams": 1}
-    return LoadProcess(
-        "raw", worker.endpoint, **plan, before=sessions, segments=segments, per_group=1, groups=min(64, sessions)
-    )
+def resident(cases: Sequence[tuple[int, int]], segments: int, rounds: int) -> tuple[list[Row], list[float]]:
+    """A worker for each case of sessions that send and others beside them: what came of it, and how its throughput
+    compares with that of the first, the middle of all rounds."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        workers = [
+            Resident(stack, Path(folder), sessions, beside, max(segments, EACH * sessions // rounds), rounds)
+            for sessions, beside in cases
+        ]
+        for number in range(rounds):  # to and fro: what is measured after a long one may find a slower machine
+            for worker in workers[:: -1 if number % 2 else 1]:
+                worker.send()
+        rows = [say(worker.row()) for worker in workers]
+    first = workers[0].segments_per_s
+    return rows, [
+        median(rate / of_first for rate, of_first in zip(worker.segments_per_s, first, strict=True))
+        for worker in workers
+    ]
 
 
 def visited(sessions: int, slots: int, rounds: int) -> Row:
@@ -131,20 +166,18 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=100_000, metavar="SESSIONS", help="in memory (default 100,000)")
     arguments = parser.parse_args()
     counts = (100, 500) if arguments.quick else [count for count in COUNTS if count <= arguments.most]
-    segments, many = (1_000, 400) if arguments.quick else (100_000, 16_000)
-    in_memory = [say(resident(count, max(segments, EACH * count))) for count in counts]
-    few, most = in_memory[0], in_memory[-1]
-    beside = say(resident(few["sessions"], segments, beside=min(100_000, most["sessions"])))
-    fit = say(visited(many, many, 1 if arguments.quick else 2))
-    more = say(visited(many, many // MORE_THAN_SLOTS, 1 if arguments.quick else 2))
-    of_100k = next((row for row in in_memory if row["sessions"] == 100_000), most)
-    grown_bytes = beside["memory_bytes"] - few["memory_bytes"]
+    segments, rounds, many, visits = (1_000, 1, 400, 1) if arguments.quick else (150_000, 5, 16_000, 2)
+    beside = min(100_000, counts[-1])
+    rows, ratios = resident([(count, 0) for count in counts] + [(counts[0], beside)], segments, rounds)
+    fit = say(visited(many, many, visits))
+    more = say(visited(many, many // MORE_THAN_SLOTS, visits))
+    grown_bytes = rows[-1]["memory_bytes"] - rows[0]["memory_bytes"]
     answer = {
-        "throughput_100k_vs_1k": round(of_100k["segments_per_s"] / few["segments_per_s"], 3),
-        "throughput_beside_100k": round(beside["segments_per_s"] / few["segments_per_s"], 3),
-        "host_bytes_per_session": round(grown_bytes / beside["beside"]),
+        "throughput_100k_vs_1k": round(ratios[counts.index(beside)], 3),
+        "throughput_beside_100k": round(ratios[-1], 3),
+        "host_bytes_per_session": round(grown_bytes / beside),
         "throughput_10x_slots_vs_fit": round(more["segments_per_s"] / fit["segments_per_s"], 3),
-        "table": [*in_memory, beside, fit, more],
+        "table": [*rows, fit, more],
     }
     conclude("sessions", answer, keep=arguments.keep)
 

@@ -12,6 +12,7 @@ refused.
 
 from __future__ import annotations
 
+import select
 import sys
 import time
 from collections.abc import Sequence
@@ -154,6 +155,13 @@ class RawSender:
         while self.socket.poll(0):
             self.take(self.receive())
 
+    def wait_for_go(self) -> None:
+        """As `wait_for_go`, and heard of meanwhile: the worker would let go of a connection that is silent."""
+        while not select.select([sys.stdin], [], [], 1.0)[0]:
+            self.say("ping", 1)
+            self.take_what_has_come()
+        wait_for_go()
+
     def send_all(self, messages: Messages, segments: int, window: int) -> int:
         """At least so many, until all are fused; how many they were."""
         sent, fused_before = 0, self.n_fused
@@ -176,19 +184,30 @@ def send_raw(plan: dict[str, Any]) -> dict[str, Any]:
     streams, messages = streams_of(plan), Messages(plan)
     sender.open(streams)
     window = max(plan.get("window") or sender.window, messages.segments)
-    before = sender.send_all(messages, plan.get("before", 0), window)
+    sender.send_all(messages, plan.get("before", 0), window)
     say({"ready": len(streams)})
-    wait_for_go()
-    started_s, cpu_s = time.monotonic(), time.process_time()
-    sent = sender.send_all(messages, plan["segments"], window)
-    fused_s, used_s = time.monotonic(), time.process_time() - cpu_s
-    for session, stream in streams:
-        sender.say("end", session, stream, sender.fused.get((session, stream), 0))
-    while sender.n_durable < before + sent:
-        sender.take(sender.receive())
-    durable_s = time.monotonic()
+    for _ in range(plan.get("rounds", 1) - 1):
+        say(send_round(sender, messages, plan["segments"], window))
+    told = send_round(sender, messages, plan["segments"], window, ending=streams)
     sender.close()
-    return report(sent, started_s, fused_s, durable_s, used_s, sender.refused)
+    return told
+
+
+def send_round(
+    sender: RawSender, messages: Messages, segments: int, window: int, ending: Sequence[Stream] = ()
+) -> dict[str, Any]:
+    """Send so many once it is told to, and wait until they are durable: of streams that it is not `ending`, until
+    their sessions have been silent."""
+    sender.wait_for_go()
+    refused_before = sender.refused
+    started_s, cpu_s = time.monotonic(), time.process_time()
+    sent = sender.send_all(messages, segments, window)
+    fused_s, used_s = time.monotonic(), time.process_time() - cpu_s
+    for session, stream in ending:
+        sender.say("end", session, stream, sender.fused.get((session, stream), 0))
+    while sender.n_durable < sender.n_fused:
+        sender.take(sender.receive())
+    return report(sent, started_s, fused_s, time.monotonic(), used_s, sender.refused - refused_before)
 
 
 def send_product(plan: dict[str, Any]) -> dict[str, Any]:
