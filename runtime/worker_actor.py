@@ -44,9 +44,11 @@ class WorkerActor:
         if stale := [path.stem for path in stale_modules()]:
             log.warning("what runs was compiled from older source: %s. `make compiled`, please", ", ".join(stale))
         # Not at the top: the controller, which starts this, imports this module, and has no use for torch.
+        from runtime.huge_pages import use_huge_pages
         from runtime.warm_up import quieten_interpreter, warm_up
         from runtime.worker import Worker, load_model
 
+        use_huge_pages()
         model = load_model(settings)
         warm_up(model)
         self._controller: Handle = None

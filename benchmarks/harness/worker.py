@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from benchmarks.harness.processes import Process, plan_of_this_process, say, wait_for_go
+from runtime.huge_pages import use_huge_pages
 from runtime.keys import KEY_GROUPS
 from runtime.orders import Orders
 from runtime.placement import Beat
@@ -62,6 +63,7 @@ def main() -> None:
     plan = plan_of_this_process()
     settings, ports, number = load_settings(plan["settings"]), plan["ports"], plan["number"]
     Path(settings.runtime.state_dir).mkdir(parents=True, exist_ok=True)
+    use_huge_pages()
     model = load_model(settings)
     warm_up(model)
     store = open_store(settings)

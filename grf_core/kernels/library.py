@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from grf_core.step import RowStep
 
 FOLDER = Path(__file__).parent
-SOURCES = ("step.cc", "rows.cc")
+SOURCES = ("step.cc", "rows.cc", "arenas.cc")
 FLAGS = ("-O3", "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-math-errno", "-ffp-contract=off", "-w")
 """No warnings: GCC 12 has dozens for its own <immintrin.h>."""
 INSTRUCTION_SETS = {

@@ -18,6 +18,7 @@ from runtime.digest import TOLERANCE, difference
 from tests.cluster.load import expected
 from tests.cluster.recorded import STREAMS
 from tests.cluster.running import ROOT, RunningRuntime, free_port, grf, wait_until
+from tests.grf_core.kernels import kernels
 
 pytestmark = pytest.mark.cluster
 RANKED = [(stream, rank) for stream, _, rank in STREAMS]
@@ -174,6 +175,14 @@ def test_status_names_the_worker(runtime: RunningRuntime) -> None:
     answer = json.loads(grf("status", "--json", "--address", runtime.address).stdout)
     assert [(worker["role"], worker["groups"]) for worker in answer["workers"]] == [("serving", 1024)]
     assert "serving" in grf("status", "--address", runtime.address).stdout
+
+
+def test_a_worker_keeps_its_objects_in_huge_pages(runtime: RunningRuntime) -> None:
+    kernels()
+    (worker,) = runtime.pids_of("WorkerActor")
+    areas = Path(f"/proc/{worker}/smaps").read_text().splitlines()
+    flags = [line.split() for line in areas if line.startswith("VmFlags:")]
+    assert any("hg" in of_area for of_area in flags), "huge pages were asked for"
 
 
 def test_two_tenants_do_not_see_each_other(runtime: RunningRuntime) -> None:
