@@ -38,12 +38,16 @@ void unmap(uintptr_t place, uintptr_t size) {
 
 // A new page at an address that a huge one can have; 0 if there is no memory.
 uintptr_t new_page() {
-  uintptr_t place = map(2 * PAGE);
-  if (!place) return 0;
-  uintptr_t page = (place + PAGE - 1) & ~(PAGE - 1);
-  unmap(place, page - place);
-  unmap(page + PAGE, place + PAGE - page);
-  madvise(reinterpret_cast<void*>(page), PAGE, MADV_HUGEPAGE);
+  uintptr_t page = map(PAGE);
+  if (page % PAGE) {  // not beside another one: of twice as much, what lies right
+    unmap(page, PAGE);
+    uintptr_t place = map(2 * PAGE);
+    if (!place) return 0;
+    page = (place + PAGE - 1) & ~(PAGE - 1);
+    unmap(place, page - place);
+    unmap(page + PAGE, place + PAGE - page);
+  }
+  if (page) madvise(reinterpret_cast<void*>(page), PAGE, MADV_HUGEPAGE);
   return page;
 }
 
