@@ -6,7 +6,6 @@ Its state is the store's: it may be killed and restarted at any moment, and work
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable
@@ -16,15 +15,15 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
+from runtime.asked import AskedGroups
 from runtime.autoscaling import Autoscaler, Load
 from runtime.cluster_view import Event, describe, describe_state
 from runtime.granted_leases import GrantedLeases
 from runtime.keys import KEY_GROUPS
 from runtime.measured_loads import MeasuredLoads
 from runtime.metrics import ControllerMetrics
-from runtime.orders import Orders
+from runtime.orders import OrderBook, Orders
 from runtime.placement import NOBODY, Beat, ClusterPolicy, Facts, Member, plan, targets
-from runtime.routes import Table, make_table
 from runtime.staff import Staff
 from runtime.store.base import Ownership, Store, StoreError, StoreFenced, StoreLocked
 
@@ -77,15 +76,14 @@ class Controller:
         self._loads = MeasuredLoads(now_s)
         self._moved_s = now_s
         """when a group last changed hands"""
-        self._asked: dict[int, tuple[str, int, float]] = {}
-        """groups that their owner was asked to give up: owner, epoch, when"""
+        self._asked = AskedGroups()
         self._ownership = store.ownership()
         self._leases = GrantedLeases(store, lease_s, now_s)
         self._serving = int(store.notes().get("workers", policy.workers))
         self._autoscaler = Autoscaler(policy)
         self._acted_s = now_s
-        self._table, self._stamp = Table(-1, {}), ""
-        self._look(now_s)
+        self._book = OrderBook()
+        self._write_book(now_s)
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._lock = threading.Lock()
         self.metrics = ControllerMetrics(registry)
@@ -104,14 +102,14 @@ class Controller:
                 known = None
             self._members[beat.name] = Member(beat, known.joined_s if known else now_s, now_s)
             self._leases.heard(beat.owner, now_s)
-            self._loads.hear(beat, self._epochs_of.get(beat.owner, ()), now_s)
+            self._loads.hear(beat, self._book.epochs_of(beat.owner), now_s)
             self._staff.came(beat.name)
             if beat.leaves:
                 self._staff.leaving.add(beat.owner)
             is_news = known is None or (known.beat.released, known.beat.leaves) != (beat.released, beat.leaves)
             if is_news or now_s >= self._acted_s + ACT_EVERY_S:
                 self._act(now_s)
-            return self._orders(beat)
+            return self._book.answer(beat, beat.owner in self._staff.leaving)
 
     def died(self, owner: str, now_s: float) -> None:
         """The process of this owner is known to have ended: its lease need not be waited for."""
@@ -157,7 +155,7 @@ class Controller:
         """The workers that serve, with their endpoints; those that stand by are left out."""
         with self._lock:
             members = self._serving_members()
-            return {"workers": [describe(member, self._epochs_of.get(member.beat.owner, {})) for member in members]}
+            return {"workers": [describe(member, self._book.epochs_of(member.beat.owner)) for member in members]}
 
     def cluster(self, now_s: float) -> dict[str, Any]:
         """Everything about every worker."""
@@ -167,12 +165,12 @@ class Controller:
                 "lease_s": self._lease_s,
                 "workers_wanted": self._serving,
                 "standbys_wanted": self._policy.standbys,
-                "table_version": self._table.version,
+                "table_version": self._book.table.version,
                 "moving_groups": len(self._asked),
                 "events": [asdict(event) | {"ago_s": now_s - event.at_s} for event in self._events],
                 "workers": [
                     {
-                        **describe(member, self._epochs_of.get(member.beat.owner, {})),
+                        **describe(member, self._book.epochs_of(member.beat.owner)),
                         **describe_state(member, now_s),
                         "role": "serving" if member.beat.name in serving else "standby",
                         "leaves": member.beat.leaves or member.beat.owner in self._staff.leaving,
@@ -189,7 +187,8 @@ class Controller:
         todo = plan(facts, self._policy)
         for owner, groups in todo.claims.items():
             self._claim(owner, groups, facts, now_s)
-        self._forget_answered()
+        living = {one for member in self._members.values() if not self._leases.is_dead(one := member.beat.owner)}
+        self._asked.forget_answered(self._ownership, living)
         if todo.claims:  # who has them now may make others move
             todo = plan(self._facts(now_s), self._policy)
         if not self._asked:
@@ -199,24 +198,15 @@ class Controller:
                 self._ask_for(owner, groups, now_s)
         self._change_staff(now_s)
         self._count_roles(now_s)
-        self._look(now_s)
+        self._write_book(now_s)
 
-    def _look(self, now_s: float) -> None:
-        """What beats are answered with until something changes."""
-        self._epochs_of: dict[str, dict[int, int]] = {}
-        for group, item in self._ownership.items():
-            self._epochs_of.setdefault(item.owner, {})[group] = item.epoch
-        self._releases_of: dict[str, list[int]] = {}
-        for group, (owner, _, _) in self._asked.items():
-            self._releases_of.setdefault(owner, []).append(group)
-        living = [
-            member
+    def _write_book(self, now_s: float) -> None:
+        endpoint_of = {
+            member.beat.owner: member.beat.endpoint
             for member in self._members.values()
             if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._staff.ending
-        ]
-        table = make_table(self._ownership, {member.beat.owner: member.beat.endpoint for member in living})
-        if table != self._table:
-            self._table, self._stamp = table, f"{table.version}.{secrets.token_hex(4)}"
+        }
+        self._book.write(self._ownership, self._asked.by_owner(), endpoint_of)
 
     def _facts(self, now_s: float) -> Facts:
         owners = {item.owner for item in self._ownership.values()}
@@ -260,8 +250,7 @@ class Controller:
         self.metrics.takeovers.labels(reason).inc()
         if reason == "moved":
             self.metrics.moved.inc(len(expected))
-            pauses = [now_s - self._asked[group][2] for group in expected if group in self._asked]
-            self.metrics.pause_s.observe_all(pauses)
+            self.metrics.pause_s.observe_all(self._asked.waited_s(expected, now_s))
         kind = {"first": "claimed", "owner_gone": "failed over", "moved": "moved"}[reason]
         self._note(now_s, kind, f"{len(expected)} key groups to {owner}" + (f" from {', '.join(gone)}" if gone else ""))
 
@@ -286,19 +275,9 @@ class Controller:
                 self._hands.kill(member.beat)
 
     def _ask_for(self, owner: str, groups: tuple[int, ...], now_s: float) -> None:
-        for group in groups:
-            self._asked[group] = (owner, self._ownership[group].epoch, now_s)
+        self._asked.ask(groups, self._ownership, now_s)
         log.info("%s is asked to give up %d key groups", owner, len(groups))
         self._hands.nudge(owner.rpartition("/")[0])
-
-    def _forget_answered(self) -> None:
-        """What was asked for and has changed hands, or whose owner is not heard of any more."""
-        living = {one for member in self._members.values() if not self._leases.is_dead(one := member.beat.owner)}
-        self._asked = {
-            group: (owner, epoch, asked_s)
-            for group, (owner, epoch, asked_s) in self._asked.items()
-            if self._ownership.get(group) == Ownership(owner, epoch) and owner in living
-        }
 
     def _change_staff(self, now_s: float) -> None:
         """Ask for workers that are missing; end those that own nothing and are not wanted."""
@@ -338,12 +317,6 @@ class Controller:
     def _read_store(self, now_s: float) -> None:
         self._ownership = self._store.ownership()
         self._leases.read({member.beat.owner: member.heard_s for member in self._members.values()}, now_s)
-
-    def _orders(self, beat: Beat) -> Orders:
-        table = self._table if beat.table_stamp != self._stamp else None
-        releases = tuple(self._releases_of.get(beat.owner, ()))
-        epochs = self._epochs_of.get(beat.owner, {})
-        return Orders(epochs, releases, table, self._stamp, beat.owner in self._staff.leaving)
 
     def _serving_members(self) -> list[Member]:
         owners = {item.owner for item in self._ownership.values()}

@@ -10,8 +10,11 @@
 #include <cstddef>
 #include <cstring>
 
+#include "answers.h"
 #include "attention.h"
+#include "frames.h"
 #include "model.h"
+#include "scratch.h"
 
 namespace grf {
 namespace {
@@ -19,21 +22,6 @@ namespace {
 constexpr int GROUP_FRAMES = 256;
 constexpr int GROUP_SLOTS = 128;
 constexpr int FEED_ROWS = 4 * ROWS;  // whose hidden values stay in the first-level cache
-
-int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// Scratch memory, handed out piece by piece; with no memory it only counts.
-struct Pieces {
-  float* base;
-  int64_t taken = 0;
-
-  float* take(int64_t floats) {
-    float* piece = base ? base + taken : nullptr;
-    taken += (floats + LANES + 15) / 16 * 16;  // a register more: some loads begin within the last one
-    return piece;
-  }
-};
 
 struct Group {
   int segments = 0, frames = 0;
@@ -55,15 +43,18 @@ bool fits(const Model& m, const Batch& batch) {
 // The step of one model, with the memory for one group.
 struct Step {
   const Model& m;
+  Embedding frames;
+  Answers answers;
   const int d, wide, slots, spread_stride, sought_stride, both_stride, qkv_stride, feed_stride;
-  float *memory, *x, *qkv, *mixed, *clipped, *hidden;                  // by frame
+  float *memory, *x, *qkv, *mixed, *hidden;                           // by frame
   float *h, *s, *spread, *sought, *found, *modality, *shared, *both;  // by slot, or by segment
   float *transposed, *values, *scores, *seen;                         // of attention
-  float *means, *head_hidden, *head_values;                           // of answers
   Group group;
 
   Step(const Model& model, Pieces& pieces)
       : m(model),
+        frames(model, pieces),
+        answers(model, GROUP_SLOTS, pieces),
         d(model.d_model),
         wide(padded(model.d_model)),
         slots(model.slots),
@@ -72,18 +63,14 @@ struct Step {
         both_stride(padded(2 * model.d_model)),
         qkv_stride(padded(3 * model.d_model)),
         feed_stride(padded(model.frame_layers[0].feed.widen.width)) {
-    int64_t longest = 1, widest = 1;
-    for (int i = 0; i < m.n_entries; i++) {
-      longest = at_least(longest, m.entries[i].max_frames);
-      widest = at_least(widest, m.entries[i].width);
-    }
-    const int64_t frames = at_least(GROUP_FRAMES, longest), many = at_least(GROUP_SLOTS, slots);
+    int64_t longest = 1;
+    for (int i = 0; i < m.n_entries; i++) longest = at_least(longest, m.entries[i].max_frames);
+    const int64_t packed = at_least(GROUP_FRAMES, longest), many = at_least(GROUP_SLOTS, slots);
     const int64_t keys = at_least(longest, slots);
-    memory = pieces.take(frames * wide);
-    x = pieces.take(frames * wide);
-    qkv = pieces.take(at_least(frames, many) * qkv_stride);
-    mixed = pieces.take(at_least(frames, many) * wide);
-    clipped = pieces.take(ROWS * padded(widest));
+    memory = pieces.take(packed * wide);
+    x = pieces.take(packed * wide);
+    qkv = pieces.take(at_least(packed, many) * qkv_stride);
+    mixed = pieces.take(at_least(packed, many) * wide);
     hidden = pieces.take(FEED_ROWS * feed_stride);
     h = pieces.take(many * wide);
     s = pieces.take(many * wide);
@@ -97,9 +84,6 @@ struct Step {
     values = pieces.take(keys * wide);
     scores = pieces.take(ROWS * padded(keys));
     seen = pieces.take(ROWS * wide);
-    means = pieces.take(GROUP_SLOTS * wide);
-    head_hidden = pieces.take(GROUP_SLOTS * padded(m.head_hidden.width));
-    head_values = pieces.take(GROUP_SLOTS * padded(m.head_values.width));
   }
 
   void run(const Batch& batch) {
@@ -117,62 +101,17 @@ struct Step {
       }
     }
     if (group.segments) fuse(batch);
-    for (int first = 0; first < batch.count; first += GROUP_SLOTS)
-      answer(batch, first, at_most(GROUP_SLOTS, batch.count - first));
-  }
-
-  // What is known of a context: outputs, shares, gate.
-  float* answer_of(const Batch& batch, int64_t context) const {
-    return batch.answers + context * (m.n_outputs + batch.n_shares + 1);
-  }
-
-  float& gate_of(const Batch& batch, const Row& row) const {
-    return answer_of(batch, row.to)[m.n_outputs + batch.n_shares];
-  }
-
-  // ---- frames ----
-
-  // to[length, D]: normalised, projected, with positions.
-  void embed(const Entry& entry, const float* frames, int length, float* to) {
-    const int width = entry.width, stride = padded(width);
-    std::memcpy(to, entry.table, sizeof(float) * length * wide);
-    for (int first = 0; first < length; first += ROWS) {
-      const int rows = at_most(ROWS, length - first);
-      for (int i = 0; i < rows; i++) clip(entry, frames + (first + i) * width, width, clipped + i * stride);
-      apply(entry.weight, clipped, stride, rows, to + first * wide, wide);
-    }
-  }
-
-  static void clip(const Entry& entry, const float* frame, int width, float* to) {
-    int f = 0;
-    for (; f + LANES <= width; f += LANES) {
-      const vec off = load(frame + f) - load(entry.mean + f);
-      store(to + f, larger(load(entry.nearest + f), smaller(load(entry.farthest + f), off)));
-    }
-    for (; f < width; f++) {
-      const float off = frame[f] - entry.mean[f];
-      const float near = off > entry.farthest[f] ? entry.farthest[f] : off;
-      to[f] = near < entry.nearest[f] ? entry.nearest[f] : near;
-    }
-  }
-
-  void mean_of(const float* rows, int count, int stride, float* to) const {
-    const float share = 1.0f / count;
-    for (int j = 0; j < wide; j += LANES) {
-      vec total{};
-      for (int i = 0; i < count; i++) total += load(rows + i * stride + j);
-      store(to + j, total * share);
-    }
+    answers.answer_all(batch);
   }
 
   // The first context of a session.
   void start(const Batch& batch, const Row& row) {
-    embed(m.entries[row.rank], row.frames, row.length, x);
-    mean_of(x, row.length, wide, modality);
+    frames.embed(m.entries[row.rank], row.frames, row.length, x);
+    frames.mean_of(x, row.length, modality);
     float* next = batch.next_contexts + row.to * slots * d;
     for (int k = 0; k < slots; k++)
       for (int j = 0; j < d; j++) next[k * d + j] = modality[j] + m.start[k * wide + j];
-    gate_of(batch, row) = 1.0f;
+    gate_of(m, batch, row) = 1.0f;
   }
 
   // ---- parts of layers ----
@@ -229,7 +168,7 @@ struct Step {
       const Row& row = batch.rows[group.rows[b]];
       const float* from = batch.contexts + row.from * slots * d;
       const float elapsed_s = row.elapsed_s;
-      embed(m.entries[row.rank], row.frames, row.length, to);
+      frames.embed(m.entries[row.rank], row.frames, row.length, to);
       to += group.lengths[b] * wide;
       for (int k = 0; k < slots; k++, context += wide) {
         std::memcpy(context, from + k * d, sizeof(float) * d);
@@ -267,14 +206,14 @@ struct Step {
 
   // Each head of a slot looks at the embedded frames themselves.
   void look_at_frames() {
-    const float* frames = memory;
+    const float* own = memory;
     for (int b = 0; b < group.segments; b++) {
-      const Keys keys = lay_out(frames, frames, wide, group.lengths[b], d, transposed, values);
+      const Keys keys = lay_out(own, own, wide, group.lengths[b], d, transposed, values);
       for (int k = 0; k < slots; k++) {
         const int64_t slot = static_cast<int64_t>(b * slots + k) * sought_stride;
         attend(keys, sought + slot, d, m.heads, found + slot, d, scores, seen);
       }
-      frames += group.lengths[b] * wide;
+      own += group.lengths[b] * wide;
     }
   }
 
@@ -293,7 +232,7 @@ struct Step {
     }
     const float* own = x;
     for (int b = 0; b < group.segments; b++) {
-      mean_of(own, group.lengths[b], wide, modality + b * wide);
+      frames.mean_of(own, group.lengths[b], modality + b * wide);
       own += group.lengths[b] * wide;
     }
   }
@@ -344,7 +283,7 @@ struct Step {
           store(mixed + i * wide + j, next);
         }
       }
-      gate_of(batch, batch.rows[group.rows[b]]) = sum(open) / (slots * d);
+      gate_of(m, batch, batch.rows[group.rows[b]]) = sum(open) / (slots * d);
     }
     normalise(m.gate_norm, mixed, wide, many, mixed, wide);
     for (int i = 0; i < many; i++) {
@@ -353,60 +292,6 @@ struct Step {
     }
   }
 
-  // ---- the heads ----
-
-  void answer(const Batch& batch, int first, int rows) {
-    for (int i = 0; i < rows; i++) average_slots(batch.next_contexts + batch.rows[first + i].to * slots * d, i);
-    const int hidden_stride = padded(m.head_hidden.width), value_stride = padded(m.head_values.width);
-    apply(m.head_hidden, means, wide, rows, head_hidden, hidden_stride);
-    for (int i = 0; i < rows * hidden_stride; i += LANES)
-      store(head_hidden + i, larger(vec{}, load(head_hidden + i)));
-    apply(m.head_values, head_hidden, hidden_stride, rows, head_values, value_stride);
-    for (int i = 0; i < rows; i++) {
-      const float* own = head_values + i * value_stride;
-      const Row& row = batch.rows[first + i];
-      float* to = answer_of(batch, row.to);
-      for (const Head* head = m.outputs; head->stop; head++) {
-        const int count = head->stop - head->start;
-        std::memcpy(to + head->start, own + head->start, sizeof(float) * count);
-        if (head->classifies) probabilities(to + head->start, count);
-      }
-      if (batch.n_shares) share(batch, row);
-      if (batch.finite) batch.finite[first + i] = is_finite(batch, row);
-    }
-  }
-
-  // Every share is scaled by (1 - z), then the segment's own modality gains z: shares always sum to 1.
-  void share(const Batch& batch, const Row& row) const {
-    float* shares = answer_of(batch, row.to) + m.n_outputs;
-    const float z = gate_of(batch, row);
-    for (int i = 0; i < batch.n_shares; i++)
-      shares[i] = row.from < 0 ? 0.0f : (answer_of(batch, row.from) + m.n_outputs)[i] * (1.0f - z);
-    shares[row.rank] += z;
-  }
-
-  bool is_finite(const Batch& batch, const Row& row) const {
-    const float *next = batch.next_contexts + row.to * slots * d, *known = answer_of(batch, row.to);
-    float nothing = 0.0f;  // 0 times what is finite; NaN otherwise
-    for (int i = 0; i < slots * d; i++) nothing += 0.0f * next[i];
-    for (int i = 0; i < m.n_outputs + batch.n_shares + 1; i++) nothing += 0.0f * known[i];
-    return nothing == 0.0f;
-  }
-
-  void average_slots(const float* context, int row) {
-    float* to = means + row * wide;
-    std::memcpy(to, context, sizeof(float) * d);
-    for (int k = 1; k < slots; k++)
-      for (int j = 0; j < d; j++) to[j] += context[k * d + j];
-    for (int j = 0; slots > 1 && j < d; j++) to[j] *= 1.0f / slots;
-  }
-
-  static void probabilities(float* values, int count) {
-    float highest = values[0], total = 0.0f;
-    for (int i = 1; i < count; i++) highest = values[i] > highest ? values[i] : highest;
-    for (int i = 0; i < count; i++) total += values[i] = __builtin_expf(values[i] - highest);
-    for (int i = 0; i < count; i++) values[i] /= total;
-  }
 };
 
 }  // namespace
