@@ -10,10 +10,8 @@ segments may come.
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Sequence
-from math import inf
 
 from grf_core.step import StepModel
 from runtime.engine.batcher import ReadyQueue
@@ -188,9 +186,9 @@ class Engine:
         """
         silent_at = self._flow.silent_at
         for _ in range(SILENT_PER_TICK + fused):
-            if not silent_at or silent_at[0][0] > now_s:
+            if silent_at.next_s > now_s:
                 break
-            at_s, key = heapq.heappop(silent_at)
+            at_s, key = silent_at.take_next()
             session = self.sessions.get(key)
             if session is not None and session.look_at_s == at_s:
                 self._flow.look(session, now_s)
@@ -199,7 +197,7 @@ class Engine:
     @property
     def silent_at_s(self) -> float:
         """When `tick` has a session to look at next."""
-        return self._flow.silent_at[0][0] if self._flow.silent_at else inf
+        return self._flow.silent_at.next_s
 
     # ---- what the shell reads ----
 

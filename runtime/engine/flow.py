@@ -3,12 +3,12 @@ segment becomes ready, and all of it is noted for those who are to be told."""
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from math import inf
 
 from grf_core.step import NO_SLOT, ModelSignature
 from runtime.engine.batcher import ReadyQueue
+from runtime.engine.look_times import LookTimes
 from runtime.engine.order import Entry
 from runtime.engine.outcomes import Progress
 from runtime.engine.policies import OrderPolicy
@@ -38,8 +38,8 @@ class Flow:
         self.tally = Tally()
         self.is_stuck = False
         """all that is ready waits for rows of the slab"""
-        self.silent_at: list[tuple[float, SessionKey]] = []
-        """heap: when to look whether a session with unsettled segments has fallen silent"""
+        self.silent_at = LookTimes()
+        """when to look whether a session with unsettled segments has fallen silent"""
         self.unread_since_s: dict[str, float] = {}
         """of tenants whose messages wait to be taken: since when"""
         self._modalities = [modality.name for modality in signature.modalities]
@@ -154,7 +154,7 @@ class Flow:
         at_s = timeline.idle_at_s + unread_s
         if at_s < session.look_at_s:
             session.look_at_s = at_s
-            heapq.heappush(self.silent_at, (at_s, session.key))
+            self.silent_at.add(at_s, session.key)
 
     def look(self, session: Session, now_s: float) -> None:
         """The session may have fallen silent; most of the time it has not, and is only looked at again later."""
