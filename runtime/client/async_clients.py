@@ -1,4 +1,4 @@
-"""The clients for asyncio programs; the same cores as `sync_clients`, the same arguments and errors."""
+"""The clients for asyncio programs; the same cores as `sync_clients`, the same methods, arguments and errors."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy.typing as npt
 
 from runtime import messages as m
+from runtime.client.asking import Asking, ask_history, ask_sessions, ask_state, ask_to_delete
 from runtime.client.async_driver import AsyncDriver
-from runtime.client.errors import ClientClosed, PublisherFull, Refused, RequestTimeout
+from runtime.client.errors import ClientClosed, PublisherFull, RequestTimeout
 from runtime.client.locate import Locate, locator
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_fleet import PublisherFleet
-from runtime.client.state_core import Answer, Question
+from runtime.client.state_core import Subscription
 from runtime.client.state_fleet import StateFleet
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.sync_clients import as_frames, new_identity
+
+T = TypeVar("T")
 
 
 class AsyncPublisher:
@@ -50,6 +53,9 @@ class AsyncPublisher:
     def open(self) -> None:
         self._driver.start()
 
+    async def check(self, timeout_s: float) -> None:
+        await wait_for_welcome(self._driver, timeout_s)
+
     async def publish(
         self,
         session: str,
@@ -78,10 +84,6 @@ class AsyncPublisher:
         self._driver.wake()
 
     def forget(self, session: str, stream: str) -> None:
-        """End a stream and free its memory once all of it is durable. What comes for it later opens it again.
-
-        A stream numbered by its publisher may then go on at any higher number: `publish` waits until it is forgotten.
-        """
         self._driver.core.forget(session, stream)
         self._driver.wake()
 
@@ -93,23 +95,18 @@ class AsyncPublisher:
             raise RequestTimeout(f"segment {receipt.sequence} is not {until} after {timeout_s} s")
         return core.check(receipt)
 
-    async def wait_until(self, is_done: Callable[[], bool]) -> None:
-        """Wait until this is so, looking again whenever something became fused or durable, or was refused.
-
-        For conditions over many receipts, each looked at once: `wait` would visit them one by one. Raises Refused if
-        the runtime refuses this publisher as a whole.
-        """
+    async def wait_until(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> None:
         core = self._driver.core
-        await self._driver.wait(lambda: is_done() or core.refusal is not None, None)
-        if core.refusal is not None:
-            raise Refused(core.refusal.code, core.refusal.text)
+        if not await self._driver.wait(lambda: is_done() or core.refusal is not None, timeout_s):
+            raise RequestTimeout(f"it is not so after {timeout_s} s")
+        core.raise_refusal()
 
     async def flush(self, timeout_s: float | None = None) -> None:
         core = self._driver.core
-        if not await self._driver.wait(lambda: core.unfinished == 0 or core.refusal is not None, timeout_s):
+        if not await self._driver.wait(lambda: core.is_flushed, timeout_s):
             raise RequestTimeout(f"{core.unfinished} segments are not durable after {timeout_s} s")
-        if core.unfinished and core.refusal is not None:
-            raise Refused(core.refusal.code, core.refusal.text)
+        if core.unfinished:
+            core.raise_refusal()
 
     async def close(self) -> None:
         await self._driver.close()
@@ -145,25 +142,7 @@ class AsyncStateClient:
         return self._driver.core.refusal
 
     async def check(self, timeout_s: float) -> None:
-        """Wait until a worker has welcomed this client. Raises Refused for a bad token, RequestTimeout."""
-        core = self._driver.core
-        if not await self._driver.wait(lambda: core.welcome is not None or core.refusal is not None, timeout_s):
-            raise RequestTimeout(f"no answer within {timeout_s:g} s")
-        if core.refusal is not None:
-            raise Refused(core.refusal.code, core.refusal.text)
-
-    async def ask(self, ask: Callable[[int], Question], timeout_s: float = 10.0) -> Answer:
-        """Ask a question of `runtime.messages`; `ask` builds it from the request number."""
-        core = self._driver.core
-        pending = core.ask(ask)
-        self._driver.wake()
-        if not await self._driver.wait(lambda: pending.is_done, timeout_s):
-            core.give_up(pending)
-            raise RequestTimeout(f"no answer within {timeout_s:g} s")
-        if pending.error is not None:
-            raise pending.error
-        assert pending.answer is not None
-        return pending.answer
+        await wait_for_welcome(self._driver, timeout_s)
 
     async def state(
         self,
@@ -174,21 +153,34 @@ class AsyncStateClient:
         include_context: bool = False,
         timeout_s: float = 10.0,
     ) -> dict[str, Any]:
-        wait_ms = int(wait_s * 1000)
-        answer = await self.ask(
-            lambda request: m.Query(request, session, after_version, wait_ms, include_context), timeout_s + wait_s
-        )
-        assert isinstance(answer, m.State)
-        return answer.state | {"timed_out": answer.timed_out}
+        return await self._ask(ask_state(session, after_version, wait_s, include_context), timeout_s)
 
-    async def subscribe(self, session: str = "") -> AsyncGenerator[m.Update, None]:
-        """Updates of one session, or of all, as they come."""
-        core = self._driver.core
-        subscription = core.subscribe(session)
+    async def sessions(self, *, after: str = "", limit: int = 100, timeout_s: float = 10.0) -> tuple[list[str], bool]:
+        return await self._ask(ask_sessions(after, limit), timeout_s)
+
+    async def history(
+        self,
+        session: str,
+        *,
+        from_s: float = float("-inf"),
+        to_s: float = float("inf"),
+        limit: int = 1000,
+        timeout_s: float = 10.0,
+    ) -> list[dict[str, Any]]:
+        return await self._ask(ask_history(session, from_s, to_s, limit), timeout_s)
+
+    async def delete(self, session: str, *, timeout_s: float = 10.0) -> bool:
+        return await self._ask(ask_to_delete(session), timeout_s)
+
+    def subscribe(self, session: str = "", *, timeout_s: float | None = None) -> AsyncGenerator[m.Update, None]:
+        subscription = self._driver.core.subscribe(session)
         self._driver.wake()
+        return self._updates(subscription, timeout_s)
+
+    async def _updates(self, subscription: Subscription, timeout_s: float | None) -> AsyncGenerator[m.Update, None]:
+        core = self._driver.core
         try:
-            while True:
-                await self._driver.wait(lambda: bool(subscription.updates), None)
+            while await self._driver.wait(lambda: bool(subscription.updates), timeout_s):
                 update = core.next_update(subscription)
                 self._driver.wake()
                 if update is not None:
@@ -197,6 +189,31 @@ class AsyncStateClient:
             core.unsubscribe(subscription)
             with contextlib.suppress(ClientClosed):
                 self._driver.wake()  # the worker is told at once
+
+    def signature(self) -> dict[str, Any]:
+        return self._driver.core.signature()
+
+    def tap(self, *, timeout_s: float) -> AsyncGenerator[list[m.Tapped], None]:
+        self._driver.core.tap()
+        self._driver.wake()
+        return self._taps(timeout_s)
+
+    async def _taps(self, timeout_s: float) -> AsyncGenerator[list[m.Tapped], None]:
+        core = self._driver.core
+        while True:
+            await self._driver.wait(lambda: core.has_tapped, timeout_s)
+            tapped = core.take_tapped()
+            self._driver.wake()
+            yield tapped
+
+    async def _ask(self, asking: Asking[T], timeout_s: float) -> T:
+        core = self._driver.core
+        pending = core.ask(asking.question)
+        self._driver.wake()
+        if not await self._driver.wait(lambda: pending.is_done, timeout_s + asking.held_s):
+            core.give_up(pending)
+            raise RequestTimeout(f"no answer within {timeout_s + asking.held_s:g} s")
+        return asking.read(pending.result())
 
     async def close(self) -> None:
         await self._driver.close()
@@ -209,3 +226,9 @@ class AsyncStateClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def wait_for_welcome(driver: AsyncDriver[PublisherFleet] | AsyncDriver[StateFleet], timeout_s: float) -> None:
+    if not await driver.wait(lambda: driver.core.is_answered, timeout_s):
+        raise RequestTimeout(f"no answer within {timeout_s:g} s")
+    driver.core.raise_refusal()

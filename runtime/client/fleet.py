@@ -11,6 +11,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from runtime import messages as m
+from runtime.client.errors import Refused
 from runtime.client.link import Core
 from runtime.keys import SessionKey, key_group
 
@@ -110,6 +111,16 @@ class Fleet(Generic[LaneT]):
     def is_connected(self) -> bool:
         """A worker has welcomed this client and answers."""
         return self.home.welcome is not None and not self.home.is_lost
+
+    @property
+    def is_answered(self) -> bool:
+        """A worker has said whether it welcomes this client."""
+        return self.welcome is not None or self.refusal is not None
+
+    def raise_refusal(self) -> None:
+        """Raises Refused if no worker welcomes this client: a bad token, for example."""
+        if self.refusal is not None:
+            raise Refused(self.refusal.code, self.refusal.text)
 
     def unwanted(self, connections: Connections[LaneT]) -> list[str]:
         """Names of connections to close: lost, or of a lane that is not wanted any more."""

@@ -62,5 +62,10 @@ class PublisherFleet(StreamFleet[PublisherCore]):
         return self.home.check(receipt)
 
     @property
+    def is_flushed(self) -> bool:
+        """Everything is durable or refused, or never will be."""
+        return self.unfinished == 0 or self.refusal is not None
+
+    @property
     def unfinished(self) -> int:
         return sum(lane.unfinished for lane in self.lanes.values())

@@ -41,6 +41,13 @@ class Pending:
     def is_done(self) -> bool:
         return self.answer is not None or self.error is not None
 
+    def result(self) -> Answer:
+        """The answer, once it is done. Raises what came in its place."""
+        if self.error is not None:
+            raise self.error
+        assert self.answer is not None
+        return self.answer
+
 
 class Subscription:
     """Updates of one session, or of all: at most CREDIT of them wait here, the rest is skipped by the worker."""

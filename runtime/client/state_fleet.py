@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from typing import Any
 
 from runtime import messages as m
+from runtime.client.errors import RequestTimeout
 from runtime.client.fleet import Fleet
 from runtime.client.link import Identity
 from runtime.client.state_core import Pending, Question, StateCore, Subscription
@@ -64,6 +66,12 @@ class StateFleet(Fleet[StateCore]):
 
     def take_tapped(self) -> list[m.Tapped]:
         return [tapped for lane in self.lanes.values() for tapped in lane.take_tapped()]
+
+    def signature(self) -> dict[str, Any]:
+        """The model's, as a worker told it. Raises RequestTimeout before it has."""
+        if self.welcome is None:
+            raise RequestTimeout("no worker has answered yet")
+        return self.welcome.signature
 
     @property
     def has_tapped(self) -> bool:

@@ -6,21 +6,24 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime import messages as m
-from runtime.client.errors import PublisherFull, Refused, RequestTimeout
+from runtime.client.asking import Asking, ask_history, ask_sessions, ask_state, ask_to_delete
+from runtime.client.errors import PublisherFull, RequestTimeout
 from runtime.client.link import Identity
 from runtime.client.locate import Locate, locator
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_fleet import PublisherFleet
-from runtime.client.state_core import Answer, Question
+from runtime.client.state_core import Subscription
 from runtime.client.state_fleet import StateFleet
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.thread_driver import ThreadDriver
+
+T = TypeVar("T")
 
 
 def as_frames(frames: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -36,12 +39,10 @@ def new_identity(client: str, tenant: str, token: str, kind: str) -> Identity:
 
 
 def wait_for_welcome(driver: ThreadDriver[PublisherFleet] | ThreadDriver[StateFleet], timeout_s: float) -> None:
-    core = driver.core
     with driver.changed:
-        if not driver.wait(lambda: core.welcome is not None or core.refusal is not None, timeout_s):
+        if not driver.wait(lambda: driver.core.is_answered, timeout_s):
             raise RequestTimeout(f"no answer within {timeout_s:g} s")
-        if core.refusal is not None:
-            raise Refused(core.refusal.code, core.refusal.text)
+        driver.core.raise_refusal()
 
 
 class Publisher:
@@ -67,6 +68,11 @@ class Publisher:
     @property
     def stats(self) -> PublisherStats:
         return self._driver.core.stats
+
+    @property
+    def is_connected(self) -> bool:
+        """A worker has welcomed this client and answers."""
+        return self._driver.core.is_connected
 
     def check(self, timeout_s: float) -> None:
         """Wait until a worker has welcomed this client. Raises Refused for a bad token, RequestTimeout.
@@ -99,6 +105,8 @@ class Publisher:
                 n_bytes = array.nbytes + ENTRY_OVERHEAD_BYTES
                 if not self._driver.wait(lambda: core.has_room(n_bytes), timeout_s):
                     raise PublisherFull(f"{core.unfinished} segments are not durable after {timeout_s} s")
+            if sequence is not None and core.is_leaving(session, stream):
+                self._driver.wait(lambda: not core.is_leaving(session, stream), timeout_s)
             receipt = core.publish(session, stream, modality, array, event_time_s, time.monotonic(), sequence)
             self._driver.wake()
         return receipt
@@ -107,6 +115,15 @@ class Publisher:
         """Nothing more comes on this stream for now: its session settles without waiting for it."""
         with self._driver.changed:
             self._driver.core.end(session, stream)
+            self._driver.wake()
+
+    def forget(self, session: str, stream: str) -> None:
+        """End a stream and free its memory once all of it is durable. What comes for it later opens it again.
+
+        A stream numbered by its publisher may then go on at any higher number: `publish` waits until it is forgotten.
+        """
+        with self._driver.changed:
+            self._driver.core.forget(session, stream)
             self._driver.wake()
 
     def wait(
@@ -119,14 +136,26 @@ class Publisher:
                 raise RequestTimeout(f"segment {receipt.sequence} is not {until} after {timeout_s} s")
             return core.check(receipt)
 
+    def wait_until(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> None:
+        """Wait until this is so, looking again whenever something became fused or durable, or was refused.
+
+        For conditions over many receipts, each looked at once: `wait` would visit them one by one. Raises Refused if
+        the runtime refuses this publisher as a whole, RequestTimeout in time.
+        """
+        core = self._driver.core
+        with self._driver.changed:
+            if not self._driver.wait(lambda: is_done() or core.refusal is not None, timeout_s):
+                raise RequestTimeout(f"it is not so after {timeout_s} s")
+            core.raise_refusal()
+
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything published is durable or refused. Raises RequestTimeout, or Refused for a bad token."""
         core = self._driver.core
         with self._driver.changed:
-            if not self._driver.wait(lambda: core.unfinished == 0 or core.refusal is not None, timeout_s):
+            if not self._driver.wait(lambda: core.is_flushed, timeout_s):
                 raise RequestTimeout(f"{core.unfinished} segments are not durable after {timeout_s} s")
-            if core.unfinished and core.refusal is not None:
-                raise Refused(core.refusal.code, core.refusal.text)
+            if core.unfinished:
+                core.raise_refusal()
 
     def close(self) -> None:
         """Stop at once; `flush` first what must not be lost."""
@@ -148,6 +177,16 @@ class StateClient:
         identity = new_identity(client, tenant, token, "reader")
         self._driver = ThreadDriver(StateFleet(identity), locator(address, token), identity.client)
 
+    @property
+    def welcome(self) -> m.Welcome | None:
+        """What the worker said of itself; None while there is no connection."""
+        return self._driver.core.welcome
+
+    @property
+    def refusal(self) -> m.Nack | None:
+        """Why the worker does not welcome this client, for good; None if it does, or has not answered."""
+        return self._driver.core.refusal
+
     def check(self, timeout_s: float) -> None:
         """Wait until a worker has welcomed this client. Raises Refused for a bad token, RequestTimeout."""
         wait_for_welcome(self._driver, timeout_s)
@@ -166,18 +205,11 @@ class StateClient:
         `timed_out` in the answer tells whether that version was not reached.
         Raises Refused("not_found") for a session that does not exist, RequestTimeout if no worker answers.
         """
-        wait_ms = int(wait_s * 1000)
-        answer = self._ask(
-            lambda request: m.Query(request, session, after_version, wait_ms, include_context), timeout_s + wait_s
-        )
-        assert isinstance(answer, m.State)
-        return answer.state | {"timed_out": answer.timed_out}
+        return self._ask(ask_state(session, after_version, wait_s, include_context), timeout_s)
 
     def sessions(self, *, after: str = "", limit: int = 100, timeout_s: float = 10.0) -> tuple[list[str], bool]:
         """One page of session ids greater than `after`, and whether there are more."""
-        answer = self._ask(lambda request: m.ListSessions(request, after, limit), timeout_s)
-        assert isinstance(answer, m.Sessions)
-        return answer.sessions, answer.more
+        return self._ask(ask_sessions(after, limit), timeout_s)
 
     def history(
         self,
@@ -189,22 +221,21 @@ class StateClient:
         timeout_s: float = 10.0,
     ) -> list[dict[str, Any]]:
         """Settled versions with event time in [from_s, to_s], oldest first, the newest `limit` of them."""
-        answer = self._ask(lambda request: m.QueryHistory(request, session, from_s, to_s, limit), timeout_s)
-        assert isinstance(answer, m.History)
-        return answer.rows
+        return self._ask(ask_history(session, from_s, to_s, limit), timeout_s)
 
     def delete(self, session: str, *, timeout_s: float = 10.0) -> bool:
         """Forget a session for good; True if there was one."""
-        answer = self._ask(lambda request: m.Delete(request, session), timeout_s)
-        assert isinstance(answer, m.Deleted)
-        return answer.existed
+        return self._ask(ask_to_delete(session), timeout_s)
 
     def subscribe(self, session: str = "", *, timeout_s: float | None = None) -> Iterator[m.Update]:
-        """Updates of one session, or of all, as they come; ends after `timeout_s` without one."""
-        core = self._driver.core
+        """Updates of one session, or of all, from now on as they come; ends after `timeout_s` without one."""
         with self._driver.changed:
-            subscription = core.subscribe(session)
+            subscription = self._driver.core.subscribe(session)
             self._driver.wake()
+        return self._updates(subscription, timeout_s)
+
+    def _updates(self, subscription: Subscription, timeout_s: float | None) -> Iterator[m.Update]:
+        core = self._driver.core
         try:
             while True:
                 with self._driver.changed:
@@ -221,20 +252,21 @@ class StateClient:
     def signature(self) -> dict[str, Any]:
         """The model's signature as the worker told it; call `check` first."""
         with self._driver.changed:
-            welcome = self._driver.core.welcome
-        if welcome is None:
-            raise RequestTimeout("no worker has answered yet")
-        return welcome.signature
+            return self._driver.core.signature()
 
     def tap(self, *, timeout_s: float) -> Iterator[list[m.Tapped]]:
-        """Every segment of the tenant as the worker accepts it, for a recorder; an empty list after `timeout_s`.
+        """Every segment of the tenant from now on as the worker accepts it, for a recorder; an empty list after
+        `timeout_s`.
 
         After a crash of the worker a segment that was not durable is accepted, and so tapped, again.
         """
-        core = self._driver.core
         with self._driver.changed:
-            core.tap()
+            self._driver.core.tap()
             self._driver.wake()
+        return self._taps(timeout_s)
+
+    def _taps(self, timeout_s: float) -> Iterator[list[m.Tapped]]:
+        core = self._driver.core
         while True:
             with self._driver.changed:
                 self._driver.wait(lambda: core.has_tapped, timeout_s)
@@ -242,18 +274,15 @@ class StateClient:
                 self._driver.wake()
             yield tapped
 
-    def _ask(self, ask: Callable[[int], Question], timeout_s: float) -> Answer:
+    def _ask(self, asking: Asking[T], timeout_s: float) -> T:
         core = self._driver.core
         with self._driver.changed:
-            pending = core.ask(ask)
+            pending = core.ask(asking.question)
             self._driver.wake()
-            if not self._driver.wait(lambda: pending.is_done, timeout_s):
+            if not self._driver.wait(lambda: pending.is_done, timeout_s + asking.held_s):
                 core.give_up(pending)
-                raise RequestTimeout(f"no answer within {timeout_s:g} s")
-        if pending.error is not None:
-            raise pending.error
-        assert pending.answer is not None
-        return pending.answer
+                raise RequestTimeout(f"no answer within {timeout_s + asking.held_s:g} s")
+        return asking.read(pending.result())
 
     def close(self) -> None:
         self._driver.close()

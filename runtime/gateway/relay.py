@@ -60,8 +60,7 @@ class Relay:
         )
         if posted.code:
             raise Refused(posted.code, posted.text)
-        if core.refusal is not None:
-            raise Refused(core.refusal.code, core.refusal.text)
+        core.raise_refusal()
         return by_then
 
     def withdraw(self, session: str, stream: str, posted: Posted) -> bool:

@@ -8,7 +8,6 @@ import numpy as np
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from runtime import messages as m
 from runtime.gateway.asking import SessionId, TheBackend, WhoAsks
 from runtime.gateway.backend import CallerClients
 from runtime.gateway.errors import ApiError
@@ -49,13 +48,10 @@ async def list_sessions(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Response:
     async with backend.clients(caller) as clients:
-        answer = await clients.state.ask(
-            lambda request: m.ListSessions(request, after, limit), backend.policy.answer_timeout_s
+        sessions, more = await clients.state.sessions(
+            after=after, limit=limit, timeout_s=backend.policy.answer_timeout_s
         )
-    assert isinstance(answer, m.Sessions)
-    return JsonAnswer(
-        {"sessions": answer.sessions, "next": answer.sessions[-1] if answer.more and answer.sessions else None}
-    )
+    return JsonAnswer({"sessions": sessions, "next": sessions[-1] if more and sessions else None})
 
 
 @session_routes.get(
@@ -100,11 +96,10 @@ async def get_history(
     first_s = float("-inf") if from_s is None else from_s
     last_s = float("inf") if to_s is None else to_s
     async with backend.clients(caller) as clients:
-        answer = await clients.state.ask(
-            lambda request: m.QueryHistory(request, session, first_s, last_s, limit), backend.policy.answer_timeout_s
+        rows = await clients.state.history(
+            session, from_s=first_s, to_s=last_s, limit=limit, timeout_s=backend.policy.answer_timeout_s
         )
-    assert isinstance(answer, m.History)
-    return JsonAnswer({"session": session, "rows": answer.rows})
+    return JsonAnswer({"session": session, "rows": rows})
 
 
 @session_routes.delete("/v1/sessions/{session}", response_model=DeletedAnswer, summary="Forget a session for good")
@@ -112,9 +107,8 @@ async def delete_session(backend: TheBackend, caller: WhoAsks, session: SessionI
     """Deleting twice is no error. Who publishes to the session afterwards begins a new one."""
     async with backend.clients(caller) as clients:
         clients.forget_session(session)
-        answer = await clients.state.ask(lambda request: m.Delete(request, session), backend.policy.answer_timeout_s)
-    assert isinstance(answer, m.Deleted)
-    return JsonAnswer({"session": session, "existed": answer.existed})
+        existed = await clients.state.delete(session, timeout_s=backend.policy.answer_timeout_s)
+    return JsonAnswer({"session": session, "existed": existed})
 
 
 @session_routes.post(

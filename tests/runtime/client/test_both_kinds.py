@@ -1,0 +1,149 @@
+"""The clients for threads and those for asyncio can do the same, in the same words."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.client import AsyncPublisher, AsyncStateClient, Publisher, Refused, RequestTimeout, StateClient
+from runtime.engine.policies import EnginePolicy, OrderPolicy
+from tests.runtime.worker_harness import LIMIT_S, RunningWorker
+
+ENGINE = EnginePolicy(OrderPolicy(idle_timeout_s=0.02))
+FRAMES = np.ones((2, 3), np.float32)
+STREAM = ("s", "mic", "audio")
+AFTER_FORGETTING = 9
+"""the number of a segment that would be a gap, were the stream not forgotten before it"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[RunningWorker]:
+    with RunningWorker(tmp_path, engine=ENGINE, tokens={"secret": "acme"}) as running:
+        yield running
+
+
+@dataclass
+class Seen:
+    """What a program has seen of its session."""
+
+    versions: list[int] = field(default_factory=list)
+    """of the updates, until none came for a while"""
+    tapped: list[int] = field(default_factory=list)
+    """sequence numbers of what was accepted"""
+    state: dict[str, Any] = field(default_factory=dict)
+    sessions: tuple[list[str], bool] = ([], True)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    model: str = ""
+    deleted: tuple[bool, bool] = (False, True)
+    left: list[dict[str, Any]] = field(default_factory=list)
+    """of its history, once it was deleted"""
+
+
+def with_threads(endpoint: str) -> Seen:
+    seen = Seen()
+    acme: Any = {"tenant": "acme", "token": "secret"}
+    with Publisher(endpoint, **acme) as publisher, StateClient(endpoint, **acme) as reader:
+        publisher.check(LIMIT_S)
+        reader.check(LIMIT_S)
+        taps, updates = reader.tap(timeout_s=LIMIT_S), reader.subscribe("s", timeout_s=0.5)
+        assert reader.sessions() == ([], False), "and the worker has heard of the tap before it answers"
+        receipts = [publisher.publish(*STREAM, FRAMES, float(number), sequence=number) for number in (1, 2)]
+        publisher.wait_until(lambda: all(receipt.is_durable for receipt in receipts), LIMIT_S)
+        publisher.forget("s", "mic")
+        receipt = publisher.publish(*STREAM, FRAMES, 9.0, sequence=AFTER_FORGETTING, timeout_s=LIMIT_S)
+        publisher.wait(receipt, timeout_s=LIMIT_S)
+        publisher.end("s", "mic")
+        publisher.flush(LIMIT_S)
+        assert publisher.is_connected
+        while len(seen.tapped) < 3 and (batch := next(taps)):
+            seen.tapped += [tapped.sequence for tapped in batch]
+        seen.versions = [update.state["version"] for update in updates]
+        seen.state = reader.state("s", after_version=3, wait_s=1.0)
+        seen.sessions = reader.sessions()
+        seen.history = reader.history("s", from_s=2.0)
+        seen.model = reader.signature()["name"]
+        seen.deleted = reader.delete("s"), reader.delete("s")
+        seen.left = reader.history("s")
+    return seen
+
+
+async def with_asyncio(endpoint: str) -> Seen:
+    seen = Seen()
+    acme: Any = {"tenant": "acme", "token": "secret"}
+    async with AsyncPublisher(endpoint, **acme) as publisher, AsyncStateClient(endpoint, **acme) as reader:
+        await publisher.check(LIMIT_S)
+        await reader.check(LIMIT_S)
+        taps, updates = reader.tap(timeout_s=LIMIT_S), reader.subscribe("s", timeout_s=0.5)
+        assert await reader.sessions() == ([], False), "and the worker has heard of the tap before it answers"
+        receipts = [await publisher.publish(*STREAM, FRAMES, float(number), sequence=number) for number in (1, 2)]
+        await publisher.wait_until(lambda: all(receipt.is_durable for receipt in receipts), LIMIT_S)
+        publisher.forget("s", "mic")
+        receipt = await publisher.publish(*STREAM, FRAMES, 9.0, sequence=AFTER_FORGETTING, timeout_s=LIMIT_S)
+        await publisher.wait(receipt, timeout_s=LIMIT_S)
+        publisher.end("s", "mic")
+        await publisher.flush(LIMIT_S)
+        assert publisher.is_connected
+        while len(seen.tapped) < 3 and (batch := await anext(taps)):
+            seen.tapped += [tapped.sequence for tapped in batch]
+        seen.versions = [update.state["version"] async for update in updates]
+        seen.state = await reader.state("s", after_version=3, wait_s=1.0)
+        seen.sessions = await reader.sessions()
+        seen.history = await reader.history("s", from_s=2.0)
+        seen.model = reader.signature()["name"]
+        seen.deleted = await reader.delete("s"), await reader.delete("s")
+        seen.left = await reader.history("s")
+    return seen
+
+
+def in_a_loop(endpoint: str) -> Seen:
+    return asyncio.run(asyncio.wait_for(with_asyncio(endpoint), 4 * LIMIT_S))
+
+
+@pytest.mark.parametrize("program", [with_threads, in_a_loop])
+def test_a_program_can_do_the_same_with_either(worker: RunningWorker, program: Callable[[str], Seen]) -> None:
+    seen = program(worker.endpoint)
+    assert seen.tapped == [1, 2, AFTER_FORGETTING]
+    assert seen.versions[-1:] == [3], "all since the subscription, and an end once there are no more"
+    assert (seen.state["version"], seen.state["timed_out"]) == (3, False)
+    assert seen.sessions == (["s"], False)
+    assert [row["version"] for row in seen.history] == [2, 3]
+    assert seen.model == "toy"
+    assert seen.deleted == (True, False)
+    assert seen.left == []
+
+
+async def checked_in_a_loop(kind: type[AsyncPublisher] | type[AsyncStateClient], endpoint: str, token: str) -> None:
+    async with kind(endpoint, tenant="acme", token=token) as client:
+        await client.check(0.3)
+
+
+@pytest.mark.parametrize("kind", [Publisher, StateClient, AsyncPublisher, AsyncStateClient])
+def test_each_says_whether_a_worker_welcomes_it(worker: RunningWorker, kind: Any) -> None:
+    def check(endpoint: str, token: str) -> None:
+        if kind in (AsyncPublisher, AsyncStateClient):
+            asyncio.run(checked_in_a_loop(kind, endpoint, token))
+            return
+        with kind(endpoint, tenant="acme", token=token) as client:
+            client.check(0.3)
+
+    with pytest.raises(Refused, match="token"):
+        check(worker.endpoint, "guess")
+    with pytest.raises(RequestTimeout, match=r"within 0\.3 s"):
+        check("tcp://127.0.0.1:9", "secret")
+
+
+@pytest.mark.parametrize(("threaded", "looped"), [(Publisher, AsyncPublisher), (StateClient, AsyncStateClient)])
+def test_what_one_can_do_the_other_can(threaded: type[Any], looped: type[Any]) -> None:
+    names = {name for name in dir(threaded) if not name.startswith("_")}
+    assert {name for name in dir(looped) if not name.startswith("_")} == names | {"open"}
+    for name in ["__init__", *sorted(names)]:
+        one, other = getattr(threaded, name), getattr(looped, name)
+        if not isinstance(one, property):
+            assert inspect.signature(one).parameters == inspect.signature(other).parameters, name
