@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from runtime.local_runtime import READY_WITHIN_S, StartError
+from runtime.local_runtime import READY_WITHIN_S
 from runtime.settings import Settings
+from runtime.state_dir import StartError
 
 ANSWER_WITHIN_S = 30.0
 

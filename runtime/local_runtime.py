@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from runtime.settings import Settings
+from runtime.state_dir import Note, StartError, forget_note, take_lock, write_note
 from runtime.store.base import StoreError
 from runtime.store_source import open_store
 
 RAY_ATTEMPTS = 3
 READY_WITHIN_S = 120.0
 DRAIN_S = 5.0
-LOCK_FILE = "runtime.lock"
-PID_FILE = "runtime.json"
-
-
-class StartError(Exception):
-    """The runtime cannot be started; the text says why and what to do."""
 
 
 class LocalRuntime:
@@ -33,10 +29,10 @@ class LocalRuntime:
 
     def __init__(self, settings: Settings, *, show_logs: bool = False) -> None:
         self.settings = settings
+        self._state_dir = Path(settings.runtime.state_dir)
         self._show_logs = show_logs
         self._controller: Any = None
         self._lock: IO[str] | None = None
-        self._ray_address = ""
 
     @property
     def address(self) -> str:
@@ -45,13 +41,16 @@ class LocalRuntime:
     def start(self, on_progress: Callable[[str], None] = lambda text: None) -> None:
         """Start and wait until segments can be published and states queried. Raises StartError."""
         self._check()
-        self._lock = _take_lock(self.settings)
+        self._lock = take_lock(self._state_dir)
+        note = Note(os.getpid(), self.address)
+        write_note(self._state_dir, note)
         try:
-            self._start(on_progress)
+            ray_address = self._start(on_progress)
         except BaseException:
             self.stop(drain_s=0.0)
             raise
-        self._write_pid_file()
+        auth_mode = os.environ.get("RAY_AUTH_MODE", "")  # Ray sets it as it starts
+        write_note(self._state_dir, replace(note, ray=ray_address, ray_auth=auth_mode))
 
     def stop(self, drain_s: float = DRAIN_S) -> bool:
         """Save what is settled, then stop all processes; True if all that was settled is saved."""
@@ -63,7 +62,7 @@ class LocalRuntime:
                 saved = self._stop_workers(drain_s)
             ray.shutdown()
         if self._lock is not None:
-            (Path(self.settings.runtime.state_dir) / PID_FILE).unlink(missing_ok=True)
+            forget_note(self._state_dir)
             self._lock.close()
             self._lock = None
         return saved
@@ -90,13 +89,10 @@ class LocalRuntime:
                 hint = f"--set runtime.http_port={runtime.http_port + 1} takes another"
                 raise StartError(f"{runtime.host}:{runtime.http_port}: {error.strerror}; {hint}") from None
 
-    def _write_pid_file(self) -> None:
-        path = Path(self.settings.runtime.state_dir) / PID_FILE
-        path.write_text(json.dumps({"pid": os.getpid(), "address": self.address, "ray": self._ray_address}))
-
     # ---- Ray ----
 
-    def _start(self, on_progress: Callable[[str], None]) -> None:
+    def _start(self, on_progress: Callable[[str], None]) -> str:
+        """The address of the Ray that was started."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # Ray would run the worker at niceness 15: behind every publisher on the same machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
@@ -108,12 +104,12 @@ class LocalRuntime:
 
         on_progress("starting Ray")
         self._start_ray(NAMESPACE, on_progress)
-        self._ray_address = ray.get_runtime_context().gcs_address
         logging.getLogger("ray.serve").setLevel(logging.INFO if self._show_logs else logging.ERROR)
         on_progress("starting the worker and the gateway")
         self._controller = start_controller(self.settings)
         run_gateway(self.settings)  # while the worker loads its model
         self._wait_for_worker()
+        return str(ray.get_runtime_context().gcs_address)
 
     def _start_ray(self, namespace: str, on_progress: Callable[[str], None]) -> None:
         """Its parts give one another a few seconds to answer, too few on a machine that is busy: try again."""
@@ -121,15 +117,16 @@ class LocalRuntime:
 
         for attempts_left in reversed(range(RAY_ATTEMPTS)):
             try:
-                # "local": never join a cluster that happens to run on this machine.
-                ray.init(
-                    address="local",
-                    namespace=namespace,
-                    include_dashboard=False,
-                    num_cpus=max(4, os.cpu_count() or 1),
-                    log_to_driver=self._show_logs,
-                    logging_level=logging.ERROR,
-                )
+                with _own_signal_handlers():
+                    # "local": never join a cluster that happens to run on this machine.
+                    ray.init(
+                        address="local",
+                        namespace=namespace,
+                        include_dashboard=False,
+                        num_cpus=max(4, os.cpu_count() or 1),
+                        log_to_driver=self._show_logs,
+                        logging_level=logging.ERROR,
+                    )
                 return
             except ray.exceptions.RaySystemError as error:
                 ray.shutdown()
@@ -162,29 +159,14 @@ class LocalRuntime:
 
 
 @contextmanager
-def state_lock(settings: Settings) -> Iterator[None]:
-    """Hold the state directory, so that no runtime starts on it. Raises StartError if one runs."""
-    with _take_lock(settings):
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep SIGTERM: a Ray that is initialised takes it for itself, and ends the process before anything is saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where neither Ray nor we may set a handler
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
         yield
-
-
-def _take_lock(settings: Settings) -> IO[str]:
-    directory = Path(settings.runtime.state_dir)
-    lock = (directory / LOCK_FILE).open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        running = read_pid_file(settings)
-        who = f"process {running['pid']} at {running['address']}" if running else "another process"
-        raise StartError(f"{directory} is in use by {who}; `grf down` stops it") from None
-    return lock
-
-
-def read_pid_file(settings: Settings) -> dict[str, Any] | None:
-    """`pid`, `address` and `ray`, its Ray's, of the runtime on this state directory; None if none has written them."""
-    try:
-        content = json.loads((Path(settings.runtime.state_dir) / PID_FILE).read_text())
-        return {"pid": int(content["pid"]), "address": str(content["address"]), "ray": str(content.get("ray", ""))}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

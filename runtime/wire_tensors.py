@@ -115,7 +115,7 @@ def _decode_entries(rows: list[Any], dtype: str, tensor: Frame) -> tuple[Segment
         if not 0 < sequence <= MAX_SEQUENCE:
             raise malformed(f"segments: sequence {sequence} is outside 1 .. 2**62")
         if not -MAX_EVENT_TIME_S < event_time_s < MAX_EVENT_TIME_S:
-            raise malformed(f"segments: event time {event_time_s} is not a finite number of seconds")
+            raise malformed(f"segments: event time {event_time_s} is not a finite number of seconds below 1e+15")
         total += length
     frames = _decode_tensor(tensor, dtype, total)
     if len(rows) == 1:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from runtime.state_dir import who_runs
 
 if TYPE_CHECKING:
     from runtime.settings import Settings
@@ -25,9 +29,9 @@ EXPECTED = {
     "grf_core.data.motion": "MotionDataError",
     "grf_core.recording": "RecordingError",
     "runtime.client.errors": "ClientError",
-    "runtime.local_runtime": "StartError",
     "runtime.records": "RecordError",
     "runtime.settings": "SettingError",
+    "runtime.state_dir": "StartError",
     "runtime.store.archive": "ArchiveError",
     "runtime.store.base": "StoreError",
 }
@@ -72,11 +76,20 @@ def read_settings(config: str | None, flags: tuple[str, ...]) -> Settings:
 def client_options(command: Command) -> Command:
     """--address, --tenant and --token of a running runtime."""
     address = click.option(
-        "--address", default="http://127.0.0.1:8000", show_default=True, envvar="GRF_ADDRESS", help="Of the gateway."
+        "--address", default=_address_here, show_default="of the runtime started here, or port 8000 of this machine",
+        envvar="GRF_ADDRESS", show_envvar=True, help="Of the gateway.",
+    )  # fmt: skip
+    tenant = click.option("--tenant", default="default", show_default=True, envvar="GRF_TENANT", show_envvar=True)
+    token = click.option(
+        "--token", default="", envvar="GRF_TOKEN", show_envvar=True, help="If the runtime asks for one."
     )
-    tenant = click.option("--tenant", default="default", show_default=True, envvar="GRF_TENANT")
-    token = click.option("--token", default="", envvar="GRF_TOKEN", help="If the runtime asks for one.")
     return address(tenant(token(command)))
+
+
+def _address_here() -> str:
+    """Without the settings, which are slow to read for a command that asks one question."""
+    running = who_runs(Path(os.environ.get("GRF_RUNTIME_STATE_DIR", ".grf")))
+    return running.address if running else f"http://127.0.0.1:{os.environ.get('GRF_RUNTIME_HTTP_PORT', '8000')}"
 
 
 @contextmanager

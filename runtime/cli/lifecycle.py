@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import IO
 
 import click
 
@@ -20,16 +22,19 @@ from runtime.cli.common import (
     stop_on_signal,
 )  # fmt: skip
 from runtime.keys import KEY_GROUPS
-from runtime.local_runtime import DRAIN_S, LocalRuntime, StartError, read_pid_file
+from runtime.local_runtime import DRAIN_S, LocalRuntime
 from runtime.settings import Settings
+from runtime.state_dir import LOG_FILE, StartError, is_held, who_runs
 
 DOWN_WITHIN_S = 40.0
-UP_WITHIN_S = 180.0
+LOOK_EVERY_S = 0.1
 
 
 @click.command()
 @settings_options
-@click.option("--detach", is_flag=True, help="Return once the runtime is ready, and leave it running.")
+@click.option(
+    "--detach", is_flag=True, help="Return once it is ready, and leave it running with its log in the state directory."
+)
 @click.option("--quiet", is_flag=True, help="Do not show the processes' logs.")
 @ray_option
 def up(config: str | None, flags: tuple[str, ...], detach: bool, quiet: bool, ray_address: str) -> None:
@@ -44,8 +49,7 @@ def up(config: str | None, flags: tuple[str, ...], detach: bool, quiet: bool, ra
         click.echo(f"grf is ready on {ray_address}, gateway at port {settings.runtime.http_port}")
         return
     if detach:
-        _start_detached(settings, config, flags)
-        return
+        sys.exit(_start_detached(settings, config, flags, quiet))
     runtime = LocalRuntime(settings, show_logs=not quiet)
     with stop_on_signal() as stopped:
         runtime.start(lambda text: click.echo(f"grf: {text}", err=True))
@@ -57,16 +61,37 @@ def up(config: str | None, flags: tuple[str, ...], detach: bool, quiet: bool, ra
     sys.exit(0 if saved else FAILED)
 
 
-def _start_detached(settings: Settings, config: str | None, flags: tuple[str, ...]) -> None:
-    arguments = [sys.executable, "-m", "runtime.cli.run", "up", "--quiet"]
+def _start_detached(settings: Settings, config: str | None, flags: tuple[str, ...], quiet: bool) -> int:
+    """Start it in a terminal session of its own, and wait until it is ready; the exit code."""
+    arguments = [sys.executable, "-m", "runtime.cli.run", "up", *(["--quiet"] if quiet else [])]
     arguments += ["--config", config] if config else []
     arguments += [part for flag in flags for part in ("--set", flag)]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True)
-    assert process.stdout is not None
-    line = process.stdout.readline().decode().strip()
-    if not line:
-        sys.exit(process.wait(UP_WITHIN_S))
-    click.echo(line)
+    directory = Path(settings.runtime.state_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / LOG_FILE
+    with path.open("ab") as log, path.open("rb") as written:
+        written.seek(0, os.SEEK_END)
+        # Nothing of ours: who reads what we say to its end would wait for the runtime's end.
+        process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        while (code := process.poll()) is None and not _is_ready(directory, process.pid):
+            _tell_progress(written)
+            time.sleep(LOOK_EVERY_S)
+        _tell_progress(written)
+    ready = f"grf is ready: http://{settings.runtime.host}:{settings.runtime.http_port}; " if code is None else "grf: "
+    click.echo(f"{ready}its log is {path}", err=code is not None)
+    return code or 0
+
+
+def _is_ready(directory: Path, pid: int) -> bool:
+    running = who_runs(directory)
+    return running is not None and running.pid == pid and bool(running.ray)
+
+
+def _tell_progress(written: IO[bytes]) -> None:
+    """What the command itself has said since, without the logs of its processes."""
+    for line in written.read().decode(errors="replace").splitlines():
+        if line.startswith("grf: "):
+            click.echo(line, err=True)
 
 
 @click.command()
@@ -80,24 +105,19 @@ def down(config: str | None, flags: tuple[str, ...], ray_address: str) -> None:
             saved = cluster_runtime.stop(DRAIN_S)
         click.echo("grf is down" if saved else "grf is down; not everything settled was saved")
         sys.exit(0 if saved else FAILED)
-    running = read_pid_file(settings)
+    directory = Path(settings.runtime.state_dir)
+    running = who_runs(directory)
     if running is None:
-        click.echo(f"grf: nothing runs on {settings.runtime.state_dir}", err=True)
+        click.echo(f"grf: nothing runs on {directory}", err=True)
         sys.exit(NO_RUNTIME)
-    pid = running["pid"]
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        click.echo(f"grf: process {pid} is gone already", err=True)
-        return
+    os.kill(running.pid, signal.SIGTERM)
     deadline_s = time.monotonic() + DOWN_WITHIN_S
-    while time.monotonic() < deadline_s:
-        if read_pid_file(settings) is None:
-            click.echo("grf is down")
-            return
-        time.sleep(0.1)
-    click.echo(f"grf: process {pid} has not stopped after {DOWN_WITHIN_S:g} s", err=True)
-    sys.exit(FAILED)
+    while is_held(directory):
+        if time.monotonic() > deadline_s:
+            click.echo(f"grf: process {running.pid} has not stopped after {DOWN_WITHIN_S:g} s", err=True)
+            sys.exit(FAILED)
+        time.sleep(LOOK_EVERY_S)
+    click.echo("grf is down")
 
 
 @click.command()
@@ -129,8 +149,12 @@ def _ray_of(config: str | None, flags: tuple[str, ...], ray_address: str) -> str
     """Of the runtime that is meant: the cluster that was named, or the Ray that `grf up` has started here."""
     if ray_address:
         return ray_address
-    settings = read_settings(config, flags)
-    running = read_pid_file(settings)
+    directory = Path(read_settings(config, flags).runtime.state_dir)
+    running = who_runs(directory)
     if running is None:
-        raise StartError(f"nothing runs on {settings.runtime.state_dir}; --address names a Ray cluster")
-    return str(running["ray"])
+        raise StartError(f"nothing runs on {directory}; --address names a Ray cluster")
+    if not running.ray:
+        raise StartError(f"process {running.pid} on {directory} is not ready yet")
+    if running.ray_auth:  # Ray does not find out by itself where it is given an address
+        os.environ.setdefault("RAY_AUTH_MODE", running.ray_auth)
+    return running.ray

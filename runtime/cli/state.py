@@ -14,8 +14,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from runtime.cli.common import NOT_AS_IT_SHOULD_BE, read_settings, settings_options
 from runtime.digest import TOLERANCE, SettledSession, difference, digest_of
-from runtime.local_runtime import state_lock
 from runtime.records import SessionRecord
+from runtime.state_dir import state_lock
 from runtime.store.archive import read_archive, write_archive
 from runtime.store_source import open_store
 
@@ -49,7 +49,7 @@ def import_state(file: Path, config: str | None, flags: tuple[str, ...]) -> None
     store = open_store(settings)
     records = read_archive(file)
     with (
-        state_lock(settings),
+        state_lock(Path(settings.runtime.state_dir)),
         Progress(SpinnerColumn(), TextColumn("{task.completed} sessions"), transient=True) as bar,
     ):
         task = bar.add_task("", total=None)

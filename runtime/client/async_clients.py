@@ -6,21 +6,21 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeVar
 
 import numpy.typing as npt
 
 from runtime import messages as m
 from runtime.client.asking import Asking, ask_history, ask_sessions, ask_state, ask_to_delete
 from runtime.client.async_driver import AsyncDriver
-from runtime.client.errors import ClientClosed, PublisherFull, RequestTimeout
+from runtime.client.errors import ClientClosed, PublisherFull
 from runtime.client.locate import Locate, locator
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_fleet import PublisherFleet
 from runtime.client.state_core import Subscription
 from runtime.client.state_fleet import StateFleet
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
-from runtime.client.sync_clients import as_frames, new_identity
+from runtime.client.sync_clients import as_frames, as_sequence, as_time_s, new_identity
 
 T = TypeVar("T")
 
@@ -62,20 +62,20 @@ class AsyncPublisher:
         stream: str,
         modality: str,
         frames: npt.ArrayLike,
-        event_time_s: float,
+        event_time_s: SupportsFloat,
         *,
-        sequence: int | None = None,
+        sequence: SupportsIndex | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
-        array = as_frames(frames)
+        array, time_s, number = as_frames(frames), as_time_s(event_time_s), as_sequence(sequence)
         core = self._driver.core
         if core.policy.when_full == "block":
             n_bytes = array.nbytes + ENTRY_OVERHEAD_BYTES
             if not await self._driver.wait(lambda: core.has_room(n_bytes), timeout_s):
                 raise PublisherFull(f"{core.unfinished} segments are not durable after {timeout_s} s")
-        if sequence is not None and core.is_leaving(session, stream):
+        if number is not None and core.is_leaving(session, stream):
             await self._driver.wait(lambda: not core.is_leaving(session, stream), timeout_s)
-        receipt = core.publish(session, stream, modality, array, event_time_s, time.monotonic(), sequence)
+        receipt = core.publish(session, stream, modality, array, time_s, time.monotonic(), number)
         self._driver.wake()
         return receipt
 
@@ -92,19 +92,19 @@ class AsyncPublisher:
     ) -> Receipt:
         core = self._driver.core
         if not await self._driver.wait(lambda: core.has_reached(receipt, until), timeout_s):
-            raise RequestTimeout(f"segment {receipt.sequence} is not {until} after {timeout_s} s")
+            raise core.timed_out(f"segment {receipt.sequence} is not {until} after {timeout_s} s")
         return core.check(receipt)
 
     async def wait_until(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> None:
         core = self._driver.core
         if not await self._driver.wait(lambda: is_done() or core.refusal is not None, timeout_s):
-            raise RequestTimeout(f"it is not so after {timeout_s} s")
+            raise core.timed_out(f"it is not so after {timeout_s} s")
         core.raise_refusal()
 
     async def flush(self, timeout_s: float | None = None) -> None:
         core = self._driver.core
         if not await self._driver.wait(lambda: core.is_flushed, timeout_s):
-            raise RequestTimeout(f"{core.unfinished} segments are not durable after {timeout_s} s")
+            raise core.timed_out(f"{core.unfinished} segments are not durable after {timeout_s} s")
         if core.unfinished:
             core.raise_refusal()
 
@@ -212,7 +212,7 @@ class AsyncStateClient:
         self._driver.wake()
         if not await self._driver.wait(lambda: pending.is_done, timeout_s + asking.held_s):
             core.give_up(pending)
-            raise RequestTimeout(f"no answer within {timeout_s + asking.held_s:g} s")
+            raise core.timed_out(f"no answer within {timeout_s + asking.held_s:g} s")
         return asking.read(pending.result())
 
     async def close(self) -> None:
@@ -230,5 +230,5 @@ class AsyncStateClient:
 
 async def wait_for_welcome(driver: AsyncDriver[PublisherFleet] | AsyncDriver[StateFleet], timeout_s: float) -> None:
     if not await driver.wait(lambda: driver.core.is_answered, timeout_s):
-        raise RequestTimeout(f"no answer within {timeout_s:g} s")
+        raise driver.core.timed_out(f"no answer within {timeout_s:g} s")
     driver.core.raise_refusal()

@@ -42,8 +42,7 @@ class AsyncDriver(Generic[FleetT]):
 
     def wake(self) -> None:
         """There is something to send."""
-        if self._task is None or self._task.done():
-            raise ClientClosed("the client is not open")
+        self._raise_if_closed("the client is not open")
         self._wake.set()
 
     async def wait(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
@@ -51,11 +50,16 @@ class AsyncDriver(Generic[FleetT]):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not is_done():
-                    if self._task is None or self._task.done():
-                        raise ClientClosed("the client was closed")
+                    self._raise_if_closed("the client was closed")
                     changed = self._changed
                     await changed.wait()
         return is_done()
+
+    def _raise_if_closed(self, text: str) -> None:
+        if self._task is not None and not self._task.done():
+            return
+        failure = self._task.exception() if self._task is not None and not self._task.cancelled() else None
+        raise ClientClosed(f"the client has failed: {failure!r}" if failure else text) from failure
 
     async def close(self) -> None:
         if self._task is None or self._context is None:
@@ -114,7 +118,8 @@ class AsyncDriver(Generic[FleetT]):
     async def _ask_where(self) -> str | None:
         try:
             return await asyncio.to_thread(self._locate)
-        except NotLocated:
+        except NotLocated as error:
+            self.core.not_located(str(error))
             await asyncio.sleep(RELOCATE_AFTER_S)
             return None
 

@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeVar
 
 from runtime import messages as m
-from runtime.client.errors import Refused
+from runtime.client.errors import Refused, RequestTimeout
 from runtime.client.link import Core
 from runtime.keys import SessionKey, key_group
 
@@ -49,6 +49,8 @@ class Fleet(Generic[LaneT]):
         self.home = make_lane()
         self._make_lane = make_lane
         self._home_endpoint = ""
+        self._not_located = ""
+        """why nobody could name a worker when one was last asked for; empty if somebody did"""
         self._lanes: dict[str, LaneT] = {}
         self._version = -1
         self._endpoint_of: dict[int, str] = {}
@@ -117,6 +119,12 @@ class Fleet(Generic[LaneT]):
         """A worker has said whether it welcomes this client."""
         return self.welcome is not None or self.refusal is not None
 
+    def timed_out(self, text: str) -> RequestTimeout:
+        """The error for what has not come in time. It tells why, if no worker is there to answer."""
+        if self.is_connected:
+            return RequestTimeout(text)
+        return RequestTimeout(f"{text}: {self._not_located or f'no worker answers at {self._home_endpoint}'}")
+
     def raise_refusal(self) -> None:
         """Raises Refused if no worker welcomes this client: a bad token, for example."""
         if self.refusal is not None:
@@ -151,9 +159,13 @@ class Fleet(Generic[LaneT]):
                 return endpoint
         return None
 
+    def not_located(self, why: str) -> None:
+        """Whoever was asked where to connect home to could not tell."""
+        self._not_located = why
+
     def located(self, endpoint: str) -> None:
         """Home leads to this worker from now on."""
-        self._home_endpoint = endpoint
+        self._home_endpoint, self._not_located = endpoint, ""
         self._settle()
 
     def receive(self, lane: LaneT, message: m.Message, now_s: float) -> None:

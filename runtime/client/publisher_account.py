@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,11 @@ class PublisherPolicy:
             raise ValueError("max_buffer_bytes must be positive")
         if not 0 <= self.linger_ms < inf:
             raise ValueError(f"linger_ms must be finite and not negative: {self.linger_ms}")
+
+
+log = logging.getLogger(__name__)
+MOST_LOGGED = 100
+"""warnings of one publisher"""
 
 
 class PublisherEvent(NamedTuple):
@@ -63,3 +69,17 @@ class Account:
     stats: PublisherStats = field(default_factory=PublisherStats)
     n_bytes: int = 0
     """of segments that are not durable yet"""
+    _logged: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def tell(self, event: PublisherEvent) -> None:
+        """The user, or the log if the user does not want to hear: there once of each kind and stream."""
+        if self.on_event is not None:
+            self.on_event(event)
+            return
+        kind = event.code, event.session, event.stream
+        if kind not in self._logged and len(self._logged) < MOST_LOGGED:
+            self._logged.add(kind)
+            log.warning(
+                "segment %d of stream %r of session %r: %s: %s; others are only counted, unless `on_event` is given",
+                *(event.sequence, event.stream, event.session, event.code, event.text),
+            )

@@ -26,7 +26,7 @@ STREAM_CODES = frozenset({"bad_id", "malformed", "too_large", "unknown_modality"
 
 def _check_readable(frames: Float32Array, event_time_s: float, sequence: int | None) -> None:
     if not -MAX_EVENT_TIME_S < event_time_s < MAX_EVENT_TIME_S:
-        raise ValueError(f"event time {event_time_s} is not a finite number of seconds")
+        raise ValueError(f"event time {event_time_s} is not a finite number of seconds below {MAX_EVENT_TIME_S:g}")
     if len(frames) and not frames.shape[1]:
         raise ValueError("frames have width 0")
     if frames.nbytes > MAX_MESSAGE_BYTES:
@@ -336,8 +336,7 @@ class PublisherCore:
         self._account.n_bytes -= sum(entry.n_bytes for entry in entries)
 
     def _tell(self, nack: m.Nack) -> None:
-        if self._account.on_event is not None:
-            self._account.on_event(PublisherEvent(nack.code, nack.text, nack.session, nack.stream, nack.sequence))
+        self._account.tell(PublisherEvent(nack.code, nack.text, nack.session, nack.stream, nack.sequence))
 
     def _make_sendable(self, name: StreamName) -> None:
         buffer = self._streams.get(name)

@@ -33,6 +33,7 @@ class Receipt:
         """0 until the stream is open and the segment numbered"""
         self.is_fused = False
         self.is_durable = False
+        """it need not be published again: it is in the stored state, or was refused before this publisher began"""
         self.is_dropped = False
         """given up by this publisher, because its buffer was full"""
         self.code = ""

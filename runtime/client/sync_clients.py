@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from operator import index
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime import messages as m
 from runtime.client.asking import Asking, ask_history, ask_sessions, ask_state, ask_to_delete
-from runtime.client.errors import PublisherFull, RequestTimeout
+from runtime.client.errors import PublisherFull
 from runtime.client.link import Identity
 from runtime.client.locate import Locate, locator
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
@@ -34,6 +35,18 @@ def as_frames(frames: npt.ArrayLike) -> npt.NDArray[np.float32]:
     return array
 
 
+def as_time_s(event_time_s: SupportsFloat) -> float:
+    """NumPy's numbers too, which msgpack would not take. Raises TypeError for what is no number."""
+    if not isinstance(event_time_s, SupportsFloat):
+        raise TypeError(f"event time {event_time_s!r} is no number of seconds")
+    return float(event_time_s)
+
+
+def as_sequence(sequence: SupportsIndex | None) -> int | None:
+    """Likewise."""
+    return None if sequence is None else index(sequence)
+
+
 def new_identity(client: str, tenant: str, token: str, kind: str) -> Identity:
     return Identity(client or f"{kind}-{uuid.uuid4().hex[:12]}", tenant, token)
 
@@ -41,7 +54,7 @@ def new_identity(client: str, tenant: str, token: str, kind: str) -> Identity:
 def wait_for_welcome(driver: ThreadDriver[PublisherFleet] | ThreadDriver[StateFleet], timeout_s: float) -> None:
     with driver.changed:
         if not driver.wait(lambda: driver.core.is_answered, timeout_s):
-            raise RequestTimeout(f"no answer within {timeout_s:g} s")
+            raise driver.core.timed_out(f"no answer within {timeout_s:g} s")
         driver.core.raise_refusal()
 
 
@@ -87,27 +100,28 @@ class Publisher:
         stream: str,
         modality: str,
         frames: npt.ArrayLike,
-        event_time_s: float,
+        event_time_s: SupportsFloat,
         *,
-        sequence: int | None = None,
+        sequence: SupportsIndex | None = None,
         timeout_s: float | None = None,
     ) -> Receipt:
         """Hand over one segment, `frames` [T, F]; returns at once unless the buffer is full and the policy blocks.
 
         `sequence` is for sources that can be replayed: number their segments 1, 2, 3, ..., and what was durable
-        before is recognised. Raises PublisherFull after `timeout_s` of waiting for room, StreamRefused for a stream
-        that the runtime has refused, ValueError for frames that are not [T, F].
+        before is recognised; so is what was refused then, which counts as durable now. A segment that is refused later
+        is told to `on_event`, or logged. Raises PublisherFull after `timeout_s` of waiting for room, StreamRefused for
+        a stream that the runtime has refused, ValueError for frames that are not [T, F].
         """
-        array = as_frames(frames)
+        array, time_s, number = as_frames(frames), as_time_s(event_time_s), as_sequence(sequence)
         core = self._driver.core
         with self._driver.changed:
             if core.policy.when_full == "block":
                 n_bytes = array.nbytes + ENTRY_OVERHEAD_BYTES
                 if not self._driver.wait(lambda: core.has_room(n_bytes), timeout_s):
                     raise PublisherFull(f"{core.unfinished} segments are not durable after {timeout_s} s")
-            if sequence is not None and core.is_leaving(session, stream):
+            if number is not None and core.is_leaving(session, stream):
                 self._driver.wait(lambda: not core.is_leaving(session, stream), timeout_s)
-            receipt = core.publish(session, stream, modality, array, event_time_s, time.monotonic(), sequence)
+            receipt = core.publish(session, stream, modality, array, time_s, time.monotonic(), number)
             self._driver.wake()
         return receipt
 
@@ -133,7 +147,7 @@ class Publisher:
         core = self._driver.core
         with self._driver.changed:
             if not self._driver.wait(lambda: core.has_reached(receipt, until), timeout_s):
-                raise RequestTimeout(f"segment {receipt.sequence} is not {until} after {timeout_s} s")
+                raise core.timed_out(f"segment {receipt.sequence} is not {until} after {timeout_s} s")
             return core.check(receipt)
 
     def wait_until(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> None:
@@ -145,7 +159,7 @@ class Publisher:
         core = self._driver.core
         with self._driver.changed:
             if not self._driver.wait(lambda: is_done() or core.refusal is not None, timeout_s):
-                raise RequestTimeout(f"it is not so after {timeout_s} s")
+                raise core.timed_out(f"it is not so after {timeout_s} s")
             core.raise_refusal()
 
     def flush(self, timeout_s: float | None = None) -> None:
@@ -153,7 +167,7 @@ class Publisher:
         core = self._driver.core
         with self._driver.changed:
             if not self._driver.wait(lambda: core.is_flushed, timeout_s):
-                raise RequestTimeout(f"{core.unfinished} segments are not durable after {timeout_s} s")
+                raise core.timed_out(f"{core.unfinished} segments are not durable after {timeout_s} s")
             if core.unfinished:
                 core.raise_refusal()
 
@@ -281,7 +295,7 @@ class StateClient:
             self._driver.wake()
             if not self._driver.wait(lambda: pending.is_done, timeout_s + asking.held_s):
                 core.give_up(pending)
-                raise RequestTimeout(f"no answer within {timeout_s + asking.held_s:g} s")
+                raise core.timed_out(f"no answer within {timeout_s + asking.held_s:g} s")
         return asking.read(pending.result())
 
     def close(self) -> None:

@@ -38,6 +38,8 @@ class ThreadDriver(Generic[FleetT]):
         self._bell = Doorbell()
         self._rung = False
         self._closing = threading.Event()
+        self._failure: BaseException | None = None
+        """what ended the thread, other than `close`: a defect"""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -45,8 +47,7 @@ class ThreadDriver(Generic[FleetT]):
 
     def wake(self) -> None:
         """There is something to send. Call with `changed` held."""
-        if self._closing.is_set():
-            raise ClientClosed("the client was closed")
+        self._raise_if_closed()
         if not self._rung:
             self._rung = True
             self._bell.ring()
@@ -54,14 +55,20 @@ class ThreadDriver(Generic[FleetT]):
     def wait(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until `is_done`; False if the time was over first. Call with `changed` held."""
         done = self.changed.wait_for(lambda: self._closing.is_set() or is_done(), timeout_s)
-        if self._closing.is_set() and not is_done():
-            raise ClientClosed("the client was closed")
+        if not is_done():
+            self._raise_if_closed()
         return done
+
+    def _raise_if_closed(self) -> None:
+        if self._failure is not None:
+            raise ClientClosed(f"the client has failed: {self._failure!r}") from self._failure
+        if self._closing.is_set():
+            raise ClientClosed("the client was closed")
 
     def close(self) -> None:
         """Stop the thread; nothing is sent any more."""
         with self.changed:
-            if self._closing.is_set():
+            if self._context.closed:
                 return
             self._closing.set()
             self._bell.ring()
@@ -73,11 +80,19 @@ class ThreadDriver(Generic[FleetT]):
     # ---- the driver's thread ----
 
     def _run(self) -> None:
-        while not self._closing.is_set():
-            self._connect()
-            self._turn()
-        for _, socket in self._connections.values():
-            socket.close(linger=0)
+        try:
+            while not self._closing.is_set():
+                self._connect()
+                self._turn()
+        except BaseException as error:
+            with self.changed:
+                self._failure = error
+                self._closing.set()
+                self.changed.notify_all()  # nobody may wait for what will not come
+            raise
+        finally:
+            for _, socket in self._connections.values():
+                socket.close(linger=0)
 
     def _connect(self) -> None:
         """A socket for every lane that should have one; none for those that are not wanted any more."""
@@ -115,7 +130,9 @@ class ThreadDriver(Generic[FleetT]):
     def _ask_where(self, answer: Future[str | None]) -> None:
         try:
             answer.set_result(self._locate())
-        except NotLocated:
+        except NotLocated as error:
+            with self.changed:
+                self.core.not_located(str(error))
             self._closing.wait(RELOCATE_AFTER_S)
             answer.set_result(None)
         except BaseException as error:

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import ray
 
-from runtime.local_runtime import RAY_ATTEMPTS, LocalRuntime, StartError
+from runtime.local_runtime import RAY_ATTEMPTS, LocalRuntime
 from runtime.settings import Settings
+from runtime.state_dir import StartError
 
 
 def ray_that_fails(monkeypatch: pytest.MonkeyPatch, times: int) -> list[str]:

@@ -135,8 +135,10 @@ def test_each_says_whether_a_worker_welcomes_it(worker: RunningWorker, kind: Any
 
     with pytest.raises(Refused, match="token"):
         check(worker.endpoint, "guess")
-    with pytest.raises(RequestTimeout, match=r"within 0\.3 s"):
+    with pytest.raises(RequestTimeout, match=r"no answer within 0\.3 s: no worker answers at tcp://127\.0\.0\.1:9"):
         check("tcp://127.0.0.1:9", "secret")
+    with pytest.raises(RequestTimeout, match=r"http://127\.0\.0\.1:9 names no worker: .*refused"):
+        check("http://127.0.0.1:9", "secret")
 
 
 @pytest.mark.parametrize(("threaded", "looped"), [(Publisher, AsyncPublisher), (StateClient, AsyncStateClient)])
@@ -147,3 +149,46 @@ def test_what_one_can_do_the_other_can(threaded: type[Any], looped: type[Any]) -
         one, other = getattr(threaded, name), getattr(looped, name)
         if not isinstance(one, property):
             assert inspect.signature(one).parameters == inspect.signature(other).parameters, name
+
+
+def publish_with_numpy(endpoint: str) -> int:
+    with Publisher(endpoint, tenant="acme", token="secret") as publisher:
+        publisher.publish(*STREAM, FRAMES, np.float32(1.5), sequence=np.int64(1))
+        publisher.publish(*STREAM, FRAMES, np.int64(2), sequence=np.uint8(2))
+        publisher.flush(LIMIT_S)
+        with pytest.raises(TypeError, match="event time None is no number of seconds"):
+            publisher.publish(*STREAM, FRAMES, None)  # type: ignore[arg-type]
+        return publisher.stats.durable
+
+
+async def publish_with_numpy_in_a_loop(endpoint: str) -> int:
+    async with AsyncPublisher(endpoint, tenant="acme", token="secret") as publisher:
+        await publisher.publish(*STREAM, FRAMES, np.float32(1.5), sequence=np.int64(1))
+        await publisher.publish(*STREAM, FRAMES, np.int64(2), sequence=np.uint8(2))
+        await publisher.flush(LIMIT_S)
+        with pytest.raises(TypeError, match="event time None is no number of seconds"):
+            await publisher.publish(*STREAM, FRAMES, None)  # type: ignore[arg-type]
+        return publisher.stats.durable
+
+
+def test_times_and_numbers_may_be_those_of_numpy(worker: RunningWorker) -> None:
+    assert publish_with_numpy(worker.endpoint) == 2
+    worker.crash()
+    worker.path.unlink()
+    worker.start()
+    assert asyncio.run(publish_with_numpy_in_a_loop(worker.endpoint)) == 2
+
+
+def test_a_refusal_that_nobody_listens_to_is_logged_once_a_stream(
+    worker: RunningWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    wide = np.ones((2, 7), np.float32)
+    with Publisher(worker.endpoint, tenant="acme", token="secret") as publisher:
+        for number in range(4):
+            publisher.publish("s", "mic", "audio", wide, float(number))
+            publisher.publish("s", "other", "audio", wide, float(number))
+        publisher.flush(LIMIT_S)
+        assert publisher.stats.refused == 8
+    texts = sorted(record.getMessage() for record in caplog.records)
+    assert len(texts) == 2
+    assert all("bad_segment" in text and stream in text for text, stream in zip(texts, ("mic", "other"), strict=True))

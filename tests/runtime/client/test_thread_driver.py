@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from runtime import messages as m
+from runtime.client.errors import ClientClosed
 from runtime.client.fleet import HOME
 from runtime.client.locate import NotLocated
 from runtime.client.thread_driver import ThreadDriver
@@ -49,6 +50,8 @@ class TwoLanes:
     def connected(self, name: str, lane: OneMessage, endpoint: str, now_s: float) -> None:
         if name == HOME:
             self.home.append(endpoint)
+
+    def not_located(self, why: str) -> None: ...
 
     def receive(self, lane: OneMessage, message: m.Message, now_s: float) -> None: ...
 
@@ -120,5 +123,23 @@ def test_a_gateway_that_names_no_worker_is_asked_again(worker: zmq.Socket[bytes]
             worker.recv_multipart()
         assert core.home == [endpoint_of(worker)]
         assert len(asked) == 3
+    finally:
+        driver.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_fails_tells_whoever_waits(worker: zmq.Socket[bytes]) -> None:
+    """Else a publisher would go on taking segments that nobody sends."""
+    core = TwoLanes(endpoint_of(worker))
+    driver = ThreadDriver(core, lambda: endpoint_of(worker), "test")
+    try:
+        worker.recv_multipart()
+        core.tick = lambda now_s: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        with driver.changed:
+            driver.wake()
+            with pytest.raises(ClientClosed, match="has failed: ZeroDivisionError"):
+                driver.wait(lambda: False, SOON_S)
+            with pytest.raises(ClientClosed, match="has failed: ZeroDivisionError"):
+                driver.wake()
     finally:
         driver.close()

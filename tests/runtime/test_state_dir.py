@@ -1,0 +1,52 @@
+"""Which runtime is on a state directory, whatever one that was killed has left there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from runtime.cli import grf
+from runtime.cli.common import NO_RUNTIME
+from runtime.state_dir import NOTE_FILE, Note, StartError, is_held, state_lock, take_lock, who_runs, write_note
+
+NOTE = Note(os.getpid(), "http://127.0.0.1:8000", "127.0.0.1:1", "token")
+
+
+def test_who_holds_the_lock_is_who_the_note_says(tmp_path: Path) -> None:
+    directory = tmp_path / "not" / "there yet"
+    assert who_runs(directory) is None
+    with take_lock(directory):
+        assert who_runs(directory) is None, "it has not said who it is"
+        write_note(directory, NOTE)
+        assert who_runs(directory) == NOTE
+        with pytest.raises(StartError, match=f"in use by process {os.getpid()} at http://127.0.0.1:8000"):
+            take_lock(directory)
+    assert not is_held(directory)
+    assert who_runs(directory) is None, "its note is stale"
+    with state_lock(directory):
+        assert is_held(directory)
+
+
+@pytest.mark.parametrize("content", ["", "7", "[]", "{}", '{"pid": "x", "address": "y"}', "\0"])
+def test_a_damaged_note_is_none(tmp_path: Path, content: str) -> None:
+    with take_lock(tmp_path):
+        (tmp_path / NOTE_FILE).write_text(content)
+        assert who_runs(tmp_path) is None
+
+
+def test_down_does_not_touch_a_process_that_was_given_the_number_of_a_runtime_that_was_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
+        take_lock(tmp_path).close()
+        write_note(tmp_path, Note(bystander.pid, "http://127.0.0.1:8000", "127.0.0.1:1"))
+        done = CliRunner().invoke(grf, ["down", "--set", f"runtime.state_dir={tmp_path}"])
+        assert (done.exit_code, bystander.poll()) == (NO_RUNTIME, None)
+        assert "nothing runs on" in done.stderr
+        scaled = CliRunner().invoke(grf, ["scale", "2", "--set", f"runtime.state_dir={tmp_path}"])
+        assert isinstance(scaled.exception, StartError)
+        assert bystander.stdin is not None
+        bystander.stdin.close()
