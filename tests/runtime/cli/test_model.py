@@ -6,13 +6,20 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from grf_core.bundle import load_bundle
 from grf_core.data.conversion import write_sessions
 from grf_core.data.sessions import Cutting
-from grf_core.recording import RecordingHead
+from grf_core.recording import (
+    RecordedSegment,
+    RecordedSession,
+    RecordingHead,
+    RecordingWriter,
+    read_recording,
+)
 from grf_core.training.recipes import RECIPES
 from runtime.cli import grf
 from tests.grf_core.training.tiny import TINY, tiny_dataset
@@ -142,7 +149,7 @@ def test_a_bundle_of_an_unknown_recipe_asks_for_a_recording(tmp_path: Path, reco
 
 def test_the_example_of_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
-    (example,) = [code for code in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "RecordingWriter" in code]
+    example, *_ = [code for code in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "RecordingWriter" in code]
     (recipe,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.S)
     monkeypatch.chdir(tmp_path)
     Path("example.py").write_text(example)
@@ -157,6 +164,26 @@ def test_the_example_of_the_documentation_works(tmp_path: Path, monkeypatch: pyt
     figures = last_line(evaluated)
     assert figures["n"] == 12
     assert {"accuracy", "wear/auroc", "load/mae"} <= figures.keys()
+
+
+def test_a_live_recording_can_be_made_and_labelled_as_the_documentation_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    codes = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    (untrained,) = [code for code in codes if "untrained" in code]
+    (labels,) = [code for code in codes if "resume=True" in code]
+    monkeypatch.chdir(tmp_path)
+    Path("untrained.py").write_text(untrained)
+    runpy.run_path("untrained.py")
+    widths = {one.name: one.width for one in load_bundle("bundles/untrained").step_model("cpu").signature.modalities}
+    assert widths == {"vibration": 3, "current": 1}
+    with RecordingWriter("machines.grfrec", RecordingHead("live", "", "", widths)) as writer:
+        writer.write(RecordedSegment("machine07-run3", "mains", "current", 1, 1.0, np.ones((5, 1), np.float32)))
+    Path("labels.py").write_text(labels)
+    runpy.run_path("labels.py")
+    told = [record.labels for record in read_recording("machines.grfrec") if isinstance(record, RecordedSession)]
+    assert told == [{"wear": "worn"}, {"load": 2.0}]
 
 
 def test_a_device_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
