@@ -85,14 +85,22 @@ def find_controller() -> Any:
 
 
 def scale(workers: int) -> None:
-    import ray
-
-    ray.get(find_controller().scale.remote(workers), timeout=ANSWER_WITHIN_S)
+    """Raises StartError, with what the controller says."""
+    _answer_of(find_controller().scale.remote(workers))
 
 
 def drain(name: str) -> list[str]:
-    """Names of the workers that will be emptied and ended."""
+    """Names of the workers that will be emptied and ended. Raises StartError likewise."""
+    names: list[str] = _answer_of(find_controller().drain.remote(name))
+    return names
+
+
+def _answer_of(asked: Any) -> Any:
     import ray
 
-    names: list[str] = ray.get(find_controller().drain.remote(name), timeout=ANSWER_WITHIN_S)
-    return names
+    try:
+        return ray.get(asked, timeout=ANSWER_WITHIN_S)
+    except ray.exceptions.RayTaskError as error:
+        raise StartError(f"the controller: {error.cause}") from None
+    except ray.exceptions.GetTimeoutError:
+        raise StartError(f"the controller has not answered within {ANSWER_WITHIN_S:g} s") from None
