@@ -20,7 +20,7 @@ from runtime.gateway.models import refusals
 from runtime.gateway.observing import Observing
 from runtime.gateway.raw_path import RawPath
 from runtime.gateway.runtime_api import runtime_routes
-from runtime.gateway.session_api import session_routes
+from runtime.gateway.session_api import post_routes, session_routes
 
 DESCRIPTION = """
 Live fused state of many sessions. Every answer that is not a success is `{"error": {"code", "message"}}`.
@@ -61,7 +61,7 @@ def create_app(backend: Backend) -> FastAPI:
     )
     app.state.backend = backend
     app.state.event_streams = EventStreams(backend.policy.max_event_streams, backend.metrics)
-    for routes in (session_routes, event_routes, runtime_routes):
+    for routes in (session_routes, post_routes, event_routes, runtime_routes):
         app.include_router(routes, responses=EVERYWHERE)
     handle_errors(app)
     app.add_middleware(BodyLimit, max_bytes=backend.policy.max_body_bytes)

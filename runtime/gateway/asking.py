@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 from fastapi import Depends, Header, Path, Security
 from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 
 from runtime.gateway.backend import Backend, Caller
 from runtime.gateway.errors import ApiError
@@ -29,10 +30,16 @@ def the_caller(
         str, Header(description="the tenant, UTF-8; without tokens any may be named, with them the token decides")
     ] = "default",
 ) -> Caller:
-    return read_caller(credentials.credentials if credentials else "", x_grf_tenant)
+    return _read_caller(credentials.credentials if credentials else "", x_grf_tenant)
 
 
-def read_caller(token: str, tenant: str) -> Caller:
+def caller_of(connection: HTTPConnection) -> Caller:
+    """The same for what FastAPI does not resolve: a WebSocket, and a request whose body was not read yet."""
+    scheme, token = get_authorization_scheme_param(connection.headers.get("authorization"))
+    return _read_caller(token if scheme.lower() == "bearer" else "", connection.headers.get("x-grf-tenant", "default"))
+
+
+def _read_caller(token: str, tenant: str) -> Caller:
     """From header values as ASGI has them, Latin-1."""
     return Caller(as_text("tenant", tenant.encode("latin-1")), as_text("token", token.encode("latin-1")))
 

@@ -15,7 +15,7 @@ anything else                                  internal                        5
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -58,6 +58,10 @@ STATUS: Mapping[str, int] = {
 }
 CODE_BY_STATUS = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 RETRY_AFTER_S = 1
+MAX_FAULTS = 5
+"""of a request that an error names"""
+MAX_PLACE = 200
+"""characters of where a fault is: the name of a field is as long as its sender likes"""
 
 
 class ApiError(Exception):
@@ -109,7 +113,7 @@ def handle_errors(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return error_answer("malformed", "; ".join(map(_fault, error.errors())))
+        return error_answer("malformed", _faults(error.errors()))
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         ClientError: known,
@@ -122,7 +126,12 @@ def handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
 
+def _faults(faults: Sequence[Mapping[str, object]]) -> str:
+    named = "; ".join(map(_fault, faults[:MAX_FAULTS]))
+    return named if len(faults) <= MAX_FAULTS else f"{named}; and {len(faults) - MAX_FAULTS} more"
+
+
 def _fault(fault: Mapping[str, object]) -> str:
     where = fault.get("loc")
     place = ".".join(map(str, where)) if isinstance(where, tuple | list) else ""
-    return f"{place}: {fault.get('msg')}"
+    return f"{place[:MAX_PLACE]}: {fault.get('msg')}"

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from runtime.client import AsyncStateClient
 from runtime.client.errors import ClientClosed
-from runtime.gateway.asking import SessionId, TheBackend, WhoAsks, read_caller
+from runtime.gateway.asking import SessionId, TheBackend, WhoAsks, caller_of
 from runtime.gateway.backend import Backend, Caller
 from runtime.gateway.errors import STATUS, described
 from runtime.gateway.following import EventStreams, follow
@@ -125,8 +125,7 @@ async def follow_by_websocket(socket: WebSocket, backend: TheBackend, streams: T
     as an event `error` before the end."""
     await socket.accept()
     try:
-        _, _, token = socket.headers.get("authorization", "").partition(" ")
-        caller = read_caller(token.strip(), socket.headers.get("x-grf-tenant", "default"))
+        caller = caller_of(socket)
         if session:
             check_id("session", session)
         with streams.one():

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 MAX_EVENT_TIME_S = 1e15
 MAX_SEQUENCE = 2**62
 MAX_WAIT_MS = 60_000
+MAX_FIELDS = 64
+"""of an object in a request; more are refused together: an error for each of hundreds of thousands takes seconds"""
 
 EventTime = Annotated[float, Field(gt=-MAX_EVENT_TIME_S, lt=MAX_EVENT_TIME_S, allow_inf_nan=False, examples=[12.4])]
+
+Frame = Annotated[list[float], FailFast()]
+Frames = Annotated[list[Frame], FailFast()]
+"""the first fault alone: a body holds millions of numbers, and an error for each would be larger than it"""
 
 
 def _example(content: dict[str, Any]) -> ConfigDict:
@@ -189,7 +195,7 @@ class SegmentPost(BaseModel):
     """one of the model's (GET /v1/model)"""
     event_time_s: EventTime
     """when it happened, in seconds; any epoch, but one and the same for a session"""
-    frames: list[list[float]] = Field(examples=[[[0.1, -0.2, 9.8, 0.0, 0.01, 0.0]]])
+    frames: Frames = Field(examples=[[[0.1, -0.2, 9.8, 0.0, 0.01, 0.0]]])
     """[T, F]: T frames of the modality's width F"""
     sequence: int | None = Field(default=None, ge=1, le=MAX_SEQUENCE, examples=[1])
     """1, 2, 3, ... within the stream. With a number, posting again is free: what the stream has is not fused twice.
@@ -201,6 +207,13 @@ class SegmentPost(BaseModel):
     """answer once the segment is in the live state, or once no crash can lose it, or at once"""
     wait_ms: int = Field(default=10_000, ge=0, le=MAX_WAIT_MS)
     """for how long at most; then the answer is an error `timeout`"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_size(cls, content: Any) -> Any:
+        if isinstance(content, dict) and len(content) > MAX_FIELDS:
+            raise ValueError(f"{len(content)} fields, {len(cls.model_fields)} are known")
+        return content
 
     @model_validator(mode="after")
     def _check_oldest(self) -> SegmentPost:

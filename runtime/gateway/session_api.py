@@ -22,14 +22,14 @@ from runtime.gateway.models import (
     StateAnswer,
     refusals,
 )
+from runtime.gateway.post_route import CONNECTED_WITHIN_S, PostRoute
 from runtime.gateway.posted import Posted
 from runtime.keys import check_id
 from runtime.messages import Float32Array
 
 session_routes = APIRouter(tags=["sessions"])
+post_routes = APIRouter(tags=["sessions"], route_class=PostRoute)
 
-CONNECTED_WITHIN_S = 1.0
-"""a poster who does not want to wait allows at least so long for the connection to a worker"""
 NOT_FOUND = refusals({404: "there is no such session"})
 NOT_TAKEN = refusals(
     {
@@ -111,7 +111,7 @@ async def delete_session(backend: TheBackend, caller: WhoAsks, session: SessionI
     return JsonAnswer({"session": session, "existed": existed})
 
 
-@session_routes.post(
+@post_routes.post(
     "/v1/sessions/{session}/segments",
     response_model=PublishedAnswer,
     responses={202: {"model": PublishedAnswer, "description": "taken, not waited for (`wait` none)"}, **NOT_TAKEN},

@@ -68,6 +68,16 @@ async def test_without_a_known_token_everything_is_refused(
     assert error_of(await http.post(path_of(session, "/segments"), json=BODY, headers=headers)) == (401, "unauthorised")
 
 
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000, b"{}", b'{"frames": [1, 1]}'])
+async def test_a_body_is_not_parsed_for_an_unknown_token(http: httpx.AsyncClient, session: str, content: bytes) -> None:
+    json_type = {"Content-Type": "application/json"}
+    for headers in ({"Authorization": "Bearer wrong"}, {}):
+        answer = await http.post(path_of(session, "/segments"), content=content, headers=json_type | headers)
+        assert error_of(answer) == (401, "unauthorised")
+    known = await http.post(path_of(session, "/segments"), content=content, headers=json_type | RED)
+    assert error_of(known)[1] == "malformed"
+
+
 async def test_a_token_does_not_speak_for_another_tenant(http: httpx.AsyncClient) -> None:
     assert (await http.get("/v1/sessions", headers=RED | {"X-GRF-Tenant": "red"})).status_code == 200
     assert error_of(await http.get("/v1/sessions", headers=RED | {"X-GRF-Tenant": "blue"})) == (401, "unauthorised")
