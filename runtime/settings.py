@@ -196,6 +196,8 @@ def _parse(name: str, hint: Any, text: str) -> Any:
         if _is_table(hint):
             pairs = (pair.partition("=") for pair in text.split(",") if pair)
             return {key.strip(): float(value) for key, _, value in pairs}
+        if _is_list(hint):
+            return tuple(item.strip() for item in text.split(",") if item.strip())
         if hint in (int, float):
             return hint(text)
         if hint is bool:
@@ -215,6 +217,10 @@ def _check(name: str, hint: Any, value: Any) -> Any:
         if not isinstance(value, dict) or not all(type(item) in (int, float) for item in value.values()):
             raise SettingError(f"{name}: {value!r} is not {_expected(hint)}")
         return {key: float(item) for key, item in value.items()}
+    if _is_list(hint):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise SettingError(f"{name}: {value!r} is not {_expected(hint)}")
+        return tuple(value)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
@@ -226,6 +232,12 @@ def _is_table(hint: Any) -> bool:
     return typing.get_origin(hint) is Mapping
 
 
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
+
+
 def _expected(hint: Any) -> str:
+    if _is_list(hint):
+        return "a list of texts"
     texts: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return texts.get(hint, "name=number,...")

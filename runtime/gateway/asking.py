@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from fastapi import Depends, Header, Path, Security
 from fastapi.requests import HTTPConnection
@@ -37,6 +38,13 @@ def caller_of(connection: HTTPConnection) -> Caller:
     """The same for what FastAPI does not resolve: a WebSocket, and a request whose body was not read yet."""
     scheme, token = get_authorization_scheme_param(connection.headers.get("authorization"))
     return _read_caller(token if scheme.lower() == "bearer" else "", connection.headers.get("x-grf-tenant", "default"))
+
+
+def is_foreign(connection: HTTPConnection, allowed_origins: Collection[str]) -> bool:
+    """Does a web page ask that another server sent? Browsers keep its answers from such a page, but not a WebSocket."""
+    origin = connection.headers.get("origin", "").lower()
+    host = connection.headers.get("host", "").lower()
+    return bool(origin) and urlsplit(origin).netloc != host and origin not in map(str.lower, allowed_origins)
 
 
 def _read_caller(token: str, tenant: str) -> Caller:

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from runtime.client import AsyncStateClient
 from runtime.client.errors import ClientClosed
-from runtime.gateway.asking import SessionId, TheBackend, WhoAsks, caller_of
+from runtime.gateway.asking import SessionId, TheBackend, WhoAsks, caller_of, is_foreign
 from runtime.gateway.backend import Backend, Caller
 from runtime.gateway.errors import STATUS, described
 from runtime.gateway.following import EventStreams, follow
@@ -123,6 +123,9 @@ async def follow_all(backend: TheBackend, streams: TheStreams, caller: WhoAsks) 
 async def follow_by_websocket(socket: WebSocket, backend: TheBackend, streams: TheStreams, session: str = "") -> None:
     """The same events as text messages {"event", "id", "data"}; `?session=` for one session. What goes wrong is told
     as an event `error` before the end."""
+    if is_foreign(socket, backend.policy.allowed_origins):
+        await socket.close(CLOSED_BY_POLICY)  # before it is accepted: the server answers 403
+        return
     await socket.accept()
     try:
         caller = caller_of(socket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,15 @@ class GatewayPolicy:
     """what is known of a stream nobody posts to is forgotten after this"""
     give_up_s: float = 600.0
     """a posted segment that no worker has made durable for so long is given up, and counted"""
+    allowed_origins: tuple[str, ...] = ()
+    """web pages from elsewhere that may open a WebSocket, as `https://host`; those of the gateway's own address may"""
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if not getattr(self, field.name) > 0:
-                raise ValueError(f"{field.name} must be positive: {getattr(self, field.name)}")
+            value = getattr(self, field.name)
+            if not isinstance(value, tuple) and not value > 0:
+                raise ValueError(f"{field.name} must be positive: {value}")
+        for origin in self.allowed_origins:
+            parts = urlsplit(origin)
+            if not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}":
+                raise ValueError(f"allowed_origins: {origin!r} is not scheme://host:port, without a path")

@@ -32,6 +32,17 @@ def test_lateness_by_modality_can_be_given_in_every_way(tmp_path: Path) -> None:
     assert load_settings(environment=variable).order.lateness_by_modality_s == expected
 
 
+def test_origins_can_be_given_in_every_way(tmp_path: Path) -> None:
+    file = tmp_path / "grf.toml"
+    file.write_text("[gateway]\nallowed_origins = ['https://a.example', 'http://b:8080']\n")
+    expected = ("https://a.example", "http://b:8080")
+    assert load_settings(config=str(file), environment={}).gateway.allowed_origins == expected
+    text = "https://a.example, http://b:8080"
+    assert load_settings([f"gateway.allowed_origins={text}"], environment={}).gateway.allowed_origins == expected
+    assert load_settings(environment={"GRF_GATEWAY_ALLOWED_ORIGINS": text}).gateway.allowed_origins == expected
+    assert load_settings(["gateway.allowed_origins="], environment={}).gateway.allowed_origins == ()
+
+
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
@@ -44,6 +55,8 @@ def test_lateness_by_modality_can_be_given_in_every_way(tmp_path: Path) -> None:
         ("runtime.http_port=80000", "http_port must be a port"),
         ("runtime.lease_s=0.1", "lease_s"),
         ("order.lateness_by_modality_s=text", "order.lateness_by_modality_s: cannot read"),
+        ("gateway.allowed_origins=dash.example", "allowed_origins: 'dash.example' is not scheme"),
+        ("gateway.allowed_origins=https://dash.example/page", "allowed_origins: 'https://dash.example/page' is not"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(flag: str, told: str) -> None:
@@ -64,6 +77,7 @@ def test_an_unknown_variable_of_a_layer_is_an_error_and_others_are_not_ours() ->
         ("[order]\nspeed = 1", "order.speed: no such setting"),
         ("[order]\nlateness_s = '1'", "order.lateness_s: '1' is not a number"),
         ("[order\n", "grf.toml"),
+        ("[gateway]\nallowed_origins = 'https://a'", "gateway.allowed_origins: 'https://a' is not a list of texts"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, text: str, told: str) -> None:

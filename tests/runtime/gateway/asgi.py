@@ -95,10 +95,13 @@ class EventReader:
 
 
 class SocketReader:
-    """A WebSocket that only listens; leaving the block closes it."""
+    """A WebSocket that only listens; leaving the block closes it. Unless it `opens` it has to be refused."""
 
-    def __init__(self, app: FastAPI, query: str = "", headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, app: FastAPI, query: str = "", headers: dict[str, str] | None = None, *, opens: bool = True
+    ) -> None:
         self._app = app
+        self._opens = opens
         self._scope = {
             "type": "websocket",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -117,7 +120,8 @@ class SocketReader:
     async def __aenter__(self) -> SocketReader:
         self._to_app.put_nowait({"type": "websocket.connect"})
         self._task = asyncio.create_task(self._app(self._scope, self._to_app.get, self._send))
-        assert (await self._message())["type"] == "websocket.accept"
+        expected = "websocket.accept" if self._opens else "websocket.close"
+        assert (await self._message())["type"] == expected
         return self
 
     async def __aexit__(self, *_: object) -> None:

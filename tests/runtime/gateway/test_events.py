@@ -187,6 +187,29 @@ async def test_a_websocket_is_told_what_is_wrong_before_it_is_closed(app: FastAP
         assert await socket.closed() == 1008
 
 
+def sockets_from(app: FastAPI, origin: str, *, opens: bool) -> SocketReader:
+    return SocketReader(app, headers={"Host": "grf:8000", "Origin": origin}, opens=opens)
+
+
+@pytest.mark.parametrize("origin", ["http://elsewhere.example", "http://grf", "https://grf:8001", "null"])
+async def test_a_web_page_from_elsewhere_cannot_open_a_websocket(
+    app: FastAPI, http: httpx.AsyncClient, origin: str
+) -> None:
+    async with sockets_from(app, origin, opens=False):
+        pass
+
+
+async def test_a_page_of_the_gateway_or_of_an_allowed_origin_opens_a_websocket(worker: RunningWorker) -> None:
+    policy = GatewayPolicy(allowed_origins=("https://dash.example:8443",))
+    app = create_app(WorkerBackend(FixedRoutes(worker.endpoint), policy))
+    async with in_process(app):
+        for origin in ("http://grf:8000", "https://GRF:8000", "https://dash.example:8443"):
+            async with sockets_from(app, origin, opens=True):
+                pass
+        async with sockets_from(app, "http://dash.example:8443", opens=False):
+            pass
+
+
 async def test_a_stream_of_posts_and_events_agrees(app: FastAPI, http: httpx.AsyncClient, session: str) -> None:
     async with EventReader(app, path_of(session, "/events")) as events:
         await asyncio.gather(*(post(http, session, event_time_s=n / 100) for n in range(20)))
