@@ -12,9 +12,6 @@ if __name__ == "__main__":
         sys.exit("usage: python -m connectors FILE")
     try:
         find_beside(Path(sys.argv[1]))
-        health = run_until_stopped(load_config(Path(sys.argv[1])))
+        sys.exit(run_until_stopped(load_config(Path(sys.argv[1]))))
     except (ConnectorError, OSError) as error:
         sys.exit(f"grf connect: {error}")
-    for source, how in health.items():
-        print(f"{source}: {how}")
-    sys.exit(4 if "broken" in health.values() else 0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from connectors.tally import Tally
+from connectors.tally import Tally, Totals
 
 REASONS = frozenset(
     {"format", "field", "shape", "length", "not_finite", "time", "clock", "identity", "codec", "gap", "foreign"}
@@ -16,6 +16,8 @@ REASONS = frozenset(
 class ConnectMetrics:
     def __init__(self, registry: CollectorRegistry, sources: Sequence[str]) -> None:
         self.registry = registry
+        self.totals = {source: Totals() for source in sources}
+        """what the command tells of each source at its end"""
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"grf_connect_{name}", text, ["source", *labels], registry=registry)
@@ -47,6 +49,7 @@ class ConnectMetrics:
 
     def flush(self, source: str, tally: Tally) -> None:
         """Add what has happened since the last flush."""
+        self.totals[source].add(tally)
         self._samples.labels(source).inc(tally.samples)
         self._segments.labels(source).inc(tally.segments)
         self._duplicates.labels(source).inc(tally.duplicates)
@@ -61,7 +64,10 @@ class ConnectMetrics:
 
     def dropped(self, source: str, what: str, count: int) -> None:
         if count:
+            self.totals[source].dropped[what] += count
             self._dropped.labels(source, what).inc(count)
 
-    def refused(self, source: str, code: str) -> None:
-        self._refused.labels(source, code).inc()
+    def refused(self, source: str, code: str, count: int = 1) -> None:
+        if count:
+            self.totals[source].refused[code] += count
+            self._refused.labels(source, code).inc(count)

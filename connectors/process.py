@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from connectors.config import ConnectOptions
+from connectors.outcome import Outcome, exit_code
 from connectors.snapshots import StateFolder
 from connectors.supervisor import Supervisor
 
@@ -18,18 +19,26 @@ def find_beside(file: Path) -> None:
     sys.path.insert(0, str(file.resolve().parent))
 
 
-def run_until_stopped(options: ConnectOptions) -> dict[str, str]:
-    """Until all sources have ended, or SIGINT or SIGTERM. The health of each source. Raises ConnectorError, OSError."""
+def run_until_stopped(options: ConnectOptions) -> int:
+    """Until all sources have ended, or SIGINT or SIGTERM; then a line for each. The exit code of the command.
+
+    Raises ConnectorError, OSError.
+    """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
     for noisy in ("httpx", "nats", "mqtt", "mcap", "rosbags"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with StateFolder(Path(options.state_dir)) as folder:
-        return asyncio.run(_run(options, folder))
+        outcomes = asyncio.run(_run(options, folder))
+    for source, outcome in outcomes.items():
+        print(f"{source}: {outcome}")
+    return exit_code(outcomes.values())
 
 
-async def _run(options: ConnectOptions, folder: StateFolder) -> dict[str, str]:
+async def _run(options: ConnectOptions, folder: StateFolder) -> dict[str, Outcome]:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    return await Supervisor(options, folder).run(stop)
+    supervisor = Supervisor(options, folder)
+    await supervisor.run(stop)
+    return supervisor.outcomes

@@ -23,6 +23,7 @@ from connectors.errors import ConfigError, SourceUnavailable
 from connectors.known_streams import MAX_STREAMS
 from connectors.listening import listening
 from connectors.metrics import ConnectMetrics
+from connectors.outcome import Outcome
 from connectors.pipeline import Pipeline
 from connectors.runner import TELL_EVERY_S, Runner
 from connectors.snapshots import StateFolder, digest
@@ -62,6 +63,8 @@ class Supervisor:
         self._sources = {name: entry.from_.build() for name, entry in options.sources.items()}
         self.runners: dict[str, Runner] = {}
         self.http_port = 0
+        self._dropped = dict.fromkeys(options.sources, 0)
+        """segments that the publishers gave up, as counted so far"""
         self._told_at_s: dict[tuple[str, str], float] = {}
         """when the log last told of a refusal, by source and code; the metrics count each"""
 
@@ -79,6 +82,10 @@ class Supervisor:
                 runner.stop()
             await finished
         return {name: runner.health for name, runner in self.runners.items()}
+
+    @property
+    def outcomes(self) -> dict[str, Outcome]:
+        return {name: Outcome(runner.health, self._metrics.totals[name]) for name, runner in self.runners.items()}
 
     async def _run(self, name: str, stack: AsyncExitStack) -> None:
         entry, source = self._options.sources[name], self._sources[name]
@@ -115,14 +122,14 @@ class Supervisor:
                 yield publisher
             finally:
                 looking.cancel()
+                self._count_dropped(name, publisher)
 
     async def _look_after(self, name: str, publisher: AsyncPublisher) -> None:
         """Count what the publisher gave up; say when the runtime does not answer, and when it does again."""
-        dropped, silent_s, is_told = 0, 0.0, False
+        silent_s, is_told = 0.0, False
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            self._metrics.dropped(name, "segments", publisher.stats.dropped - dropped)
-            dropped = publisher.stats.dropped
+            self._count_dropped(name, publisher)
             self._metrics.runtime_up.labels(name).set(publisher.is_connected)
             silent_s = 0.0 if publisher.is_connected else silent_s + LOOK_EVERY_S
             if is_told and publisher.is_connected:
@@ -131,8 +138,13 @@ class Supervisor:
                 log.warning("%s: no runtime answers at %s; segments wait", name, self._options.runtime.address)
             is_told = silent_s >= SILENT_FOR_S
 
+    def _count_dropped(self, name: str, publisher: AsyncPublisher) -> None:
+        dropped = publisher.stats.dropped
+        self._metrics.dropped(name, "segments", dropped - self._dropped[name])
+        self._dropped[name] = dropped
+
     def _told(self, name: str, event: PublisherEvent) -> None:
-        self._metrics.refused(name, event.code)
+        self._metrics.refused(name, event.code, event.segments)
         now_s = time.monotonic()
         if now_s < self._told_at_s.get((name, event.code), -math.inf) + TELL_EVERY_S:
             return

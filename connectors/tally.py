@@ -20,3 +20,23 @@ class Tally:
     last_bad: str = ""
     lag_s: float | None = None
     """of the newest sample that has both: arrival less event time"""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What has become of one source since the command began."""
+
+    samples: int = 0
+    segments: int = 0
+    unrouted: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    """segments, by the code that the runtime gave"""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """samples and segments that nobody took in time"""
+
+    def add(self, tally: Tally) -> None:
+        self.samples += tally.samples
+        self.segments += tally.segments
+        self.unrouted += tally.unrouted
+        self.bad += tally.bad

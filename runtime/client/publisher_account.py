@@ -42,6 +42,8 @@ class PublisherEvent(NamedTuple):
     session: str
     stream: str
     sequence: int
+    segments: int = 1
+    """how many were refused: all that a refused stream had on their way, none where it is only a notice"""
 
 
 @dataclass(slots=True)

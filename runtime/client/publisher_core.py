@@ -315,10 +315,11 @@ class PublisherCore:
                 if not self._is_routed:
                     self._link.lose()
         elif nack.code == "stream_taken" or (buffer.is_opening and nack.code in STREAM_CODES):
-            self._stream_refused(buffer, nack)
-            self._tell(nack)
-        elif nack.code in m.NOTICE_CODES or self._segment_refused(buffer, nack):
-            self._tell(nack)
+            self._tell(nack, self._stream_refused(buffer, nack))
+        elif nack.code in m.NOTICE_CODES:
+            self._tell(nack, 0)
+        elif self._segment_refused(buffer, nack):
+            self._tell(nack, 1)
         self._queue.recount()
         self._make_sendable(name)
 
@@ -330,13 +331,17 @@ class PublisherCore:
         self.stats.late += nack.code == "late"
         return True
 
-    def _stream_refused(self, buffer: StreamBuffer, nack: m.Nack) -> None:
-        self.stats.refused += buffer.unfinished
+    def _stream_refused(self, buffer: StreamBuffer, nack: m.Nack) -> int:
+        """How many segments were refused with it."""
+        refused = buffer.unfinished
+        self.stats.refused += refused
         entries = buffer.refuse_all(nack)
         self._account.n_bytes -= sum(entry.n_bytes for entry in entries)
+        return refused
 
-    def _tell(self, nack: m.Nack) -> None:
-        self._account.tell(PublisherEvent(nack.code, nack.text, nack.session, nack.stream, nack.sequence))
+    def _tell(self, nack: m.Nack, segments: int) -> None:
+        event = PublisherEvent(nack.code, nack.text, nack.session, nack.stream, nack.sequence, segments)
+        self._account.tell(event)
 
     def _make_sendable(self, name: StreamName) -> None:
         buffer = self._streams.get(name)

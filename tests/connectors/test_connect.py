@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from connectors.config import load_config
 from connectors.errors import SnapshotError
+from connectors.outcome import NOT_AS_IT_SHOULD_BE
 from connectors.snapshots import SnapshotFile, StateFolder
 from connectors.supervisor import Supervisor
 from connectors.testing import ScriptedSource
@@ -141,6 +142,21 @@ def test_a_dry_run_shows_what_would_be_published_and_publishes_nothing(tmp_path:
     assert "1 x 2" in answer.output
     assert "nowhere.csv: No such file" in " ".join(answer.output.split())
     assert not (tmp_path / "state").exists()
+
+
+def test_each_source_has_its_line_at_the_end_and_refused_segments_their_exit_code(tmp_path: Path) -> None:
+    write_table(tmp_path / "good.csv", np.arange(20))
+    write_table(tmp_path / "long.csv", np.arange(200))
+    write_table(tmp_path / "smell.csv", np.arange(20))
+    sources = {name: files(tmp_path / f"{name}.csv") for name in ("good", "long", "smell")}
+    sources["long"]["routes"] = [{**ROUTE, "window": {"frames": 100}}]
+    sources["smell"]["routes"] = [{**ROUTE, "modality": "smell"}]
+    with RunningWorker(tmp_path) as worker:
+        answer = CliRunner().invoke(grf, ["connect", str(written(tmp_path, sources, worker.endpoint))])
+    assert "good: ended; published 20, refused 0, dropped 0" in answer.output
+    assert "long: ended; published 2, refused 2 (bad_segment), dropped 0" in answer.output
+    assert "smell: ended; published 20, refused 20 (" in answer.output
+    assert answer.exit_code == NOT_AS_IT_SHOULD_BE
 
 
 def test_a_wrong_file_is_told_with_its_line(tmp_path: Path) -> None:

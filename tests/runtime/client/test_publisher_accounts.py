@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from runtime import messages as m
 from runtime.client.errors import StreamRefused
 from runtime.client.link import Identity
-from runtime.client.publisher_account import PublisherPolicy
+from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
 from runtime.client.publisher_core import PublisherCore
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.wire import encode
@@ -29,11 +29,15 @@ class Played:
     def __init__(self, tape: bytes, numbered: bool, when_full: str) -> None:
         self._tape = iter(tape)
         room = 5 * (FRAMES[0].nbytes + ENTRY_OVERHEAD_BYTES)
-        self.core = PublisherCore(Identity("robot"), PublisherPolicy(room, when_full))
+        self.refused_told = 0
+        self.core = PublisherCore(Identity("robot"), PublisherPolicy(room, when_full), self.told)
         self.numbered = numbered
         self.now_s = 10.0
         self.receipts: list[Receipt] = []
         self.published = dict.fromkeys(STREAMS, 0)
+
+    def told(self, event: PublisherEvent) -> None:
+        self.refused_told += event.segments
 
     def play(self) -> None:
         steps = (
@@ -110,6 +114,7 @@ class Played:
         stats = core.stats
         assert stats.published == len(self.receipts) == core.unfinished + stats.durable + stats.refused + stats.dropped
         assert stats.durable <= stats.fused <= stats.published
+        assert self.refused_told == stats.refused
 
     def finish(self) -> None:
         """An honest worker, which has everything up to the highest number that was ever sent to it."""

@@ -217,7 +217,7 @@ def test_a_reset_and_a_taken_stream_are_told_to_the_user() -> None:
     scene.connect()
     scene.nack("session_reset", 1)
     scene.nack("stream_taken", 1)
-    assert [event.code for event in scene.events] == ["session_reset", "stream_taken"]
+    assert [(event.code, event.segments) for event in scene.events] == [("session_reset", 0), ("stream_taken", 1)]
     with pytest.raises(StreamRefused):
         scene.publish(1)
 
