@@ -43,4 +43,5 @@ def describe_state(member: Member, now_s: float) -> dict[str, Any]:
         "lag_s": beat.lag_s,
         "load": sum(beat.loads.values()),
         "fenced": beat.fenced,
+        "store_error": beat.store_error,
     }

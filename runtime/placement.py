@@ -93,6 +93,8 @@ class Beat:
     """how long what has come has waited for its first look"""
     fenced: bool = False
     """the store has refused a write of an old epoch"""
+    store_error: str = ""
+    """why the store does not do what it is asked; "" while it does"""
     loads: Mapping[int, float] = field(default_factory=dict)
     """segments per second of the groups that are used, and a little for each session in memory"""
     released: Mapping[int, int] = field(default_factory=dict)

@@ -28,6 +28,7 @@ from runtime.security import Tokens
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreError
 from runtime.store_source import open_store
+from runtime.store_watch import StoreWatch
 from runtime.timed_model import TimedModel
 from runtime.worker_loop import WorkerLoop
 
@@ -67,6 +68,7 @@ class Worker:
         self._model = TimedModel(model)
         self._registry = CollectorRegistry()
         self._metrics = WorkerMetrics(self._registry)
+        self._store_watch = StoreWatch()
         self._flush_at_s = 0.0
         self._lag_s = 0.0
         self._busy_s, self._busy, self._described_s = 0.0, 0.0, 0.0
@@ -187,6 +189,7 @@ class Worker:
             busy=self._busy,
             lag_s=self._lag_s,
             fenced=dispatcher.store.health.fenced,
+            store_error=dispatcher.store.health.last_error,
             loads=dispatcher.group_load.rates(now_s),
             released=self._told_released,
             table_stamp=self._table_stamp,
@@ -200,6 +203,7 @@ class Worker:
         if now_s < self._flush_at_s:
             return
         self._flush_at_s = now_s + FLUSH_METRICS_S
+        self._store_watch.look(self._dispatcher.store.health)
         dispatcher, engine, metrics = self._dispatcher, self._dispatcher.engine, self._metrics
         tally = engine.take_tally()
         self._lag_s = max(tally.latencies_s, default=0.0)

@@ -39,11 +39,12 @@ def status(address: str, tenant: str, token: str, as_json: bool) -> None:
 
 def _lines(worker: Mapping[str, Any]) -> tuple[str, ...]:
     """Of one worker, short enough for a terminal of 80 characters."""
-    role = worker["role"] + (", leaves" if worker.get("leaves") else "")
+    role = worker["role"] + (", leaves" if worker.get("leaves") else "") + (", fenced" if worker.get("fenced") else "")
     load = f"{worker.get('load', 0):.0f} segments/s, {worker['busy']:.0%} busy"
     return (
         f"{worker['name']}: {role}, process {worker['pid']}, heard of {worker['heard_s_ago']:.1f} s ago",
         f"    {worker['endpoint']} on node {worker.get('node', '')[:12]}",
         f"    {worker['groups']} key groups (epoch {worker.get('newest_epoch', 0)}), {worker['sessions']} sessions",
         f"    {load}, {worker['pending_bytes']} bytes pending",
+        *((f"    the store cannot be written: {worker['store_error']}",) if worker.get("store_error") else ()),
     )

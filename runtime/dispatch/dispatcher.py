@@ -202,7 +202,7 @@ class Dispatcher:
         """Serve these key groups and no others. Sessions of a group that is lost are another worker's: forget them."""
         lost = self.owned.replace(epochs)
         if lost:
-            self.store.health.fenced = False
+            self.store.disowned(of_all=not epochs)
             for session in [session for key, session in self.engine.sessions.items() if key_group(key) in lost]:
                 self._publishing.forget(session, "not_owner", f"key group {key_group(session.key)} has moved")
             self._questions.disown()

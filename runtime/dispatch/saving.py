@@ -122,7 +122,7 @@ class Saver:
         self._in_flight = True
         self._next_s = now_s + self._interval_s
         saved, failed = partial(self._saved, records, now_s), partial(self._failed, records)
-        self._store.put(StoreJob(partial(_save, epochs, records), saved, failed))
+        self._store.put(StoreJob(partial(_save, epochs, records), saved, failed, saves=True))
 
     def _saved(self, records: list[SessionRecord], started_s: float, _: None, now_s: float) -> None:
         self._in_flight = False

@@ -71,6 +71,10 @@ class ClusterWorker(BaseModel):
     pending_bytes: int | None = None
     busy: float | None = None
     """share of its time that the worker has been working"""
+    fenced: bool = False
+    """the store has refused a write, because somebody else owns the key groups now"""
+    store_error: str = ""
+    """why the store cannot be written"""
 
 
 class ClusterEvent(BaseModel):
