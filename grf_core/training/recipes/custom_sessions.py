@@ -35,7 +35,8 @@ def custom_sessions(data: Path, group_pattern: object) -> CustomSessions:
     recordings = read_recordings(data)
     labelled = [labelled_session(session) for session in recordings.sessions if session.segments and session.labels]
     if not labelled:
-        raise RecipeError("data", f"{data} has no session with labels and segments; docs/training.md says how to add labels")
+        how = "docs/training.md says how to add labels to a recording"
+        raise RecipeError("data", f"{data} has no session with labels and segments; {how}")
     return CustomSessions(recordings, labelled, _group_of(group_pattern, labelled))
 
 
