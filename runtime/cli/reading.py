@@ -66,8 +66,11 @@ def watch(session: str, address: str, tenant: str, token: str, lines: bool) -> N
         with Live(console=Console(), refresh_per_second=8, transient=False) as live:
             while not stopped.is_set():
                 for update in client.subscribe(session, timeout_s=WAIT_S):
-                    states[update.state["session"]] = update.state
-                    states.move_to_end(update.state["session"])
+                    name = update.state["session"]
+                    states[name] = update.state
+                    states.move_to_end(name)
+                    if not update.state["version"]:  # it was deleted
+                        del states[name]
                     while len(states) > SHOWN_SESSIONS:
                         states.popitem(last=False)
                     live.update(_table(states))

@@ -221,13 +221,18 @@ class Questions:
         if session is not None:
             self._forget(session, "not_open", "the session was deleted")
         epochs = self._owned.epochs_of([key])
-        self._ask(peer, question, partial(_delete, epochs, key), partial(self._deleted, peer, question, session))
+        self._ask(peer, question, partial(_delete, epochs, key), partial(self._deleted, peer, key, question, session))
 
     def _delete_loaded(self, peer: Peer, key: SessionKey, question: m.Delete, session: Session | None) -> None:
         self._delete(peer, key, question)
 
-    def _deleted(self, peer: Peer, question: m.Delete, was: Session | None, existed: bool, now_s: float) -> None:
-        self._outbox.send(peer.identity, m.Deleted(question.request, existed or was is not None))
+    def _deleted(
+        self, peer: Peer, key: SessionKey, question: m.Delete, was: Session | None, is_stored: bool, now_s: float
+    ) -> None:
+        existed = is_stored or was is not None
+        if existed:
+            self._engine.tell_deleted(key)
+        self._outbox.send(peer.identity, m.Deleted(question.request, existed))
 
     # ---- the store ----
 

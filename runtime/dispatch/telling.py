@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from runtime import messages as m
 from runtime.dispatch.outbox import Outbox
-from runtime.dispatch.peers import Peers
+from runtime.dispatch.peers import Peer, Peers
 from runtime.dispatch.questions import Questions
 from runtime.engine.engine import Engine
 from runtime.engine.order import Entry
@@ -14,6 +14,7 @@ from runtime.engine.outcomes import Failure
 from runtime.engine.session import Session
 from runtime.engine.view import StateView
 from runtime.keys import SessionKey
+from runtime.messages import UpdateRow
 from runtime.named_tuples import tuple_of
 from runtime.state_maps import StateMap
 
@@ -45,6 +46,8 @@ class Teller:
                 self._collect_held_back(session, [name for name in streams if name not in told], acks)
         for identity, rows in acks.items():
             self._outbox.send(identity, m.Ack(tuple(rows)))
+        for key in progress.deleted:
+            self._offer(self._peers.subscribers(key), key, self._view.deleted(key.session), correction=False)
         for key, correction in progress.states.items():
             self._tell_state(key, correction)
 
@@ -103,9 +106,10 @@ class Teller:
             return
         self._questions.state_changed(session)
         subscribers = self._peers.subscribers(key)
-        if not subscribers:
-            return
-        row = self._view.row(self._engine.slab, session, correction)
+        if subscribers:
+            self._offer(subscribers, key, self._view.row(self._engine.slab, session, correction), correction)
+
+    def _offer(self, subscribers: list[Peer], key: SessionKey, row: UpdateRow, correction: bool) -> None:
         state: StateMap | None = None
         for peer in subscribers:
             if peer.in_rows:

@@ -216,6 +216,10 @@ class Engine:
         tally.evicted, self.residents.evicted = self.residents.evicted, 0
         return tally
 
+    def tell_deleted(self, key: SessionKey) -> None:
+        """Somebody wished this session to be forgotten, and it is: those who follow it are told."""
+        self._flow.progress.deleted.append(key)
+
     def acknowledge(self, session: Session, stream: str) -> None:
         """Tell the stream's publisher how far it is, at the next occasion."""
         self._flow.acknowledge(session, stream)

@@ -38,6 +38,8 @@ class Progress:
     """streams with segments that have landed and cannot be fused yet, for want of rows or by the policy"""
     states: dict[SessionKey, bool] = field(default_factory=dict)
     """sessions whose live or settled state is new; True for a correction"""
+    deleted: list[SessionKey] = field(default_factory=list)
+    """sessions that are not there any more, by somebody's wish"""
     failures: list[Failure] = field(default_factory=list)
     accepted: list[tuple[SessionKey, Entry]] = field(default_factory=list)
     """segments that were accepted, while the engine is `tapped`"""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from grf_core.step import NO_SLOT, ModelSignature
-from runtime.engine.session import Session
+from runtime.engine.session import NO_LINEAGE, Session
 from runtime.engine.slab import Slab
 from runtime.messages import Float32Array, UpdateRow
 from runtime.named_tuples import tuple_of
@@ -58,6 +58,11 @@ class StateView:
             slab.host[settled_slot] if is_settled else self._nothing,
         )
         return tuple_of(UpdateRow, values)
+
+    def deleted(self, session: str) -> UpdateRow:
+        """Of a session that is not there any more."""
+        modalities, nothing = (-inf,) * len(self._modalities), self._nothing
+        return UpdateRow(session, False, 0, 0, -inf, 0, -inf, 0, -inf, 0, modalities, NO_LINEAGE, "", nothing, nothing)
 
     def of_row(self, tenant: str, row: UpdateRow) -> StateMap:
         return self._maps.of_row(tenant, row)

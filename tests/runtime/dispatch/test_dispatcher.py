@@ -144,6 +144,25 @@ def test_a_deleted_session_begins_anew_and_its_publisher_is_told() -> None:
     assert desk.heard(b"a", m.State)[-1].state["version"] == 0
 
 
+def test_those_who_follow_a_session_are_told_that_it_was_deleted() -> None:
+    desk = Desk()
+    for who in (b"a", b"in rows", b"in maps"):
+        desk.hello(who)
+    desk.settle(b"a", "s", 1)
+    desk.say(b"in rows", m.Subscribe("", 10, in_rows=True))
+    desk.say(b"in maps", m.Subscribe("s", 10))
+    desk.say(b"a", m.Delete(1, "s"), m.Delete(2, "s"), m.Delete(3, "never there"))
+    assert [deleted.existed for deleted in desk.heard(b"a", m.Deleted)] == [True, False, False]
+    ((row,),) = [updates.rows for updates in desk.heard(b"in rows", m.Updates)]
+    (update,) = desk.heard(b"in maps", m.Update)
+    assert (row.session, row.version, row.settled_version) == ("s", 0, 0)
+    assert (update.state["session"], update.state["version"], update.state["live"]) == ("s", 0, None)
+    assert update.state["settled"] is None
+    desk.say(b"a", m.Open("s", "mic", "audio", 2))
+    desk.publish(b"a", "s", 2)
+    assert desk.heard(b"in maps", m.Update)[-1].state["version"] == 1, "it has begun anew"
+
+
 def test_a_replaced_model_starts_a_new_context_keeps_the_marks_and_says_so() -> None:
     desk = Desk()
     desk.hello(b"a")
