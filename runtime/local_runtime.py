@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -94,6 +95,8 @@ class LocalRuntime:
     def _start(self, on_progress: Callable[[str], None]) -> str:
         """The address of the Ray that was started."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # In a file they are noise.
+        os.environ.setdefault("RAY_COLOR_PREFIX", str(int(sys.stderr.isatty())))
         # Ray would run the worker at niceness 15: behind every publisher on the same machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
         import ray

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from runtime.engine.policies import EnginePolicy, OrderPolicy
@@ -50,3 +53,23 @@ _names = itertools.count(1)
 def session() -> str:
     """A session nobody has used before."""
     return f"session-{next(_names)}"
+
+
+@pytest.fixture
+def address(worker: RunningWorker) -> Iterator[str]:
+    """Of a gateway behind a real HTTP server."""
+    config = uvicorn.Config(
+        create_app(WorkerBackend(FixedRoutes(worker.endpoint))), port=0, log_level="warning", ws="none"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="gateway")
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        assert not thread.is_alive()

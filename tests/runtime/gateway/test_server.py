@@ -4,40 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-import time
-from collections.abc import Iterator
 
 import httpx
 import numpy as np
-import pytest
-import uvicorn
 
 from runtime.client import Publisher, StateClient
-from runtime.gateway.app import create_app
-from runtime.gateway.backend import WorkerBackend
-from runtime.gateway.route_table import FixedRoutes
 from tests.runtime.gateway.posting import path_of
-from tests.runtime.worker_harness import RunningWorker
-
-
-@pytest.fixture
-def address(worker: RunningWorker) -> Iterator[str]:
-    config = uvicorn.Config(
-        create_app(WorkerBackend(FixedRoutes(worker.endpoint))), port=0, log_level="warning", ws="none"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="gateway")
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
-        assert not thread.is_alive()
 
 
 def test_a_session_is_published_followed_and_read_over_http(address: str) -> None:

@@ -1,0 +1,38 @@
+"""The dashboard in a real browser, before a real gateway and worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import httpx
+
+from tests.browser import browser, until
+from tests.runtime.gateway.posting import path_of
+
+SHOWN = "[...document.querySelectorAll('#rows tr')].map(row => row.dataset.id)"
+STATUS = "document.getElementById('status').textContent"
+VERSION = "document.querySelector('#rows tr').children[5].textContent"
+NAME = "bed <b>12</b>"
+
+
+def test_sessions_come_change_and_go(address: str, server_program: Callable[[str], str]) -> None:
+    def post(event_time_s: float) -> None:
+        body = {"stream": "w", "modality": "imu", "event_time_s": event_time_s, "frames": [[1.0, 2.0]], "wait": "fused"}
+        httpx.post(f"{address}{path_of(NAME, '/segments')}", json=body).raise_for_status()
+
+    async def main() -> None:
+        await asyncio.to_thread(post, 1.0)
+        async with browser(server_program("chromium"), address) as evaluate:
+            await until(evaluate, STATUS, "live")
+            await until(evaluate, SHOWN, [NAME])
+            await until(evaluate, VERSION, "1")
+            await asyncio.to_thread(post, 2.0)
+            await until(evaluate, VERSION, "2")
+            assert await evaluate("document.querySelectorAll('#rows b').length") == 0, "ids are no HTML"
+            gone = await asyncio.to_thread(httpx.delete, f"{address}{path_of(NAME)}")
+            assert gone.json()["existed"]
+            await until(evaluate, SHOWN, [])
+            assert not await evaluate("document.getElementById('empty').hidden")
+
+    asyncio.run(asyncio.wait_for(main(), 60.0))
