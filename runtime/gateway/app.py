@@ -60,11 +60,14 @@ def create_app(backend: Backend) -> FastAPI:
         redoc_url=None,
     )
     app.state.backend = backend
-    app.state.event_streams = EventStreams(backend.policy.max_event_streams, backend.metrics)
+    policy = backend.policy
+    app.state.event_streams = EventStreams(
+        policy.max_event_streams, policy.max_event_streams_per_tenant, backend.metrics
+    )
     for routes in (session_routes, post_routes, event_routes, runtime_routes):
         app.include_router(routes, responses=EVERYWHERE)
     handle_errors(app)
-    app.add_middleware(BodyLimit, max_bytes=backend.policy.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=policy.max_body_bytes)
     app.add_middleware(Observing, metrics=backend.metrics)
     app.add_middleware(RawPath)  # added last, so it is the first to see a request
     return app

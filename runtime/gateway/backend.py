@@ -24,6 +24,7 @@ from runtime.gateway.metrics import GatewayMetrics
 from runtime.gateway.policy import GatewayPolicy
 from runtime.gateway.relay import Relay
 from runtime.gateway.route_table import Routes, RouteSource, RouteTable
+from runtime.messages import Welcome
 
 TIDY_EVERY_S = 5.0
 
@@ -83,6 +84,13 @@ class CallerClients:
             identity = Identity(self._name, self._caller.tenant, self._caller.token)
             self._relay = Relay(self._locate, identity, self._policy.max_held_bytes, self._metrics.refused_segments)
         return self._relay
+
+    async def welcome(self, timeout_s: float) -> Welcome:
+        """What the worker says of itself and of the caller. Raises Refused, RequestTimeout, ApiError."""
+        await self.state.check(timeout_s)
+        if self.state.welcome is None:  # lost again in this moment
+            raise ApiError("unavailable", "the connection to the worker was lost")
+        return self.state.welcome
 
     def forget_session(self, session: str) -> None:
         """The session is being deleted: what was posted to it must not bring it back."""

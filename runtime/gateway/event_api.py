@@ -38,7 +38,7 @@ SSE: dict[int | str, dict[str, Any]] = {
         "description": "server-sent events; `id` is the version",
         "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
     },
-    **refusals({429: "too many event streams are open"}),
+    **refusals({429: "too many event streams are open, of the tenant or in all"}),
 }
 
 
@@ -65,9 +65,9 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         policy = self._backend.policy
-        with self._streams.one():
-            async with self._backend.clients(self._caller) as clients:
-                await clients.state.check(policy.answer_timeout_s)
+        async with self._backend.clients(self._caller) as clients:
+            welcome = await clients.welcome(policy.answer_timeout_s)
+            with self._streams.one(welcome.tenant):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
 
                 async def send_all() -> None:
@@ -131,9 +131,9 @@ async def follow_by_websocket(socket: WebSocket, backend: TheBackend, streams: T
         caller = caller_of(socket)
         if session:
             check_id("session", session)
-        with streams.one():
-            async with backend.clients(caller) as clients:
-                await clients.state.check(backend.policy.answer_timeout_s)
+        async with backend.clients(caller) as clients:
+            welcome = await clients.welcome(backend.policy.answer_timeout_s)
+            with streams.one(welcome.tenant):
                 await first_of(_send_all(socket, clients.state, session, backend.policy), _closed(socket))
     except Exception as error:
         code, text = described(error)

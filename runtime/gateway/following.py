@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any, NamedTuple
 
@@ -60,21 +61,31 @@ async def follow(state: AsyncStateClient, session: str, keep_alive_s: float) -> 
 
 
 class EventStreams:
-    """How many event streams are open: a bounded number."""
+    """How many event streams are open: a bounded number, and of one tenant fewer, so that it leaves some to others."""
 
-    def __init__(self, limit: int, metrics: GatewayMetrics) -> None:
+    def __init__(self, limit: int, limit_per_tenant: int, metrics: GatewayMetrics) -> None:
         self._limit = limit
+        self._limit_per_tenant = limit_per_tenant
         self._metrics = metrics
-        self._open = 0
+        self._by_tenant: Counter[str] = Counter()
+        """tenants without any are not in it"""
 
     @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        if self._open >= self._limit:
-            raise ApiError("slow_down", f"{self._limit} event streams are open")
-        self._open += 1
-        self._metrics.event_streams.set(self._open)
+    def one(self, tenant: str) -> Iterator[None]:
+        """Count one of a tenant while it is open. Raises ApiError when there are too many."""
+        self._check_room(tenant)
+        self._by_tenant[tenant] += 1
+        self._metrics.event_streams.set(self._by_tenant.total())
         try:
             yield
         finally:
-            self._open -= 1
-            self._metrics.event_streams.set(self._open)
+            self._by_tenant[tenant] -= 1
+            if not self._by_tenant[tenant]:
+                del self._by_tenant[tenant]
+            self._metrics.event_streams.set(self._by_tenant.total())
+
+    def _check_room(self, tenant: str) -> None:
+        if self._by_tenant[tenant] >= self._limit_per_tenant:
+            raise ApiError("slow_down", f"{self._limit_per_tenant} event streams of tenant {tenant!r} are open")
+        if self._by_tenant.total() >= self._limit:
+            raise ApiError("slow_down", f"{self._limit} event streams of all tenants are open")

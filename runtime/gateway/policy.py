@@ -18,6 +18,8 @@ class GatewayPolicy:
     """per caller: posted segments that are not durable yet"""
     max_event_streams: int = 500
     """open at once, server-sent and WebSocket"""
+    max_event_streams_per_tenant: int = 250
+    """of those: half, so that one tenant leaves room to the others"""
     keep_alive_s: float = 15.0
     """between two signs of life on an event stream that has nothing to say"""
     answer_timeout_s: float = 10.0

@@ -33,11 +33,8 @@ runtime_routes = APIRouter(tags=["runtime"])
 @runtime_routes.get("/v1/model", response_model=ModelAnswer, summary="What the model takes and gives")
 async def get_model(backend: TheBackend, caller: WhoAsks) -> Response:
     async with backend.clients(caller) as clients:
-        await clients.state.check(backend.policy.answer_timeout_s)
-        welcome = clients.state.welcome
-        if welcome is None:  # lost again in this moment
-            raise ApiError("unavailable", "the connection to the worker was lost")
-        return JsonAnswer(welcome.signature)
+        welcome = await clients.welcome(backend.policy.answer_timeout_s)
+    return JsonAnswer(welcome.signature)
 
 
 @runtime_routes.get("/v1/route", response_model=RouteAnswer, summary="Where clients connect")

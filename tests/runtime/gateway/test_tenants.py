@@ -112,6 +112,28 @@ async def test_callers_make_room_for_each_other(worker: RunningWorker) -> None:
         assert (await http.get("/v1/sessions", headers=BLUE)).status_code == 200
 
 
+async def test_a_tenant_leaves_event_streams_to_the_others(worker: RunningWorker) -> None:
+    policy = GatewayPolicy(max_event_streams=3, max_event_streams_per_tenant=2)
+    app = create_app(WorkerBackend(FixedRoutes(worker.endpoint), policy))
+    red_by_name = RED | {"X-GRF-Tenant": "red"}  # another caller of the same tenant
+    async with (
+        in_process(app) as http,
+        EventReader(app, "/v1/events", RED),
+        EventReader(app, "/v1/events", red_by_name) as second,
+    ):
+        assert second.status == 200
+        answer = await http.get("/v1/events", headers=RED)
+        assert error_of(answer) == (429, "slow_down")
+        assert answer.json()["error"]["message"] == "2 event streams of tenant 'red' are open"
+        async with SocketReader(app, headers=RED) as refused:
+            assert (await refused.next()).data["code"] == "slow_down"
+        async with EventReader(app, "/v1/events", BLUE) as blue:
+            assert blue.status == 200
+            answer = await http.get("/v1/events", headers=BLUE)
+            assert answer.json()["error"]["message"] == "3 event streams of all tenants are open"
+    assert not app.state.event_streams._by_tenant
+
+
 async def test_idle_callers_are_let_go(backend: WorkerBackend, http: httpx.AsyncClient) -> None:
     await http.get("/v1/sessions", headers=RED)
     clients = backend._callers[Caller("default", "red-token")]
