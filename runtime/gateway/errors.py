@@ -2,7 +2,8 @@
 
 raised by                                      code                            status
 a worker's Nack (Refused), or ApiError         the code itself                 STATUS[code]
-a validation of FastAPI, unreadable JSON       malformed                       422
+a validation of FastAPI, unreadable JSON,
+  a body that is not sent as JSON              malformed                       422
 a path or a method that does not exist         not_found, method_not_allowed   404, 405
 an id that no session can have (InvalidId)     bad_id                          422
 a body over the limit                          too_large                       413
@@ -56,7 +57,9 @@ STATUS: Mapping[str, int] = {
     "timeout": 503,
     "internal": 500,
 }
-CODE_BY_STATUS = {400: "malformed", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+NOT_JSON = "Content-Type must be application/json"
+UNREADABLE = "the body cannot be read as JSON in UTF-8: other bytes, compressed, cut off, or nested too deep"
 RETRY_AFTER_S = 1
 MAX_FAULTS = 5
 """of a request that an error names"""
@@ -108,12 +111,15 @@ def handle_errors(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if error.status_code == 400:  # FastAPI's answer to what the json module cannot read
+            return error_answer("malformed", UNREADABLE)
         code = CODE_BY_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
         return error_answer(code, str(error.detail), error.headers, error.status_code)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return error_answer("malformed", _faults(error.errors()))
+        is_unparsed = isinstance(error.body, bytes)  # FastAPI parses what is sent as JSON, and hands on what is not
+        return error_answer("malformed", NOT_JSON if is_unparsed else _faults(error.errors()))
 
     handlers: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
         ClientError: known,

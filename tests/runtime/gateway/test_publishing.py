@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import math
 import time
 from typing import Any
@@ -185,7 +186,32 @@ async def test_a_body_that_is_no_segment_is_refused(http: httpx.AsyncClient, ses
     answer = await http.post(
         path_of(session, "/segments"), content=content, headers={"Content-Type": "application/json"}
     )
-    assert error_of(answer) in [(422, "malformed"), (400, "malformed")]
+    assert error_of(answer) == (422, "malformed")
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "application/msgpack"])
+async def test_a_body_that_is_not_sent_as_json_is_not_parsed(
+    http: httpx.AsyncClient, session: str, content_type: str
+) -> None:
+    body = b'{"stream": "s", "modality": "imu", "event_time_s": 0, "frames": [[1, 2]]}'
+    answer = await http.post(path_of(session, "/segments"), content=body, headers={"Content-Type": content_type})
+    assert error_of(answer) == (422, "malformed")
+    assert answer.json()["error"]["message"] == "Content-Type must be application/json"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"stream": "\xff"}', b"[" * 100_000, gzip.compress(b"{}")],
+    ids=["not UTF-8", "nested too deep", "compressed"],
+)
+async def test_a_body_that_cannot_be_decoded_is_malformed(
+    http: httpx.AsyncClient, session: str, content: bytes
+) -> None:
+    answer = await http.post(
+        path_of(session, "/segments"), content=content, headers={"Content-Type": "application/json"}
+    )
+    assert error_of(answer) == (422, "malformed")
+    assert "cannot be read as JSON" in answer.json()["error"]["message"]
 
 
 async def test_a_late_segment_is_refused_and_so_is_its_repetition(http: httpx.AsyncClient, session: str) -> None:
