@@ -70,6 +70,11 @@ class ListeningSource(Source):
         self._options = options
         self._stack = AsyncExitStack()
         self._intake = self._new_intake()
+        self._dropped_before = 0
+
+    @property
+    def dropped(self) -> int:  # type: ignore[override]
+        return self._dropped_before + self._intake.dropped
 
     def _new_intake(self) -> Intake:
         return Intake(max_samples=self._options.queue, when_full=self._options.when_queue_full)
@@ -87,15 +92,14 @@ class ListeningSource(Source):
         return {}
 
     async def __aiter__(self) -> AsyncGenerator[Sequence[Sample], None]:
-        counted = 0
         async for batch in self._intake.batches():
-            self.dropped += self._intake.dropped - counted
-            counted = self._intake.dropped
             yield batch
 
     async def close(self) -> None:
         stack, self._stack = self._stack, AsyncExitStack()
         await stack.aclose()
+        self._dropped_before += self._intake.dropped + len(self._intake)  # senders were told that those were taken
+        self._intake = self._new_intake()
 
     def is_allowed(self, token: str) -> bool:
         return not self._options.token or hmac.compare_digest(token.encode(), self._options.token.encode())

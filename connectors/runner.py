@@ -34,7 +34,7 @@ LOOK_EVERY_S = 0.25
 TELL_EVERY_S = 10.0
 """of bad samples in the log; the metrics count each"""
 STOP_WITHIN_S = 10.0
-"""for what was published to become durable when the command is stopped"""
+"""for what was published to become durable when the command is stopped, or the source is broken"""
 
 Health = Literal["starting", "running", "waiting", "ended", "stopped", "broken"]
 
@@ -84,8 +84,12 @@ class Runner:
         self._no_barrier = asyncio.Event()
         self._no_barrier.set()
         self._stopping = asyncio.Event()
+        self._limit: asyncio.Timeout | None = None
+        """of all that is waited for; none until the command is stopped"""
         self._is_within_batch = False
         """some of a batch's samples are segments and some are not: no barrier can be here"""
+        self._unpublished = 0
+        """segments that are made and wait for room"""
         self._dropped = 0
         self._flushed_at_s = -math.inf
         self._bad_told_at_s = -math.inf
@@ -99,20 +103,25 @@ class Runner:
             await self._start()
             async with asyncio.TaskGroup() as tasks:
                 beside = [tasks.create_task(self._watch()), tasks.create_task(self._see_barriers_through())]
-                await self._read_until_end()
+                await self._read_until_limit()
                 for task in beside:
                     task.cancel()
         except* (ConnectorError, Refused) as errors:
             self._say("broken", str(errors.exceptions[0]))
         finally:
             self._metrics.up.labels(self.name).set(0)
+            self._count_lost()
             self._flush_tally()
             for factory in self._factories.values():
                 await factory.close()
 
     def stop(self) -> None:
         """Take no more samples; what was published becomes durable and the position is committed, if time allows."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
+        if self._limit is not None:
+            self._limit.reschedule(_stopped_by_s())
 
     async def _start(self) -> None:
         for factory in self._factories.values():
@@ -126,6 +135,19 @@ class Runner:
         """Raises Refused once the runtime wants nothing of us: a bad token, a tenant that does not exist."""
         await self._sink.wait_until(lambda: False)
 
+    async def _read_until_limit(self) -> None:
+        """A runtime that does not answer must not hold up a command that is stopped, wherever that waits for it."""
+        try:
+            async with asyncio.timeout_at(_stopped_by_s() if self._stopping.is_set() else None) as limit:
+                self._limit = limit
+                await self._read_until_end()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._say("stopped")  # what is not durable the next run makes again, if its source can be read again
+        finally:
+            self._limit = None
+
     async def _read_until_end(self) -> None:
         """Open and read, again and again while the source is only unavailable."""
         while not self._stopping.is_set():
@@ -137,7 +159,9 @@ class Runner:
                         ended = await self._read()
                     except SourceBroken:
                         if not self._is_within_batch:
-                            await self._finish(ended=False)  # what came before it is good
+                            with suppress(TimeoutError):
+                                async with asyncio.timeout(STOP_WITHIN_S):
+                                    await self._finish(ended=False)  # what came before it is good
                         raise
                     await self._finish(ended)
                     return
@@ -159,7 +183,7 @@ class Runner:
             try:
                 while True:
                     await asyncio.wait((pull, stopping), timeout=self._patience_s, return_when=asyncio.FIRST_COMPLETED)
-                    if stopping.done():
+                    if stopping.done() and not await self._has_more(pull):
                         return False
                     if pull.done():
                         samples = pull.result()
@@ -173,6 +197,12 @@ class Runner:
                 for task in (pull, stopping):
                     task.cancel()
                 await asyncio.wait((pull, stopping))
+
+    async def _has_more(self, pull: asyncio.Task[Sequence[Sample] | None]) -> bool:
+        """The command is stopped: what a live source has taken from its senders is nowhere else."""
+        if not self._is_replayable:
+            await asyncio.wait((pull,), timeout=0)
+        return not self._is_replayable and pull.done()
 
     @property
     def _patience_s(self) -> float:
@@ -202,7 +232,8 @@ class Runner:
         self._metrics.forgotten.labels(self.name).inc()
 
     async def _publish(self, segments: Sequence[Segment]) -> None:
-        for session, stream, modality, frames, event_time_s, sequence in segments:
+        for place, (session, stream, modality, frames, event_time_s, sequence) in enumerate(segments):
+            self._unpublished = len(segments) - place
             if (session, stream) in self.refused:
                 self._metrics.refused(self.name, "stream")
                 continue
@@ -219,6 +250,7 @@ class Runner:
             else:
                 if self._is_replayable:
                     self._delivery.published(receipt)
+        self._unpublished = 0
 
     def _look_after(self) -> None:
         """After every batch, and while there is none."""
@@ -262,15 +294,12 @@ class Runner:
     # ---- the end ----
 
     async def _finish(self, ended: bool) -> None:
-        if ended:
+        if ended or not self._is_replayable:  # else what is in the windows is in the snapshot
             await self._publish(await self._encoding.end())
         for session, stream in self._pipeline.streams:
             if (session, stream) not in self.refused:
                 self._sink.end(session, stream)
-        with suppress(TimeoutError):
-            # If time runs out, the next run makes what is not durable again; of a live source it is lost.
-            async with asyncio.timeout(None if ended else STOP_WITHIN_S):
-                await (self._last_barrier() if self._is_replayable else self._sink.flush())
+        await (self._last_barrier() if self._is_replayable else self._sink.flush())
         self._say("ended" if ended else "stopped")
 
     async def _last_barrier(self) -> None:
@@ -278,6 +307,13 @@ class Runner:
         await self._no_barrier.wait()
         self._begin_barrier()
         await self._no_barrier.wait()
+
+    def _count_lost(self) -> None:
+        """Nobody can read a live source again: what is not durable now never will be."""
+        lost = 0 if self._is_replayable else self._sink.unfinished + self._unpublished
+        if lost:
+            log.warning("%s: %d segments given up: the runtime has not made them durable in time", self.name, lost)
+            self._metrics.dropped(self.name, "segments", lost)
 
     def _say(self, health: Health, reason: str = "") -> None:
         if (health, reason) != (self.health, self.reason):
@@ -296,6 +332,10 @@ class Runner:
         if tally.last_bad and self._clocks.now_s() >= self._bad_told_at_s + TELL_EVERY_S:
             log.warning("%s: %d samples left out, the last: %s", self.name, self._bad_untold, tally.last_bad)
             self._bad_told_at_s, self._bad_untold = self._clocks.now_s(), 0
+
+
+def _stopped_by_s() -> float:
+    return asyncio.get_running_loop().time() + STOP_WITHIN_S
 
 
 def _often_enough(options: SnapshotOptions, source: Source) -> SnapshotOptions:

@@ -16,6 +16,10 @@ class Sink(Protocol):
         self, session: str, stream: str, modality: str, frames: Values, event_time_s: float, *, sequence: int | None
     ) -> Receipt: ...
 
+    @property
+    def unfinished(self) -> int:
+        """Segments published that are neither durable nor refused nor dropped."""
+
     def end(self, session: str, stream: str) -> None: ...
 
     def forget(self, session: str, stream: str) -> None:

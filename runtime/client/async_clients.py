@@ -50,6 +50,10 @@ class AsyncPublisher:
         """A worker has welcomed this client and answers."""
         return self._driver.core.is_connected
 
+    @property
+    def unfinished(self) -> int:
+        return self._driver.core.unfinished
+
     def open(self) -> None:
         self._driver.start()
 

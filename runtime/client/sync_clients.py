@@ -87,6 +87,12 @@ class Publisher:
         """A worker has welcomed this client and answers."""
         return self._driver.core.is_connected
 
+    @property
+    def unfinished(self) -> int:
+        """Segments that are neither durable nor refused nor dropped: lost if the client is closed now."""
+        with self._driver.changed:
+            return self._driver.core.unfinished
+
     def check(self, timeout_s: float) -> None:
         """Wait until a worker has welcomed this client. Raises Refused for a bad token, RequestTimeout.
 

@@ -82,6 +82,10 @@ class FakeSink:
     def kill(self) -> None:
         self._alive = False
 
+    @property
+    def unfinished(self) -> int:
+        return sum(not receipt.is_final for receipt in self.receipts)
+
     def end(self, session: str, stream: str) -> None:
         """A stream to which nothing was ever published, its windows being too short, has no end either."""
         name = (session, stream)

@@ -97,6 +97,17 @@ def test_a_full_queue_gives_up_the_oldest_and_counts_it() -> None:
     run(main())
 
 
+def test_what_was_taken_and_nobody_read_is_counted_at_the_end() -> None:
+    async def main() -> None:
+        async with http() as (source, client):
+            assert (await client.post("/a?lines", content=b"1\n2\n3")).status_code == 202
+        assert source.dropped == 3
+        await source.close()
+        assert source.dropped == 3
+
+    run(main())
+
+
 def test_a_port_that_is_taken_is_told() -> None:
     async def main() -> None:
         async with http() as (source, _):

@@ -62,6 +62,7 @@ def with_threads(endpoint: str) -> Seen:
         publisher.end("s", "mic")
         publisher.flush(LIMIT_S)
         assert publisher.is_connected
+        assert publisher.unfinished == 0
         while len(seen.tapped) < 3 and (batch := next(taps)):
             seen.tapped += [tapped.sequence for tapped in batch]
         seen.versions = [update.state["version"] for update in updates]
@@ -90,6 +91,7 @@ async def with_asyncio(endpoint: str) -> Seen:
         publisher.end("s", "mic")
         await publisher.flush(LIMIT_S)
         assert publisher.is_connected
+        assert publisher.unfinished == 0
         while len(seen.tapped) < 3 and (batch := await anext(taps)):
             seen.tapped += [tapped.sequence for tapped in batch]
         seen.versions = [update.state["version"] async for update in updates]
