@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from connectors.backoff import RestartOptions
 from connectors.base import Options
@@ -23,6 +23,7 @@ from connectors.errors import ConfigError
 from connectors.kinds import AnySource
 from connectors.known_streams import MAX_STREAMS
 from connectors.routes import RouteOptions
+from runtime.client.locate import locator
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 MAX_FILE_BYTES = 4 << 20
@@ -34,6 +35,12 @@ class RuntimeOptions(Options):
     tenant: str = Field("default", description="Whose sessions these are.")
     token: str = Field("", description="If the runtime asks for one; better as ${GRF_TOKEN}.", repr=False)
     client: str = Field("connect", description="Name of this connector in the runtime's logs.")
+
+    @field_validator("address")
+    @classmethod
+    def _is_of_a_known_kind(cls, address: str) -> str:
+        locator(address, "")
+        return address
 
 
 class HttpOptions(Options):
