@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from runtime.cli.common import FAILED
+from runtime.cli.common import FAILED, NOT_AS_IT_SHOULD_BE
 
 if TYPE_CHECKING:
     from connectors.config import ConnectOptions
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 def connect(file: Path, dry_run: bool, seconds: float) -> None:
     """Publish what the sources of FILE (YAML, docs/connectors.md) tell: brokers, recordings, devices.
 
-    Ends when all of them have ended. At Ctrl-C what was published becomes durable first. Exits with 4 if one
-    broke, if segments were refused or dropped, or if nothing came of what a source gave.
+    Ends when all of them have ended. At Ctrl-C what was published becomes durable first. Exits with 4 if one broke, if
+    segments were refused or dropped (with --dry-run: if the model would refuse some), or if nothing came of what a
+    source gave.
     """
     from connectors.config import load_config
     from connectors.process import find_beside, run_until_stopped
@@ -45,20 +46,33 @@ def connect(file: Path, dry_run: bool, seconds: float) -> None:
 
 async def _dry_run(options: ConnectOptions, seconds: float) -> int:
     from connectors.dry_run import try_out
+    from connectors.model_fit import ask_for_modalities, faults
 
-    trials = await asyncio.gather(
-        *(try_out(entry.from_.for_a_look().build(), entry, seconds) for entry in options.sources.values())
-    )
-    console = Console()
-    for name, trial in zip(options.sources, trials, strict=True):
+    looks = (try_out(entry.from_.for_a_look().build(), entry, seconds) for entry in options.sources.values())
+    modalities, trials = await asyncio.gather(ask_for_modalities(options.runtime), asyncio.gather(*looks))
+    console, n_faults = Console(), 0
+    for (name, entry), trial in zip(options.sources.items(), trials, strict=True):
         console.print(f"[bold]{name}[/]")
         if trial.streams:
             console.print(_table(trial))
         elif not trial.error:
             console.print(f"no segment came of it within {seconds:g} s")
         for line in _remarks(trial):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)  # a path stays whole
-    return FAILED if any(trial.error for trial in trials) else 0
+            _print_whole(console, line)
+        for fault in faults(trial, entry.routes, modalities) if modalities is not None else ():
+            _print_whole(console, f"the model would refuse: {fault}")
+            n_faults += 1
+    if modalities is None:
+        address = options.runtime.address
+        _print_whole(console, f"no runtime answers at {address}: what its model takes was not compared with this")
+    if any(trial.error for trial in trials):
+        return FAILED
+    return NOT_AS_IT_SHOULD_BE if n_faults else 0
+
+
+def _print_whole(console: Console, line: str) -> None:
+    """A path stays in one piece."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(trial: Trial) -> Table:

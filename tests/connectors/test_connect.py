@@ -140,8 +140,34 @@ def test_a_dry_run_shows_what_would_be_published_and_publishes_nothing(tmp_path:
     assert answer.exit_code == 1
     assert "s-t" in answer.output
     assert "1 x 2" in answer.output
+    assert "no runtime answers at tcp://127.0.0.1:9" in answer.output
     assert "nowhere.csv: No such file" in " ".join(answer.output.split())
     assert not (tmp_path / "state").exists()
+
+
+def test_a_dry_run_says_what_the_model_that_answers_would_refuse(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", np.arange(20))
+    (tmp_path / "wide.csv").write_text("t,a,b,c\n1,1,2,3\n2,1,2,3\n")
+    sources = {name: files(tmp_path / "t.csv") for name in ("good", "long", "longer", "smell")}
+    sources["wide"] = files(tmp_path / "wide.csv")
+    sources["long"]["routes"] = [{**ROUTE, "window": {"frames": 10}}]
+    sources["longer"]["routes"] = [{**ROUTE, "window": {"frames": 500}, "match": "nothing"}]
+    sources["smell"]["routes"] = [{**ROUTE, "modality": "smell"}]
+    with RunningWorker(tmp_path) as worker:
+        command = ["connect", str(written(tmp_path, sources, worker.endpoint)), "--dry-run"]
+        answer = CliRunner().invoke(grf, command)
+        del sources["long"], sources["longer"], sources["smell"], sources["wide"]
+        written(tmp_path, sources, worker.endpoint)
+        assert CliRunner().invoke(grf, command).exit_code == 0
+    told = [line for line in answer.output.splitlines() if line.startswith("the model would refuse")]
+    assert told == [
+        "the model would refuse: segment has 10 frames, imu takes 1 to 8; seen in 2 segments, the first of s-t/rows",
+        "the model would refuse: segment has 500 frames, imu takes 1 to 8",
+        "the model would refuse: unknown modality 'smell'; the model has audio, imu, text; "
+        "seen in 20 segments, the first of s-t/rows",
+        "the model would refuse: frames have width 3, imu has 2; seen in 2 segments, the first of s-wide/rows",
+    ]
+    assert answer.exit_code == NOT_AS_IT_SHOULD_BE
 
 
 def test_each_source_has_its_line_at_the_end_and_refused_segments_their_exit_code(tmp_path: Path) -> None:
