@@ -108,13 +108,15 @@ def _type(annotation: Any) -> str:
     if annotation is type(None):
         return ""
     if origin is Literal:
-        return ", ".join(f"`{choice}`" for choice in typing.get_args(annotation))
+        return ", ".join(f"`{_in_yaml(choice)}`" for choice in typing.get_args(annotation))
+    if origin is typing.Annotated:  # beside the type stands a rule, which the meaning tells
+        return _type(typing.get_args(annotation)[0])
     if origin in (tuple, list):
         return f"list of {_type(typing.get_args(annotation)[0])}"
     if origin is dict:
         return "map" if typing.get_args(annotation)[1] is Any else f"map of {_type(typing.get_args(annotation)[1])}"
-    if origin in (typing.Union, types.UnionType, typing.Annotated):
-        parts = [_type(part) for part in typing.get_args(annotation) if not isinstance(part, FieldInfo)]
+    if origin in (typing.Union, types.UnionType):
+        parts = [_type(part) for part in typing.get_args(annotation)]
         return " or ".join(dict.fromkeys(part for part in parts if part))
     names = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`", SourceEntry: "source"}
     return names.get(annotation, "section" if _is_model(annotation) else str(annotation))
@@ -136,7 +138,11 @@ def _default(field: FieldInfo) -> str:
     default = field.default
     if default in (None, "", (), {}) or isinstance(default, BaseModel):
         return ""
-    return f"`{json.dumps(list(default) if isinstance(default, tuple) else default).strip(chr(34))}`"
+    return f"`{_in_yaml(list(default) if isinstance(default, tuple) else default)}`"
+
+
+def _in_yaml(value: Any) -> str:
+    return json.dumps(value).strip('"')
 
 
 if __name__ == "__main__":

@@ -19,6 +19,13 @@ def test_the_options_of_the_page_are_those_of_the_models() -> None:
     assert with_reference(page) == page, "run `.venv/bin/python -m connectors.reference docs/connectors.md`"
 
 
+def test_types_are_in_the_words_of_who_writes_the_file() -> None:
+    """No name or notation of Python's: `False`, `None`, a class with its arguments."""
+    rows = re.findall(r"^\| `\w+` \| (.*?) \| (.*?) \|", reference.reference(), flags=re.M)
+    assert len(rows) > 100
+    assert [row for row in rows if re.search(r"\b(None|True|False)\b|[A-Za-z_]\(|<class", " ".join(row))] == []
+
+
 def test_every_option_has_a_description() -> None:
     models = [*reference._members(AnySource), *reference._members(AnyEncoder)]
     models += [model for model, _ in reference._nested(reference.ConnectOptions, "")]
