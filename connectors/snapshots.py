@@ -58,7 +58,9 @@ class SnapshotFile:
         if kept["digest"] != self._digest:
             raise SnapshotError(
                 f"{self._path}: the routes, window or clock of this source are not those it was made with. "
-                "Give the source another name to begin anew with other streams, or remove the file to read all again"
+                "Undo the change to go on; or remove the file, and all is read again that the source still has: then "
+                "give its sessions or streams new names in the routes, for under the old ones the runtime would take "
+                "the first segments for those that it has seen, or refused, before"
             )
         return kept["snapshot"]
 
