@@ -13,7 +13,7 @@ from runtime.placement import Member
 class Event:
     at_s: float
     kind: str
-    """claimed, failed over, moved, scaled, died, drains, killed"""
+    """claimed, failed over, moved, scaled, died, drains, killed, shared store, taken"""
     text: str
 
 

@@ -24,6 +24,7 @@ from runtime.measured_loads import MeasuredLoads
 from runtime.metrics import ControllerMetrics
 from runtime.orders import OrderBook, Orders
 from runtime.placement import NOBODY, Beat, ClusterPolicy, Facts, Member, plan, targets
+from runtime.rival import Strangers
 from runtime.staff import Staff
 from runtime.store.base import Ownership, Store, StoreError, StoreFenced, StoreLocked
 
@@ -79,6 +80,8 @@ class Controller:
         self._asked = AskedGroups()
         self._ownership = store.ownership()
         self._leases = GrantedLeases(store, lease_s, now_s)
+        self._strangers = Strangers()
+        self._has_rival = False
         self._serving = int(store.notes().get("workers", policy.workers))
         self._autoscaler = Autoscaler(policy)
         self._acted_s = now_s
@@ -124,9 +127,18 @@ class Controller:
         with self._lock:
             self._nodes = frozenset(nodes)
 
+    def see_rival(self, is_there: bool, now_s: float) -> None:
+        """Another controller is at work on the same store (`runtime.rival`), or none."""
+        with self._lock:
+            if is_there != self._has_rival:
+                self._has_rival = is_there
+                text = "another controller is at work on it" if is_there else "the other controller is gone"
+                self._note(now_s, "shared store", text, logging.WARNING if is_there else logging.INFO)
+
     def tick(self, now_s: float) -> None:
         """Look for workers that have fallen silent; see whether more or fewer are wanted."""
         with self._lock:
+            self._compare_with_store(now_s)
             self._leases.look({item.owner for item in self._ownership.values()}, now_s)
             self._autoscale(now_s)
             self._act(now_s)
@@ -161,12 +173,14 @@ class Controller:
         """Everything about every worker."""
         with self._lock:
             serving = {member.beat.name for member in self._serving_members()}
+            owners = {item.owner for item in self._ownership.values()}
             return {
                 "lease_s": self._lease_s,
                 "workers_wanted": self._serving,
                 "standbys_wanted": self._policy.standbys,
                 "table_version": self._book.table.version,
                 "moving_groups": len(self._asked),
+                "taken_by": sorted(self._strangers.owners & owners),
                 "events": [asdict(event) | {"ago_s": now_s - event.at_s} for event in self._events],
                 "workers": [
                     {
@@ -314,16 +328,34 @@ class Controller:
             except StoreError as error:
                 log.warning("cannot scale: %s", error)
 
+    def _compare_with_store(self, now_s: float) -> None:
+        """Another runtime may have taken our groups: the store knows, and nobody else would say so."""
+        if not self._has_rival and not any(member.beat.fenced for member in self._members.values()):
+            return
+        try:
+            if self._store.ownership() != self._ownership:
+                self._read_store(now_s)
+        except StoreError as error:
+            log.warning("cannot see who owns the key groups: %s", error)
+        if self._has_rival:  # its workers need not renew at the store: they are heard there
+            for owner in self._strangers.owners:
+                self._leases.heard(owner, now_s)
+
     def _read_store(self, now_s: float) -> None:
-        self._ownership = self._store.ownership()
-        self._leases.read({member.beat.owner: member.heard_s for member in self._members.values()}, now_s)
+        before, self._ownership = self._ownership, self._store.ownership()
+        heard_s = {member.beat.owner: member.heard_s for member in self._members.values()}
+        taken = self._strangers.see(before, self._ownership, heard_s.keys())
+        for owner, n_groups in taken.items():
+            text = f"{n_groups} key groups by {owner}, of another runtime on the same store: one of the two must stop"
+            self._note(now_s, "taken", text, logging.ERROR)
+        self._leases.read(heard_s, now_s)
 
     def _serving_members(self) -> list[Member]:
         owners = {item.owner for item in self._ownership.values()}
         return [member for member in self._members.values() if member.beat.owner in owners]
 
-    def _note(self, now_s: float, kind: str, text: str) -> None:
-        log.info("%s: %s", kind, text)
+    def _note(self, now_s: float, kind: str, text: str, level: int = logging.INFO) -> None:
+        log.log(level, "%s: %s", kind, text)
         self._events.append(Event(now_s, kind, text))
 
     def _count_roles(self, now_s: float) -> None:

@@ -27,6 +27,7 @@ from runtime.controller import Controller
 from runtime.death_watch import DeathWatch
 from runtime.orders import Orders
 from runtime.placement import Beat
+from runtime.rival import RivalWatch
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreUnavailable
 from runtime.store_source import open_store
@@ -64,6 +65,7 @@ class ControllerActor:
         self._witness = DeathWatch(_hold_reference, self._died)
         threading.Thread(target=self._watch, name="grf-watch", daemon=True).start()
         threading.Thread(target=self._watch_nodes, name="grf-nodes", daemon=True).start()
+        threading.Thread(target=self._watch_rival, name="grf-rival", daemon=True).start()
 
     def _watch_nodes(self) -> None:
         drained: set[str] = set()
@@ -84,6 +86,15 @@ class ControllerActor:
                 self._controller.tick(time.monotonic())
             except Exception:
                 log.exception("a tick of the controller failed")
+
+    def _watch_rival(self) -> None:
+        """On a connection and in a thread of its own: a store that hangs must not keep beats waiting."""
+        watch = RivalWatch(_open_patiently(self._settings), self._settings.runtime.lease_s)
+        while not self._stopping.wait(watch.look_every_s):
+            try:
+                self._controller.see_rival(watch.look(time.monotonic()), time.monotonic())
+            except Exception:
+                log.exception("looking for another controller failed")
 
     def _died(self, owner: str) -> None:
         self._controller.died(owner, time.monotonic())

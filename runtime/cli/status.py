@@ -33,6 +33,8 @@ def status(address: str, tenant: str, token: str, as_json: bool) -> None:
         for line in _lines(worker):
             click.echo(line)
     click.echo(f"wanted: {cluster['workers_wanted']} serving, {cluster['standbys_wanted']} standing by")
+    if taken_by := cluster.get("taken_by"):
+        click.echo(f"another runtime uses the same store, and has taken key groups: {', '.join(taken_by)}")
     for event in cluster["events"][-SHOWN_EVENTS:]:
         click.echo(f"{event['ago_s']:8.1f} s ago  {event['kind']}: {event['text']}")
 

@@ -201,8 +201,9 @@ class Dispatcher:
     def own(self, epochs: Mapping[int, int]) -> None:
         """Serve these key groups and no others. Sessions of a group that is lost are another worker's: forget them."""
         lost = self.owned.replace(epochs)
-        if lost:
+        if lost or not epochs:  # a write that was refused may be told after what it was for is lost
             self.store.disowned(of_all=not epochs)
+        if lost:
             for session in [session for key, session in self.engine.sessions.items() if key_group(key) in lost]:
                 self._publishing.forget(session, "not_owner", f"key group {key_group(session.key)} has moved")
             self._questions.disown()

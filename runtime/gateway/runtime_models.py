@@ -81,7 +81,7 @@ class ClusterEvent(BaseModel):
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     kind: str
-    """claimed, failed over, moved, scaled, died, drains, ended"""
+    """claimed, failed over, moved, scaled, died, drains, ended, shared store, taken"""
     text: str
     ago_s: float
 
@@ -95,6 +95,8 @@ class ClusterAnswer(BaseModel):
     standbys_wanted: int | None = None
     moving_groups: int | None = None
     """key groups whose worker was asked to give them up"""
+    taken_by: list[str] = []
+    """workers of another runtime on the same store, which have taken key groups from this one"""
     events: list[ClusterEvent] = []
     """what has happened lately, the newest last"""
 

@@ -87,6 +87,16 @@ def test_a_write_that_another_owner_fences_off_is_told_and_the_store_answers(sce
     assert scene.desk.dispatcher.store.health.failing_since_s is None
 
 
+def test_who_owns_nothing_any_more_is_not_called_fenced_for_a_write_that_was_on_its_way(scene: Scene) -> None:
+    scene.desk.crash()
+    scene.desk.settle(b"a", "s", 1)
+    dispatcher = scene.desk.dispatcher
+    dispatcher.own({})
+    dispatcher.store.health.fenced = True
+    dispatcher.own({})
+    assert not dispatcher.store.health.fenced
+
+
 def test_the_status_says_what_the_beat_says_of_the_store() -> None:
     def lines(beat: Beat) -> str:
         member = Member(beat, 0.0, 0.0)

@@ -67,6 +67,7 @@ class Worker:
     origin_s: float
     incarnation: int = 0
     is_stopped: bool = False
+    is_fenced: bool = False
     owned: OwnedGroups = field(default_factory=OwnedGroups)
     lease: Lease = field(default_factory=Lease)
     coming: list[Answer] = field(default_factory=list)
@@ -82,7 +83,8 @@ class Worker:
         return f"{self.name}/{self.incarnation}"
 
     def beat(self) -> Beat:
-        return Beat(self.name, str(self.incarnation), f"tcp://{self.owner}", "http://m", released=self.owned.released)
+        endpoint, released = f"tcp://{self.owner}", self.owned.released
+        return Beat(self.name, str(self.incarnation), endpoint, "http://m", fenced=self.is_fenced, released=released)
 
     def turn(self, now_s: float) -> None:
         """As `Dispatcher.keep_to_lease`: the first thing in every turn."""
@@ -199,6 +201,10 @@ class Leases(RuleBasedStateMachine):
     def a_controller_ticks(self, controller: int) -> None:
         self.controllers[controller % len(self.controllers)].tick(self.now_s)
 
+    @rule(controller=st.integers(0, 1), is_there=st.booleans())
+    def a_controller_is_told_of_another(self, controller: int, is_there: bool) -> None:
+        self.controllers[controller % len(self.controllers)].see_rival(is_there, self.now_s)
+
     @rule()
     def another_controller_takes_over(self) -> None:
         self.new_controller()
@@ -211,6 +217,10 @@ class Leases(RuleBasedStateMachine):
     def a_worker_wakes(self, i: int) -> None:
         self.workers[i].is_stopped = False
         self.workers[i].turn(self.now_s)
+
+    @rule(i=st.integers(0, 2), is_fenced=st.booleans())
+    def a_worker_writes(self, i: int, is_fenced: bool) -> None:
+        self.workers[i].is_fenced = is_fenced
 
     @rule(i=st.integers(0, 2), is_noticed=st.booleans())
     def a_worker_dies_and_comes_back(self, i: int, is_noticed: bool) -> None:

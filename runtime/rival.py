@@ -1,0 +1,66 @@
+"""Another controller on the same store: a second runtime, started there by mistake, as a rule.
+
+Key groups go to whoever started last, and every write of the first is fenced from then on. The first stands back while
+the other lives, or the two would take the groups from one another for ever; it takes them once the other is gone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from math import inf
+
+from runtime.store.base import Ownership, Store, StoreError
+
+NOTE = "controller"
+LOOKS_IN_LEASE = 4
+SILENT_LEASES = 3
+"""a rival that has not answered for so long is gone"""
+
+
+class RivalWatch:
+    """All controllers of a store share one note, which names who wrote it last. Who finds another's name where its own
+    was knows that the other lives, and writes its own again, which tells the other: one that is alone writes once."""
+
+    def __init__(self, store: Store, lease_s: float) -> None:
+        self.look_every_s = lease_s / LOOKS_IN_LEASE
+        self._store = store
+        self._gone_after_s = lease_s * SILENT_LEASES
+        self._name = secrets.token_hex(4)
+        self._has_said = False
+        """our name was in the store: another there was written since"""
+        self._heard_s = -inf
+
+    def look(self, now_s: float) -> bool:
+        """Is another there? Call it every `look_every_s`; it blocks as long as the store does."""
+        with suppress(StoreError):  # it says nothing of a rival, and the workers tell of it
+            self._read_and_answer(now_s)
+        return now_s - self._heard_s < self._gone_after_s
+
+    def _read_and_answer(self, now_s: float) -> None:
+        name = self._store.notes().get(NOTE)
+        if name != self._name:
+            if self._has_said:
+                self._heard_s = now_s
+            self._has_said = False
+            self._store.note(NOTE, self._name)
+        self._has_said = True
+
+
+class Strangers:
+    """Owners that are none of ours, and have taken key groups of ours."""
+
+    def __init__(self) -> None:
+        self.owners: set[str] = set()
+
+    def see(
+        self, before: Mapping[int, Ownership], after: Mapping[int, Ownership], ours: Collection[str]
+    ) -> Counter[str]:
+        """What the store shows now where it had shown something else; return which stranger has taken how many."""
+        former = {item.owner for item in before.values()}
+        taken = Counter(item.owner for group, item in after.items() if before.get(group) != item)
+        news = Counter({owner: count for owner, count in taken.items() if owner not in former and owner not in ours})
+        self.owners |= news.keys()
+        return news
