@@ -80,7 +80,9 @@ class WorkerMetrics:
 
         self._batch_size = BulkHistogram("grf_batch_segments", "Segments in one micro-batch", BATCH, registry)
         self._step_s = BulkHistogram("grf_step_seconds", "Time of one micro-batch in the model", SECONDS, registry)
-        self._latency_s = BulkHistogram("grf_latency_seconds", "From landing to fused", SECONDS, registry)
+        self._latency_s = BulkHistogram(
+            "grf_latency_seconds", "From arrival at the worker to fused and told, of each step", SECONDS, registry
+        )
         self._lag_s = BulkHistogram(
             "grf_watermark_lag_seconds", "Newest event time less watermark, at each settling", LAG_SECONDS, registry
         )

@@ -206,7 +206,7 @@ class Worker:
         self._store_watch.look(self._dispatcher.store.health)
         dispatcher, engine, metrics = self._dispatcher, self._dispatcher.engine, self._metrics
         tally = engine.take_tally()
-        self._lag_s = max(tally.latencies_s, default=0.0)
+        self._lag_s = dispatcher.take_waited_s()
         metrics.flush(tally, self._model.take_seconds(), dispatcher.outbox.take_refusals())
         metrics.sessions.set(len(engine.sessions))
         metrics.ready.set(engine.ready_sessions)

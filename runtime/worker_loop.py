@@ -136,19 +136,20 @@ class WorkerLoop:
         wait_s = 0.0 if self.dispatcher.has_work else min(max(self.dispatcher.wake_at_s - now_s, 0.0), MAX_POLL_S)
         # Rounded up: waking before the time only to wait again would spin.
         ready = dict(self._poller.poll(int(wait_s * 1000) + (wait_s > 0)))
-        started_s = time.monotonic()
+        started_s, began_s = time.monotonic(), self._clock()
         self.dispatcher.keep_to_lease(lease_clock())
         if self._socket in ready and self.dispatcher.takes_messages:
-            self._receive()
+            self._receive(began_s)
         if self._bell.fileno() in ready:
             self._bell.hear()
             self._run_calls()
         self._work()
-        self.dispatcher.turn_took(time.monotonic() - started_s)
+        took_s = time.monotonic() - started_s
+        self.dispatcher.turn_took(took_s, began_s + took_s)
 
-    def _receive(self) -> None:
+    def _receive(self, now_s: float) -> None:
         """Take what has come, for a moment: a flood must not keep the device, or anybody's answer, waiting."""
-        now_s, wall_s = self._clock(), time.time()
+        wall_s = time.time()
         until_s = time.monotonic() + RECEIVE_FOR_S
         while time.monotonic() < until_s:
             try:

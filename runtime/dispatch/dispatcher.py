@@ -57,6 +57,7 @@ class Dispatcher:
         self._policy = policy
         self._wall_offset_s = 0.0
         self._segments_of_turn = 0
+        self._waited_s = 0.0
         self.busy_s = 0.0
         """how long all turns took together"""
         self.group_load = GroupLoad()
@@ -104,6 +105,8 @@ class Dispatcher:
         while self._inbox and admitted < self.pace.segments:
             peer, message = self._inbox.take()
             admitted += max(segments_in(message), 1)
+            if now_s - self._inbox.heard_s > self._waited_s:
+                self._waited_s = now_s - self._inbox.heard_s
             if self.peers.knows(peer):
                 self._handle(peer, message, now_s)
             else:  # it has said goodbye
@@ -114,7 +117,7 @@ class Dispatcher:
     def _handle(self, peer: Peer, message: m.Message, now_s: float) -> None:
         match message:
             case m.Segments():
-                self._publishing.take(peer, message, now_s, now_s + self._wall_offset_s)
+                self._publishing.take(peer, message, now_s, now_s + self._wall_offset_s, self._inbox.heard_s)
             case m.Goodbye():
                 self.peers.drop(peer.identity)
             case m.Open():
@@ -227,10 +230,17 @@ class Dispatcher:
 
     # ---- time ----
 
-    def turn_took(self, seconds: float) -> None:
-        """How long the last turn took, from the first message received to the last one sent, without waiting."""
+    def turn_took(self, seconds: float, ended_s: float) -> None:
+        """How long the last turn took, from the first message received to the last one sent, without waiting; and when
+        it was over, by which all that it has fused is told."""
         self.busy_s += seconds
+        self.engine.fused_by(ended_s)
         self.pace.turn_took(seconds, self._segments_of_turn, shared=self.peers.tenants > 1)
+
+    def take_waited_s(self) -> float:
+        """The longest that a message has waited for its first look, of those looked at since this was last called."""
+        waited_s, self._waited_s = self._waited_s, 0.0
+        return waited_s
 
     def work(self, now_s: float) -> None:
         """One turn: a few micro-batches, what time brings, what the store is to do, and tell everyone."""

@@ -45,6 +45,8 @@ class Inbox:
         self._turn = 0
         self._round = 0
         """what had been taken of the tenant whose turn was last: where a tenant joins"""
+        self.heard_s = 0.0
+        """when the message was heard that was taken last"""
         self._oldest: dict[str, tuple[float, bytes]] = {}
         """of a tenant, when its longest waiting message was heard, and from whom: known until that one has a turn"""
         self._n_connections = 0
@@ -86,13 +88,13 @@ class Inbox:
             self._round, _, tenant = self._turns[0]
         connections = self._tenants[tenant]
         identity, connection = next(iter(connections.items()))
-        message, size, heard_s = connection.messages.popleft()
+        message, size, self.heard_s = connection.messages.popleft()
         self._oldest_may_be_gone(tenant, identity)
         if segments_in(message) > SLICE_SEGMENTS:
             assert isinstance(message, Segments)
             message, rest = _cut(message)
             rest_bytes = _bytes_of(rest)
-            connection.messages.appendleft((rest, rest_bytes, heard_s))
+            connection.messages.appendleft((rest, rest_bytes, self.heard_s))
             size -= rest_bytes
         connection.n_bytes -= size
         self.n_bytes -= size

@@ -167,21 +167,27 @@ class Publishing:
             first = group.entries[0].sequence
             self._outbox.refuse_segment(peer, group.session, group.stream, first, "slow_down", text, 100)
 
-    def take(self, peer: Peer, message: m.Segments, now_s: float, wall_s: float) -> None:
+    def take(self, peer: Peer, message: m.Segments, now_s: float, wall_s: float, heard_s: float) -> None:
         for group in message.groups:
             key = tuple_of(SessionKey, (peer.tenant, group.session))
             session = self._loader.resident(key)
             self._group_load.count(session.group if session else key_group(key), len(group.entries))
             if session is not None:
-                self._take_group(peer, group, now_s, wall_s, session)
+                self._take_group(peer, group, now_s, wall_s, heard_s, session)
                 continue
             refuse = partial(self._outbox.refuse_segment, peer, group.session, group.stream, group.entries[0].sequence)
-            run = partial(self._take_group, peer, group, now_s, wall_s)
+            run = partial(self._take_group, peer, group, now_s, wall_s, heard_s)
             n_bytes = sum(entry.frames.nbytes + ENTRY_OVERHEAD_BYTES for entry in group.entries)
             self._loader.visit(key, Visit(run, refuse, n_bytes=n_bytes))
 
     def _take_group(
-        self, peer: Peer, group: m.StreamSegments, now_s: float, wall_s: float, session: Session | None
+        self,
+        peer: Peer,
+        group: m.StreamSegments,
+        now_s: float,
+        wall_s: float,
+        heard_s: float,
+        session: Session | None,
     ) -> None:
         session_id, name, oldest, entries = group
         stream = session.streams.get(name) if session else None
@@ -193,7 +199,7 @@ class Publishing:
             self._refuse_group(peer, group, "stream_taken", "another client has opened this stream")
             return
         self._engine.skip_below(session, name, oldest, now_s)
-        verdicts = self._engine.take(session, name, entries, now_s, wall_s)
+        verdicts = self._engine.take(session, name, entries, now_s, wall_s, heard_s)
         for place, verdict in enumerate(verdicts):
             if verdict is not ACCEPTED and verdict is not DUPLICATE:
                 self._outbox.refuse_segment(peer, session_id, name, entries[place].sequence, *verdict)

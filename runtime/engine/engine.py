@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from math import inf
 
 from grf_core.step import StepModel
 from runtime.engine.batcher import ReadyQueue
@@ -140,10 +141,17 @@ class Engine:
     # ---- segments ----
 
     def take(
-        self, session: Session, stream: str, segments: Sequence[SegmentEntry], now_s: float, wall_s: float
+        self,
+        session: Session,
+        stream: str,
+        segments: Sequence[SegmentEntry],
+        now_s: float,
+        wall_s: float,
+        heard_s: float = inf,
     ) -> list[Verdict]:
-        """Take segments of one stream into their session's timeline, or say why not; see `Intake.take`."""
-        return self._intake.take(session, stream, segments, now_s, wall_s)
+        """Take segments of one stream into their session's timeline, or say why not; see `Intake.take`. `heard_s`: when
+        they arrived, if that was before now."""
+        return self._intake.take(session, stream, segments, now_s, wall_s, min(heard_s, now_s))
 
     def leave_unread(self, since_s: dict[str, float]) -> None:
         """Messages of these tenants wait to be taken since then: their streams are not known to have been silent after
@@ -174,6 +182,10 @@ class Engine:
         """Fuse the next segment of every session in the next micro-batch, of `at_most` so many sessions; return how
         many were fused."""
         return self._stepping.step(now_s, at_most)
+
+    def fused_by(self, now_s: float) -> None:
+        """What was fused since this was last told is there by now: the engine does not know how long steps take."""
+        self._stepping.fused_by(now_s)
 
     # ---- time ----
 

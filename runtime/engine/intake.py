@@ -42,7 +42,13 @@ class Intake:
         self._order = order
 
     def take(
-        self, session: Session, stream: str, segments: Sequence[SegmentEntry], now_s: float, wall_s: float
+        self,
+        session: Session,
+        stream: str,
+        segments: Sequence[SegmentEntry],
+        now_s: float,
+        wall_s: float,
+        arrived_s: float,
     ) -> list[Verdict]:
         """Take segments of one stream, in their order. One verdict each, but none after `slow_down`: the publisher
         sends again from that one on.
@@ -54,7 +60,8 @@ class Intake:
         modality = self._signature.modalities[state.rank]
         verdicts = []
         for segment in segments:
-            verdict = self._take(session, stream, state, modality, segment, len(segments) > 1, now_s, wall_s)
+            copy = len(segments) > 1
+            verdict = self._take(session, stream, state, modality, segment, copy, now_s, wall_s, arrived_s)
             verdicts.append(verdict)
             if verdict is not ACCEPTED and verdict.code == "slow_down":
                 break
@@ -74,6 +81,7 @@ class Intake:
         copy: bool,
         now_s: float,
         wall_s: float,
+        arrived_s: float,
     ) -> Verdict:
         sequence, event_time_s, frames = segment
         if sequence in state.received:
@@ -98,7 +106,7 @@ class Intake:
             return self.reject(session, stream, sequence, "late", f"{behind_s:.6f} s behind the watermark")
         placed_s = timeline.just_after_watermark() if late else event_time_s
         key = tuple_of(FusionKey, (placed_s, state.rank, stream, sequence))
-        entry = Entry(key, frames.copy() if copy else frames, now_s)
+        entry = Entry(key, frames.copy() if copy else frames, arrived_s)
         if entry.n_bytes > self._quotas.largest_segment_bytes:
             fault = f"segment has {entry.n_bytes} bytes, this worker takes {self._quotas.largest_segment_bytes:.0f}"
             return self.reject(session, stream, sequence, "too_large", fault)

@@ -40,6 +40,8 @@ class Stepping:
         self._part = part_of(slab.capacity)
         self._had_greedy = False
         """a greedy tenant asked for rows of the last batch: idle sessions make room for such a one too"""
+        self._fused_arrived_s: list[float] = []
+        """of what was fused since `fused_by`, when it arrived"""
         self._modalities = [modality.name for modality in model.signature.modalities]
 
     @property
@@ -72,9 +74,15 @@ class Stepping:
                 self._give_back(session, step)
                 self._failed(session, entry, fault, now_s)
             else:
-                self._done(session, entry, step.out_slot, now_s)
+                self._done(session, entry, step.out_slot)
             self._flow.go_on(session)
         return len(steps)
+
+    def fused_by(self, now_s: float) -> None:
+        """All that was fused since the last call is there now, steps included."""
+        if self._fused_arrived_s:
+            self._flow.tally.latencies_s += [now_s - arrived_s for arrived_s in self._fused_arrived_s]
+            self._fused_arrived_s = []
 
     def _room_for_each(self, now_s: float) -> Room:
         in_batch = min(len(self._flow.ready), self._max_segments)
@@ -98,14 +106,14 @@ class Stepping:
         self._slab.free(step.out_slot)
         session.usage.rows_ahead -= 1
 
-    def _done(self, session: Session, entry: Entry, slot: int, now_s: float) -> None:
+    def _done(self, session: Session, entry: Entry, slot: int) -> None:
         event_time_s, rank, stream, sequence = entry.key
         session.timeline.advance(slot)
         session.streams[stream].fused.add(sequence)
         if event_time_s > session.freshness_s[rank]:
             session.freshness_s[rank] = event_time_s
         self._flow.tally.fused[self._modalities[rank]] += 1
-        self._flow.tally.latencies_s.append(now_s - entry.arrived_s)
+        self._fused_arrived_s.append(entry.arrived_s)
         self._flow.acknowledge(session, stream)
         self._flow.state_changed(session)
 

@@ -33,6 +33,6 @@ class Tally:
     evicted: int = 0
     batch_sizes: list[int] = field(default_factory=list)
     latencies_s: list[float] = field(default_factory=list)
-    """from landing to fused, one per step"""
+    """from arrival at the worker to the end of the turn that has fused it, one per step"""
     watermark_lags_s: list[float] = field(default_factory=list)
     """newest event time less watermark, one per settling"""

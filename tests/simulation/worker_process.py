@@ -167,6 +167,7 @@ class WorkerProcess:
         self._jobs.extend(dispatcher.store.take())
         self._run_next_job()
         self._send()
+        dispatcher.turn_took(0.0, self._clock())
         if dispatcher.store.health.fenced:  # what the worker's shell does then
             self._witness.worker_fenced()
             self.kill()
