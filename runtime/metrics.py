@@ -76,7 +76,6 @@ class WorkerMetrics:
         self._undone = counter("steps_undone", "Steps undone by rewinds")
         self._cuts = counter("horizon_cuts", "Times a session settled early at its limit of unsettled segments")
         self._evicted = counter("sessions_evicted", "Idle sessions that left memory")
-        self._step_seconds_total = counter("step_seconds_sum", "Time spent in the model")
 
         self._batch_size = BulkHistogram("grf_batch_segments", "Segments in one micro-batch", BATCH, registry)
         self._step_s = BulkHistogram("grf_step_seconds", "Time of one micro-batch in the model", SECONDS, registry)
@@ -109,7 +108,6 @@ class WorkerMetrics:
         self._undone.inc(tally.fused_again)
         self._cuts.inc(tally.horizon_cuts)
         self._evicted.inc(tally.evicted)
-        self._step_seconds_total.inc(sum(step_seconds))
         self._batch_size.observe_all(tally.batch_sizes)
         self._step_s.observe_all(step_seconds)
         self._latency_s.observe_all(tally.latencies_s)

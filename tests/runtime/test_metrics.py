@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from connectors.metrics import ConnectMetrics
 from runtime.engine.tally import Tally
-from runtime.metrics import SECONDS, BulkHistogram, WorkerMetrics
+from runtime.gateway.metrics import GatewayMetrics
+from runtime.metrics import SECONDS, BulkHistogram, ControllerMetrics, WorkerMetrics
 
 
 def test_a_bulk_histogram_counts_as_prometheus_own_does() -> None:
@@ -38,6 +43,37 @@ def test_a_tally_is_added_up() -> None:
     assert registry.get_sample_value("grf_sequence_gaps_total") == 2
     assert registry.get_sample_value("grf_batch_segments_count") == 4
     assert registry.get_sample_value("grf_step_seconds_sum") == pytest.approx(0.002)
+
+
+def worker_registry(registry: CollectorRegistry) -> None:
+    tally = Tally(received=Counter(imu=3), rejected_by_reason=Counter(late=2), batch_sizes=[2], latencies_s=[0.2])
+    WorkerMetrics(registry).flush(tally, [0.001], Counter(late=2))
+
+
+def controller_registry(registry: CollectorRegistry) -> None:
+    metrics = ControllerMetrics(registry)
+    metrics.workers.labels("serving").set(1)
+    metrics.takeovers.labels("first").inc()
+    metrics.pause_s.observe_all([0.1])
+
+
+def gateway_registry(registry: CollectorRegistry) -> None:
+    metrics = GatewayMetrics(registry)
+    metrics.requests.labels("/v1/model", "2xx").inc()
+    metrics.request_s.labels("/v1/model").observe(0.1)
+    metrics.refused_segments("late", 1)
+
+
+def connector_registry(registry: CollectorRegistry) -> None:
+    ConnectMetrics(registry, ["wrist"]).restarts.labels("wrist", "broken").inc()
+
+
+@pytest.mark.parametrize("fill", [worker_registry, controller_registry, gateway_registry, connector_registry])
+def test_what_a_registry_says_is_valid_openmetrics(fill: Callable[[CollectorRegistry], None]) -> None:
+    registry = CollectorRegistry()
+    fill(registry)
+    families = list(text_string_to_metric_families(openmetrics.generate_latest(registry).decode()))
+    assert {family.name for family in families} == {family.name for family in registry.collect()}
 
 
 def test_every_name_is_ours_and_no_label_names_a_session() -> None:
