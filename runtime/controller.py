@@ -164,10 +164,13 @@ class Controller:
     # ---- what others may know ----
 
     def routes(self) -> dict[str, Any]:
-        """The workers that serve, with their endpoints; those that stand by are left out."""
+        """The workers that serve, with their endpoints; and where all of them, standbys too, tell their metrics."""
         with self._lock:
             members = self._serving_members()
-            return {"workers": [describe(member, self._book.epochs_of(member.beat.owner)) for member in members]}
+            return {
+                "workers": [describe(member, self._book.epochs_of(member.beat.owner)) for member in members],
+                "metrics_urls": {name: member.beat.metrics_url for name, member in self._members.items()},
+            }
 
     def cluster(self, now_s: float) -> dict[str, Any]:
         """Everything about every worker."""

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import start_http_server
 
 from runtime.actor_names import CONTROLLER, HEAD, NAMESPACE
 from runtime.controller import Controller
 from runtime.death_watch import DeathWatch
+from runtime.metrics import process_registry
 from runtime.orders import Orders
 from runtime.placement import Beat
 from runtime.rival import RivalWatch
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 class ControllerActor:
     def __init__(self, settings: Settings) -> None:
         log_to_stderr(settings.runtime.log_level)
-        registry = CollectorRegistry()
+        registry = process_registry()
         server, _ = start_http_server(0, settings.runtime.host, registry)
         self._metrics_url = f"http://{place_of(settings).address}:{server.server_port}/metrics"
         self._settings = settings

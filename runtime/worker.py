@@ -12,14 +12,14 @@ from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 
 import torch
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import start_http_server
 
 from grf_core.step import StepModel
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.engine.engine import Engine
 from runtime.leases import lease_clock, renew_at_store
 from runtime.life_line import hold_out
-from runtime.metrics import WorkerMetrics
+from runtime.metrics import WorkerMetrics, process_registry
 from runtime.model_source import open_model
 from runtime.orders import Orders
 from runtime.placement import Beat, Place
@@ -66,7 +66,7 @@ class Worker:
         self._send_beat = send_beat
         self._on_death = on_death
         self._model = TimedModel(model)
-        self._registry = CollectorRegistry()
+        self._registry = process_registry()
         self._metrics = WorkerMetrics(self._registry)
         self._store_watch = StoreWatch()
         self._flush_at_s = 0.0

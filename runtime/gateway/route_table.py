@@ -22,7 +22,8 @@ class RouteSource(Protocol):
     """The controller, as the gateway asks it. Both may block for a moment, and raise whatever they like."""
 
     def routes(self) -> Mapping[str, Any]:
-        """`workers` [{name, endpoint, metrics_url, incarnation, groups}], `gateways` and `controller_metrics_url`."""
+        """`workers` [{name, endpoint, metrics_url, incarnation, groups}] that serve; `metrics_urls` of all workers, by
+        name; `gateways` and `controller_metrics_url`."""
 
     def cluster(self) -> Mapping[str, Any]:
         """The same, and what is known of each worker's load."""
@@ -41,6 +42,9 @@ class WorkerRoute:
 @dataclass(frozen=True, slots=True)
 class Routes:
     workers: tuple[WorkerRoute, ...]
+    """that serve"""
+    metrics_urls: Mapping[str, str]
+    """of all workers, standbys too, by name"""
     gateway_metrics_urls: tuple[str, ...] = ()
     controller_metrics_url: str = ""
 
@@ -126,4 +130,6 @@ def read_routes(answer: Mapping[str, Any]) -> Routes:
         for worker in answer["workers"]
     )
     gateways = tuple(str(url) for url in answer.get("gateways", ()))
-    return Routes(workers, gateways, str(answer.get("controller_metrics_url", "")))
+    urls = {worker.name: worker.metrics_url for worker in workers}
+    urls |= {str(name): str(url) for name, url in dict(answer.get("metrics_urls", {})).items()}
+    return Routes(workers, urls, gateways, str(answer.get("controller_metrics_url", "")))

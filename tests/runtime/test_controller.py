@@ -106,6 +106,15 @@ def test_the_first_beat_brings_all_groups_the_route_and_the_table() -> None:
     assert (orders.table.version, list(orders.table.groups_of)) == (KEY_GROUPS, ["tcp://worker-0"])
 
 
+def test_the_metrics_of_standbys_are_told_and_they_are_no_route() -> None:
+    cluster = Cluster(standbys=1)
+    cluster.beat("worker-0", "a", 1.0)
+    cluster.beat("worker-1", "b", 1.1)
+    routes = cluster.controller.routes()
+    assert [worker["name"] for worker in routes["workers"]] == ["worker-0"]
+    assert routes["metrics_urls"] == {"worker-0": "http://m", "worker-1": "http://m"}
+
+
 def test_a_new_worker_is_to_be_away_from_those_that_stay_and_may_be_where_one_leaves() -> None:
     cluster = Cluster(workers=2)
     for name in ("worker-0", "worker-1"):

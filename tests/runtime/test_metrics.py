@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from connectors.metrics import ConnectMetrics
 from runtime.engine.tally import Tally
 from runtime.gateway.metrics import GatewayMetrics
-from runtime.metrics import SECONDS, BulkHistogram, ControllerMetrics, WorkerMetrics
+from runtime.metrics import SECONDS, BulkHistogram, ControllerMetrics, WorkerMetrics, process_registry
 
 
 def test_a_bulk_histogram_counts_as_prometheus_own_does() -> None:
@@ -84,3 +84,7 @@ def test_every_name_is_ours_and_no_label_names_a_session() -> None:
         assert family.documentation
         assert all(set(sample.labels) <= {"modality", "reason", "code", "le"} for sample in family.samples)
     assert b"grf_sessions_resident" in generate_latest(registry)
+
+
+def test_a_worker_and_a_controller_tell_of_their_processes() -> None:
+    assert (process_registry().get_sample_value("process_resident_memory_bytes") or 0) > 0

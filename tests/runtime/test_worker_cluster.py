@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -91,6 +92,13 @@ def test_sessions_are_spread_and_every_client_finds_them_from_any_worker(cluster
     assert len(set(served_by(cluster, load).values())) == 2
     load.finish()
     check_states(cluster, load)
+
+
+def test_every_worker_tells_of_its_process_where_prometheus_is_told_to_look(cluster: WorkerCluster) -> None:
+    urls = cluster.controller.routes()["metrics_urls"]
+    assert urls.keys() == {"worker-0", "worker-1", "worker-2"}, "the standby too"
+    for url in urls.values():
+        assert "process_resident_memory_bytes" in httpx.get(url).text
 
 
 def test_who_follows_all_sessions_hears_of_those_of_every_worker(cluster: WorkerCluster) -> None:

@@ -54,7 +54,8 @@ class Controller:
             "groups": 1024,
             "pid": 7,
         }
-        return {"workers": [worker], "controller_metrics_url": "http://10.0.0.2:9102/metrics"}
+        urls = {"w0": "http://10.0.0.1:9101/metrics", "standby": "http://10.0.0.3:9103/metrics"}
+        return {"workers": [worker], "metrics_urls": urls, "controller_metrics_url": "http://10.0.0.2:9102/metrics"}
 
     def cluster(self) -> Mapping[str, Any]:
         routes = self.routes()
@@ -68,6 +69,7 @@ async def test_prometheus_discovers_all_processes(worker: RunningWorker) -> None
     async with in_process(create_app(WorkerBackend(Controller(worker.endpoint)))) as http:
         targets = [ScrapeTarget.model_validate(entry) for entry in (await http.get("/sd/prometheus")).json()]
     assert [(target.targets, target.labels["component"], target.labels["name"]) for target in targets] == [
+        (["10.0.0.3:9103"], "worker", "standby"),
         (["10.0.0.1:9101"], "worker", "w0"),
         (["10.0.0.2:9102"], "controller", "controller"),
         (["grf:80"], "gateway", "gateway"),
