@@ -27,6 +27,7 @@ from runtime.placement import NOBODY, Beat, ClusterPolicy, Facts, Member, plan, 
 from runtime.rival import Strangers
 from runtime.staff import Staff
 from runtime.store.base import Ownership, Store, StoreError, StoreFenced, StoreLocked
+from runtime.workers_wanted import forget_wanted, note_wanted, read_wanted
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Controller:
         self._leases = GrantedLeases(store, lease_s, now_s)
         self._strangers = Strangers()
         self._has_rival = False
-        self._serving = int(store.notes().get("workers", policy.workers))
+        self._serving = read_wanted(store, policy.workers)
         self._autoscaler = Autoscaler(policy)
         self._acted_s = now_s
         self._book = OrderBook()
@@ -150,6 +151,11 @@ class Controller:
         with self._lock:
             self._scale(workers, now_s, reason)
             self._act(now_s)
+
+    def end(self) -> None:
+        """The runtime ends in good order: how many workers were asked for was for as long as it is up."""
+        with self._lock:
+            forget_wanted(self._store, self._policy.workers)
 
     def drain(self, name: str, now_s: float) -> list[str]:
         """Empty and end a worker, or all workers of a node (its id, or its address); return their names."""
@@ -314,7 +320,7 @@ class Controller:
 
     def _scale(self, workers: int, now_s: float, reason: str) -> None:
         if workers != self._serving:
-            self._store.note("workers", str(workers))
+            note_wanted(self._store, workers, self._policy.workers)
             self._note(now_s, "scaled", f"{self._serving} -> {workers} workers: {reason}")
             self.metrics.scalings.labels("up" if workers > self._serving else "down").inc()
             self._serving = workers

@@ -131,6 +131,7 @@ class ControllerActor:
         for name in _actor_names():
             if name.startswith(WORKERS):  # they are detached: they would outlive everything
                 ray.kill(ray.get_actor(name, NAMESPACE))
+        self._controller.end()
         return saved
 
 

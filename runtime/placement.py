@@ -34,7 +34,7 @@ class ClusterPolicy:
     """How many workers, and when groups move."""
 
     workers: int = 1
-    """that serve; `grf scale` changes it while the runtime is up"""
+    """that serve; `grf scale` changes it while the runtime is up, its crashes included"""
     standbys: int = 0
     """workers beside them that own nothing and take over at once from one that dies"""
     num_cpus: float = 0.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Collection
 from pathlib import Path
@@ -249,6 +250,39 @@ def test_how_many_workers_were_asked_for_survives_the_controller() -> None:
     after = Cluster(first.disk)
     after.controller.tick(0.0)
     assert len(after.hands.started) == 3
+
+
+def wanted(cluster: Cluster) -> int:
+    return int(cluster.controller.cluster(0.0)["workers_wanted"])
+
+
+def test_a_runtime_started_with_another_setting_is_heard_and_what_was_scaled_before_is_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    first = Cluster(workers=1)
+    first.controller.scale(3, 1.0)
+    assert wanted(Cluster(first.disk, workers=1)) == 3
+    assert "3 workers are to serve, as was asked for since cluster.workers is 1" in caplog.text
+    changed = Cluster(first.disk, workers=2)
+    assert wanted(changed) == 2
+    assert "cluster.workers is 2 now, it was 1: the 3 that were asked for count no more" in caplog.text
+    assert wanted(Cluster(first.disk, workers=1)) == 1, "for good"
+
+
+def test_after_an_end_in_good_order_the_setting_counts_though_it_is_the_same() -> None:
+    first = Cluster(workers=1)
+    first.controller.scale(3, 1.0)
+    first.controller.end()
+    assert wanted(Cluster(first.disk, workers=1)) == 1
+
+
+def test_a_number_noted_by_an_earlier_version_counts_and_a_store_that_takes_no_note_is_no_hindrance() -> None:
+    disk = MemoryDisk(notes={"workers": "3"})
+    assert wanted(Cluster(disk, workers=1)) == 3
+    cluster = Cluster(disk, workers=1)
+    disk.away = "full"
+    cluster.controller.end()
 
 
 def test_what_a_worker_had_given_up_when_the_controller_died_finds_an_owner() -> None:
