@@ -33,6 +33,6 @@ def test_sessions_come_change_and_go(address: str, server_program: Callable[[str
             gone = await asyncio.to_thread(httpx.delete, f"{address}{path_of(NAME)}")
             assert gone.json()["existed"]
             await until(evaluate, SHOWN, [])
-            assert not await evaluate("document.getElementById('empty').hidden")
+            await until(evaluate, "document.getElementById('empty').hidden", False)
 
     asyncio.run(asyncio.wait_for(main(), 60.0))
