@@ -191,7 +191,7 @@ def sockets_from(app: FastAPI, origin: str, *, opens: bool) -> SocketReader:
     return SocketReader(app, headers={"Host": "grf:8000", "Origin": origin}, opens=opens)
 
 
-@pytest.mark.parametrize("origin", ["http://elsewhere.example", "http://grf", "https://grf:8001", "null"])
+@pytest.mark.parametrize("origin", ["http://elsewhere.example", "http://grf", "https://grf:8001", "null", "http://["])
 async def test_a_web_page_from_elsewhere_cannot_open_a_websocket(
     app: FastAPI, http: httpx.AsyncClient, origin: str
 ) -> None:
