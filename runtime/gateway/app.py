@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
+from runtime.gateway.asking import refuse_unknown_parameters
 from runtime.gateway.backend import Backend
 from runtime.gateway.body_limit import BodyLimit
 from runtime.gateway.errors import handle_errors
@@ -65,7 +66,7 @@ def create_app(backend: Backend) -> FastAPI:
         policy.max_event_streams, policy.max_event_streams_per_tenant, backend.metrics
     )
     for routes in (session_routes, post_routes, event_routes, runtime_routes):
-        app.include_router(routes, responses=EVERYWHERE)
+        app.include_router(routes, responses=EVERYWHERE, dependencies=[Depends(refuse_unknown_parameters)])
     handle_errors(app)
     app.add_middleware(BodyLimit, max_bytes=policy.max_body_bytes)
     app.add_middleware(Observing, metrics=backend.metrics)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, Header, Path, Security
 from fastapi.requests import HTTPConnection
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
@@ -50,6 +51,21 @@ def is_foreign(connection: HTTPConnection, allowed_origins: Collection[str]) -> 
 def _read_caller(token: str, tenant: str) -> Caller:
     """From header values as ASGI has them, Latin-1."""
     return Caller(as_text("tenant", tenant.encode("latin-1")), as_text("token", token.encode("latin-1")))
+
+
+def refuse_unknown_parameters(request: HTTPConnection) -> None:
+    """Of /v1 alone: a proxy, a browser or Prometheus may add what it likes to pages and probes."""
+    route = request.scope.get("route")
+    if isinstance(route, APIRoute) and route.path.startswith("/v1/"):  # a WebSocket is told once it is open
+        check_parameters(request, [field.alias for field in route.dependant.query_params])
+
+
+def check_parameters(connection: HTTPConnection, known: Sequence[str]) -> None:
+    """Raises ApiError for a parameter of the query that does not exist: nobody would see that it has no effect."""
+    unknown = next((name for name in connection.query_params if name not in known), None)
+    if unknown is not None:
+        there_are = f"there are {', '.join(known)}" if known else "there are none here"
+        raise ApiError("malformed", f"unknown query parameter {unknown[:100]!r}: {there_are}")
 
 
 def the_session(

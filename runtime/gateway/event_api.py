@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from runtime.client import AsyncStateClient
 from runtime.client.errors import ClientClosed
-from runtime.gateway.asking import SessionId, TheBackend, WhoAsks, caller_of, is_foreign
+from runtime.gateway.asking import SessionId, TheBackend, WhoAsks, caller_of, check_parameters, is_foreign
 from runtime.gateway.backend import Backend, Caller
 from runtime.gateway.errors import STATUS, described
 from runtime.gateway.following import EventStreams, follow
@@ -129,6 +129,7 @@ async def follow_by_websocket(socket: WebSocket, backend: TheBackend, streams: T
     await socket.accept()
     try:
         caller = caller_of(socket)
+        check_parameters(socket, ["session"])
         if session:
             check_id("session", session)
         async with backend.clients(caller) as clients:

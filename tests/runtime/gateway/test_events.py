@@ -181,10 +181,11 @@ async def test_a_websocket_tells_the_same(
 
 
 async def test_a_websocket_is_told_what_is_wrong_before_it_is_closed(app: FastAPI, http: httpx.AsyncClient) -> None:
-    async with SocketReader(app, "session=" + "x" * 201) as socket:
-        error = await socket.next()
-        assert (error.event, error.data["code"]) == ("error", "bad_id")
-        assert await socket.closed() == 1008
+    for query, code in (("session=" + "x" * 201, "bad_id"), ("token=secret", "malformed")):
+        async with SocketReader(app, query) as socket:
+            error = await socket.next()
+            assert (error.event, error.data["code"]) == ("error", code)
+            assert await socket.closed() == 1008
 
 
 def sockets_from(app: FastAPI, origin: str, *, opens: bool) -> SocketReader:

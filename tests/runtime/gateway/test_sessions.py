@@ -148,6 +148,29 @@ async def test_a_bad_query_is_named(http: httpx.AsyncClient, query: str) -> None
     assert "query.limit" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("method", "rest", "told"),
+    [
+        ("GET", "?wait=1", "unknown query parameter 'wait': there are after, wait_ms, context"),
+        ("GET", "/history?from=1&from_s=100", "unknown query parameter 'from_s': there are from, to, limit"),
+        ("POST", "/segments?wait=durable", "unknown query parameter 'wait': there are none here"),
+        ("DELETE", "?force=true", "unknown query parameter 'force': there are none here"),
+    ],
+)
+async def test_a_parameter_that_does_not_exist_is_refused(
+    http: httpx.AsyncClient, session: str, method: str, rest: str, told: str
+) -> None:
+    body = {"stream": "s", "modality": "imu", "event_time_s": 0, "frames": [[1, 2]]}
+    answer = await http.request(method, path_of(session, rest), json=body if method == "POST" else None)
+    assert error_of(answer) == (422, "malformed")
+    assert answer.json()["error"]["message"] == told
+
+
+async def test_probes_and_pages_may_be_asked_with_any_parameter(http: httpx.AsyncClient) -> None:
+    for path in ("/health", "/ready", "/metrics", "/sd/prometheus", "/", "/docs"):
+        assert (await http.get(path, params={"added": "by a proxy"})).status_code == 200
+
+
 async def test_waiting_too_long_is_refused(http: httpx.AsyncClient, session: str) -> None:
     assert error_of(await http.get(path_of(session), params={"wait_ms": 60_001})) == (422, "malformed")
     assert error_of(await post(http, session, wait_ms=60_001)) == (422, "malformed")
