@@ -1,7 +1,8 @@
-"""One digest of all settled states: equal digests mean the same segments, each once, in the same order.
+"""One digest of all settled states: equal digests mean the same segments by name, each once, in the same order.
 
-It is made of the sessions' lineages (names, times and numbers of the segments that were fused), so it is equal to the
-bit on every device; the contexts themselves agree within a tolerance (docs/decisions/version.md).
+It is made of the sessions' lineages (event times, modalities, streams and sequence numbers of the segments that were
+fused, not their frames), so it is equal to the bit on every device. That the frames were the same the contexts show,
+which agree within a tolerance (docs/decisions/version.md).
 """
 
 from __future__ import annotations

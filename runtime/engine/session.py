@@ -23,9 +23,10 @@ _pack = struct.Struct("<dqq").pack
 
 
 def extend_lineage(lineage: bytes, key: FusionKey) -> bytes:
-    """The lineage after one more settled segment: equal lineages mean the same segments in the same order.
+    """The lineage after one more settled segment: equal lineages mean segments of the same names in the same order.
 
-    It holds names and times, not the numbers of the model, so it is equal to the bit on every device.
+    It holds event time, rank of the modality, stream and sequence number. It holds no number of the model, so it is
+    equal to the bit on every device; nor any of the frames, so it does not tell whether they were the same.
     """
     event_time_s, rank, stream, sequence = key
     return blake2b(lineage + _pack(event_time_s, rank, sequence) + stream.encode(), digest_size=16).digest()

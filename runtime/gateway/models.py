@@ -144,7 +144,8 @@ class StateAnswer(Answer):
     modalities: dict[str, Freshness]
     """those that have been fused"""
     lineage: str
-    """digest of all settled segments in their order: equal lineages mean equal histories"""
+    """digest of all settled segments in their order, by event time, modality, stream and sequence number, not of their
+    frames"""
     reset_reason: str
     """why the session does not continue what was stored of it; empty if it does"""
     timed_out: bool = False
