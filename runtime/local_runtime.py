@@ -78,7 +78,7 @@ class LocalRuntime:
         runtime = self.settings.runtime
         try:
             self.settings.tokens()
-            check_model(runtime.bundle)
+            check_model(runtime.bundle, runtime.device, self.settings.order.lateness_by_modality_s)
             open_store(self.settings).close()
         except (BundleError, StoreError, ValueError) as error:
             raise StartError(str(error)) from None

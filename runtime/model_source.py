@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -29,12 +29,30 @@ class ModelError(ValueError):
     """A model of the operator's own that cannot be had; the text says why."""
 
 
-def check_model(reference: str) -> None:
-    """Fail early: is there such a bundle or such a function? Raises BundleError or ModelError."""
+def check_model(reference: str, device: str = "auto", modalities: Collection[str] = ()) -> None:
+    """Fail early: is there such a bundle or such a function, and such a device, and has the bundle these modalities?
+
+    Raises BundleError or ModelError. What a function returns is seen in the worker alone.
+    """
+    _check_device(device)
     if reference.startswith(PYTHON):
         _factory(reference)
-    else:
-        load_bundle(reference)
+        return
+    known = [modality.name for modality in load_bundle(reference).config.modalities]
+    if unknown := sorted(set(modalities) - {*known}):
+        text = f"{reference} has no modality {', '.join(unknown)}; it has {', '.join(known)}"
+        raise ModelError(f"order.lateness_by_modality_s: {text}")
+
+
+def _check_device(name: str) -> None:
+    if name == "auto":
+        return
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"runtime.device: {name!r} is none: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"runtime.device: {name} is not here: torch sees {torch.cuda.device_count()} CUDA devices")
 
 
 def open_model(reference: str, device: str) -> StepModel:

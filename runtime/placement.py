@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from runtime.keys import KEY_GROUPS
@@ -19,6 +20,7 @@ IDLE_GROUP_LOAD = 1e-3
 CLOCKS_MAY_DRIFT = 1.02
 """a lease counts as over a little later than it ends at the worker, whose clock may be slower"""
 NOBODY = Ownership("", 0)
+_NOT_NEGATIVE = ("settle_s", "scale_up_pending_bytes", "scale_up_lag_s", "scale_up_after_s", "scale_down_after_s")
 
 
 class Place(NamedTuple):
@@ -67,10 +69,16 @@ class ClusterPolicy:
             raise ValueError(f"workers ({self.workers}) and standbys ({self.standbys}) must be 1 .. {KEY_GROUPS}")
         if self.max_workers and not self.workers <= self.max_workers <= KEY_GROUPS:
             raise ValueError(f"max_workers ({self.max_workers}) must be 0, or between workers and {KEY_GROUPS}")
-        if self.moves_at_once < 1 or self.imbalance <= 1.0:
+        if self.moves_at_once < 1 or not self.imbalance > 1.0:
             raise ValueError("moves_at_once must be at least 1, and imbalance more than 1")
         if not 0 <= self.scale_down_busy < self.scale_up_busy <= 1:
             raise ValueError("0 <= scale_down_busy < scale_up_busy <= 1")
+        for name in ("num_cpus", "num_gpus"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name} must be finite and not negative: {getattr(self, name):g}")
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative: {getattr(self, name):g}")
 
 
 @dataclass(frozen=True, slots=True)

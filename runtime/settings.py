@@ -19,6 +19,7 @@ import tomllib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +80,17 @@ class RuntimeSettings:
                 parse_redis(self.store)
             except ValueError as error:
                 raise ValueError(f"store: {error}") from None
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1: {self.threads}")
+        if self.history_length < 0:
+            raise ValueError(f"history_length must not be negative: {self.history_length}")
+        if self.capacity < 2:
+            raise ValueError(f"capacity must be at least 2 rows: {self.capacity}")
+        if not self.evict_after_s >= 0:
+            raise ValueError(f"evict_after_s must not be negative: {self.evict_after_s:g}")
+        for name in ("heartbeat_s", "lease_s"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} must be positive and finite: {getattr(self, name):g}")
         if self.lease_s < 3 * self.heartbeat_s:
             raise ValueError(f"lease_s ({self.lease_s:g}) must be at least 3 heartbeat_s ({self.heartbeat_s:g})")
 

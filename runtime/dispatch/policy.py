@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,5 +24,12 @@ class DispatchPolicy:
     """the same while several tenants are connected: whoever sends meanwhile waits for its end"""
 
     def __post_init__(self) -> None:
+        for name in ("window_segments", "window_bytes", "checkpoint_sessions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        if not 0 <= self.checkpoint_interval_s < inf:
+            raise ValueError(f"checkpoint_interval_s must be finite and not negative: {self.checkpoint_interval_s:g}")
+        if not 0 < self.store_retry_s < inf:
+            raise ValueError(f"store_retry_s must be positive and finite: {self.store_retry_s:g}")
         if not 0 < self.shared_turn_s <= self.turn_s:
             raise ValueError(f"shared_turn_s ({self.shared_turn_s:g}) must be positive and at most turn_s")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from grf_core.bundle import BundleError
+from runtime.local_runtime import LocalRuntime, StartError
 from runtime.model_source import ModelError, check_model, open_model
 from runtime.settings import load_settings
 from runtime.worker import load_model
@@ -64,6 +65,26 @@ def test_a_bundle_is_still_a_folder(tmp_path: Path) -> None:
 def test_what_names_no_function_is_refused_with_the_reason(own_module: str, reference: str, told: str) -> None:
     with pytest.raises(ModelError, match=re.escape(told)):
         check_model(reference)
+
+
+@pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("runtime.device=cuda:4096", "runtime.device: cuda:4096 is not here: torch sees"),
+        ("runtime.device=toaster", "runtime.device: 'toaster' is none"),
+        (
+            "order.lateness_by_modality_s=gyroscope=1,smell=1,accelerometer=1",
+            "order.lateness_by_modality_s: bundles/motion has no modality smell; it has accelerometer, gyroscope",
+        ),
+    ],
+)
+def test_a_device_or_a_modality_that_is_not_there_is_told_before_anything_is_started(
+    flag: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    settings = load_settings([flag, f"runtime.state_dir={tmp_path}", "runtime.http_port=0"], environment={})
+    with pytest.raises(StartError, match=re.escape(told)):
+        LocalRuntime(settings)._check()
 
 
 def test_what_the_function_returns_must_be_a_step_model(own_module: str) -> None:

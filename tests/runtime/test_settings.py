@@ -64,6 +64,45 @@ def test_a_setting_that_cannot_be_is_named(flag: str, told: str) -> None:
         load_settings([flag], environment={})
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("runtime.threads", "0 -1"),
+        ("runtime.capacity", "0 1 -5"),
+        ("runtime.history_length", "-1"),
+        ("runtime.evict_after_s", "-1 nan"),
+        ("runtime.heartbeat_s", "0 -1 nan inf"),
+        ("runtime.lease_s", "0 -1 nan inf"),
+        ("dispatch.window_segments", "0 -1"),
+        ("dispatch.window_bytes", "0"),
+        ("dispatch.checkpoint_sessions", "0"),
+        ("dispatch.checkpoint_interval_s", "-1 nan inf"),
+        ("dispatch.store_retry_s", "0 -1 nan inf"),
+        ("dispatch.turn_s", "0 nan"),
+        ("cluster.num_cpus", "-1 nan inf"),
+        ("cluster.num_gpus", "-0.5 nan inf"),
+        ("cluster.imbalance", "1 nan"),
+        ("cluster.settle_s", "-1 nan"),
+        ("cluster.scale_up_pending_bytes", "-1"),
+        ("cluster.scale_up_lag_s", "-1 nan"),
+        ("cluster.scale_up_after_s", "-1 nan"),
+        ("cluster.scale_down_after_s", "-1 nan"),
+        ("order.lateness_s", "nan"),
+        ("gateway.answer_timeout_s", "0 nan"),
+    ],
+)
+def test_a_value_that_no_worker_could_run_with_is_refused_by_name(name: str, values: str) -> None:
+    for value in values.split():
+        with pytest.raises(SettingError, match=name.partition(".")[2]) as refused:
+            load_settings([f"{name}={value}"], environment={})
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("flag", ["runtime.capacity=2", "runtime.history_length=0", "runtime.evict_after_s=inf"])
+def test_values_at_the_edge_are_taken(flag: str) -> None:
+    load_settings([flag], environment={})
+
+
 def test_an_unknown_variable_of_a_layer_is_an_error_and_others_are_not_ours() -> None:
     with pytest.raises(SettingError, match="GRF_ORDER_LATENES_S"):
         load_settings(environment={"GRF_ORDER_LATENES_S": "1"})
