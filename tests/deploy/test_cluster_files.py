@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,21 @@ def test_the_ray_cluster_fits_rays_own_schema() -> None:
     jsonschema.validate(documents("ray/cluster.yaml")[0], schema)
 
 
+def test_the_command_on_the_ray_cluster_names_the_store_and_a_bundle_that_every_machine_has() -> None:
+    cluster = documents("ray/cluster.yaml")[0]
+    first = (DEPLOY / "ray/cluster.yaml").read_text().splitlines()[0]
+    words = shlex.split(shlex.split(first.partition(" && ")[2])[-1])
+    environment = dict(word.split("=", 1) for word in words[: words.index("grf")])
+    flags = [word for before, word in pairwise(words) if before == "--set"]
+    settings = load_settings(flags, environment=environment)
+    (start,) = (one for one in cluster["head_start_ray_commands"] if "ray start" in one)
+    assert f"GRF_RUNTIME_STORE={settings.runtime.store} " in start
+    ((there, here),) = cluster["file_mounts"].items()
+    bundle = Path(settings.runtime.bundle)
+    assert (DEPLOY.parent / here / bundle.relative_to(there) / "config.json").exists()
+    assert bundle.is_absolute()
+
+
 @pytest.mark.parametrize("kind", CORE_KINDS)
 def test_the_core_kinds_fit_the_schemas_of_kubernetes(kind: str) -> None:
     (document,) = (one for one in documents("kuberay/grf.yaml") if one["kind"] == kind)
@@ -64,5 +81,6 @@ def test_the_pods_of_the_ray_service_fit_the_schema_of_pods() -> None:
     cluster = service["spec"]["rayClusterConfig"]
     assert cluster["rayVersion"] == ray.__version__
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["template"]["spec"]["enableServiceLinks"] is False, "a Service may be called like a setting"
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": group["template"]["spec"]}
         kubernetes_validate.validate(pod, KUBERNETES, strict=True)
