@@ -175,6 +175,7 @@ class Controller:
             members = self._serving_members()
             return {
                 "workers": [describe(member, self._book.epochs_of(member.beat.owner)) for member in members],
+                "taken_by": self._taken_by(),
                 "metrics_urls": {name: member.beat.metrics_url for name, member in self._members.items()},
             }
 
@@ -182,14 +183,13 @@ class Controller:
         """Everything about every worker."""
         with self._lock:
             serving = {member.beat.name for member in self._serving_members()}
-            owners = {item.owner for item in self._ownership.values()}
             return {
                 "lease_s": self._lease_s,
                 "workers_wanted": self._serving,
                 "standbys_wanted": self._policy.standbys,
                 "table_version": self._book.table.version,
                 "moving_groups": len(self._asked),
-                "taken_by": sorted(self._strangers.owners & owners),
+                "taken_by": self._taken_by(),
                 "events": [asdict(event) | {"ago_s": now_s - event.at_s} for event in self._events],
                 "workers": [
                     {
@@ -349,6 +349,9 @@ class Controller:
         if self._has_rival:  # its workers need not renew at the store: they are heard there
             for owner in self._strangers.owners:
                 self._leases.heard(owner, now_s)
+
+    def _taken_by(self) -> list[str]:
+        return sorted(self._strangers.owners & {item.owner for item in self._ownership.values()})
 
     def _read_store(self, now_s: float) -> None:
         before, self._ownership = self._ownership, self._store.ownership()

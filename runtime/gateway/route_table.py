@@ -23,7 +23,7 @@ class RouteSource(Protocol):
 
     def routes(self) -> Mapping[str, Any]:
         """`workers` [{name, endpoint, metrics_url, incarnation, groups}] that serve; `metrics_urls` of all workers, by
-        name; `gateways` and `controller_metrics_url`."""
+        name; `taken_by`, who has our key groups; `gateways` and `controller_metrics_url`."""
 
     def cluster(self) -> Mapping[str, Any]:
         """The same, and what is known of each worker's load."""
@@ -110,8 +110,9 @@ class RouteTable:
         if time.monotonic() < self._asked_s + max_age_s:
             return
         try:
-            self._routes = read_routes(self._source.routes())
-            self._why_none = "no worker is serving yet"
+            answer = self._source.routes()
+            self._routes = read_routes(answer)
+            self._why_none = _why_none(answer)
         except Exception as error:  # whatever it is, the last answer is the best there is
             self._why_none = f"the controller does not answer: {error}"
         self._asked_s = time.monotonic()
@@ -133,3 +134,10 @@ def read_routes(answer: Mapping[str, Any]) -> Routes:
     urls = {worker.name: worker.metrics_url for worker in workers}
     urls |= {str(name): str(url) for name, url in dict(answer.get("metrics_urls", {})).items()}
     return Routes(workers, urls, gateways, str(answer.get("controller_metrics_url", "")))
+
+
+def _why_none(answer: Mapping[str, Any]) -> str:
+    """What to say where the answer names no worker."""
+    if taken_by := answer.get("taken_by"):
+        return f"another runtime uses the same store, and has the key groups: {', '.join(taken_by)}"
+    return "no worker is serving yet"

@@ -109,6 +109,7 @@ def test_the_first_of_two_runtimes_says_who_has_its_groups_and_takes_them_back_o
     assert (len(first.groups), len(second.groups)) == (0, KEY_GROUPS)
     assert set(second.groups.values()) == {2}, "they are not taken to and fro"
     assert not first.is_ready()
+    assert first.cluster.controller.routes()["taken_by"] == ["worker-0/b"]
     assert (first.taken_by, second.taken_by) == (["worker-0/b"], [])
     assert second.cluster.events("shared store") == ["another controller is at work on it"]
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]

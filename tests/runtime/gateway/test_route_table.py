@@ -56,6 +56,7 @@ def test_the_last_answer_outlives_its_controller() -> None:
     ("answer", "why"),
     [
         ({"workers": []}, "no worker is serving"),
+        ({"workers": [], "taken_by": ["worker-0/b"]}, "another runtime .* has the key groups: worker-0/b"),
         (ConnectionError("gone"), "gone"),
         ({}, "workers"),
         ({"workers": [{}]}, "name"),
