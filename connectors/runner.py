@@ -303,8 +303,10 @@ class Runner:
         self._say("ended" if ended else "stopped")
 
     async def _last_barrier(self) -> None:
-        """After the one on its way, one more for the rest."""
+        """After the one on its way, one more for the rest; where nothing was ever taken there is no position."""
         await self._no_barrier.wait()
+        if self._pipeline.position is None:
+            return
         self._begin_barrier()
         await self._no_barrier.wait()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from connectors.runner import STOP_WITHIN_S
-from connectors.testing import END, PAUSE, ScriptedSource
+from connectors.testing import CRASH, END, PAUSE, ScriptedSource
 from runtime.client.stream_buffer import Receipt
 from tests.connectors.fake_runtime import FakeSink
 from tests.connectors.test_runner import ROUTE, Bench, rows
@@ -91,4 +91,14 @@ def test_what_the_senders_of_a_live_source_were_told_is_taken_still_is_when_it_i
         assert bench.values == {"a": 50}
 
     bench: Bench
+    run_virtually(main())
+
+
+def test_a_source_that_was_never_there_has_no_position_to_commit() -> None:
+    async def main() -> None:
+        source = ScriptedSource([CRASH] * 10)
+        bench = Bench(source)
+        await stopped_after(5.0, bench)
+        assert (source.committed, bench.snapshots.saved) == ([], 0)
+
     run_virtually(main())
