@@ -130,6 +130,8 @@ class Runner:
             snapshot = self._snapshots.load()
             if snapshot is not None:
                 self._encoding.restore(snapshot)
+                # Else a recording that was read to its end looks like one with nothing in it.
+                log.info("%s: goes on where its last run was, and reads nothing again", self.name)
 
     async def _watch(self) -> None:
         """Raises Refused once the runtime wants nothing of us: a bad token, a tenant that does not exist."""

@@ -60,6 +60,7 @@ async def nothing(supervisor: Supervisor, stop: asyncio.Event) -> None:
 
 
 def test_one_source_that_fails_never_stops_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     write_table(tmp_path / "good.csv", np.arange(20))
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     sources = {
@@ -71,9 +72,11 @@ def test_one_source_that_fails_never_stops_the_others(tmp_path: Path, caplog: py
         path = written(tmp_path, sources, worker.endpoint)
         assert supervised(path, nothing) == {"good": "ended", "bad": "broken", "defect": "broken"}
         assert client.state("s-good")["settled"]["version"] == 20
+        assert "goes on where its last run was" not in caplog.text
         # Again: everything is known, nothing is counted twice.
         assert supervised(path, nothing)["good"] == "ended"
         assert client.state("s-good")["settled"]["version"] == 20
+    assert "good: goes on where its last run was, and reads nothing again" in caplog.text
     assert "has no column 't'" in caplog.text
     assert "this connector has a defect" in caplog.text
 
