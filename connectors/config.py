@@ -24,6 +24,7 @@ from connectors.kinds import AnySource
 from connectors.known_streams import MAX_STREAMS
 from connectors.routes import RouteOptions
 from runtime.client.locate import locator
+from runtime.keys import check_tenant
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 MAX_FILE_BYTES = 4 << 20
@@ -41,6 +42,11 @@ class RuntimeOptions(Options):
     def _is_of_a_known_kind(cls, address: str) -> str:
         locator(address, "")
         return address
+
+    @field_validator("tenant")
+    @classmethod
+    def _is_a_tenant(cls, tenant: str) -> str:
+        return check_tenant(tenant)
 
 
 class HttpOptions(Options):

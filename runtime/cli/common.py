@@ -73,13 +73,38 @@ def read_settings(config: str | None, flags: tuple[str, ...]) -> Settings:
         raise click.UsageError(str(error)) from None
 
 
+def _address(context: click.Context, option: click.Parameter, value: str) -> str:
+    from runtime.client.locate import locator  # of all that speaks to a runtime: not for `grf --help`
+
+    with _bad_parameter():
+        locator(value, "")
+    return value
+
+
+def _tenant(context: click.Context, option: click.Parameter, value: str) -> str:
+    from runtime.keys import check_tenant
+
+    with _bad_parameter():
+        return check_tenant(value)
+
+
+@contextmanager
+def _bad_parameter() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def client_options(command: Command) -> Command:
     """--address, --tenant and --token of a running runtime."""
     address = click.option(
         "--address", default=_address_here, show_default="of the runtime started here, or port 8000 of this machine",
-        envvar="GRF_ADDRESS", show_envvar=True, help="Of the gateway.",
+        envvar="GRF_ADDRESS", show_envvar=True, help="Of the gateway.", callback=_address,
     )  # fmt: skip
-    tenant = click.option("--tenant", default="default", show_default=True, envvar="GRF_TENANT", show_envvar=True)
+    tenant = click.option(
+        "--tenant", default="default", show_default=True, envvar="GRF_TENANT", show_envvar=True, callback=_tenant
+    )
     token = click.option(
         "--token", default="", envvar="GRF_TOKEN", show_envvar=True, help="If the runtime asks for one."
     )

@@ -45,6 +45,7 @@ def test_a_file_with_its_environment(tmp_path: Path) -> None:
     ("change", "to", "told"),
     [
         ("tcp://127.0.0.1:5570", "127.0.0.1:5570", ":1: runtime.address: address '127.0.0.1:5570': expected tcp://host"),
+        ("token:", "tenant: a/b, token:", ":1: runtime.tenant: tenant has a slash: 'a/b'"),
         ("port: ${PORT:-1883}", "prot: 1883", ":7: sources.ward.from.prot: no such option"),
         ("port: ${PORT:-1883}", "port: 99999", ":7: sources.ward.from.port: Input should be less"),
         ("kind: mqtt", "kind: amqp", ":5: sources.ward.from: Input tag 'amqp' found using 'kind' does not match any"),

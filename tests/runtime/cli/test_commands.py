@@ -65,6 +65,8 @@ def test_help_works_for_every_command(path: str) -> None:
         (["replay", "nowhere.grfrec"], "does not exist"),
         (["train", "everything"], "everything"),
         (["demo", "--seconds", "0"], "--seconds"),
+        (["sessions", "--address", "127.0.0.1:8000"], "expected tcp://host:port of a worker or http://host:port"),
+        (["watch", "--tenant", "a/b"], "tenant has a slash"),
     ],
 )
 def test_a_wrong_command_line_is_told_with_exit_code_2(arguments: list[str], told: str) -> None:
