@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Set
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -21,11 +21,13 @@ from connectors.delivery import Delivery, SnapshotOptions
 from connectors.encoders.base import EncoderFactory
 from connectors.encoding import Encoding
 from connectors.errors import ConnectorError, SourceBroken, SourceUnavailable
+from connectors.known_streams import StreamName
 from connectors.metrics import ConnectMetrics
-from connectors.pipeline import Pipeline, Segment
+from connectors.pipeline import Pipeline
+from connectors.publishing import Publishing
 from connectors.sink import Sink
 from connectors.snapshots import Snapshots
-from runtime.client import Refused, StreamRefused
+from runtime.client import Refused
 
 log = logging.getLogger("grf.connect")
 
@@ -68,8 +70,6 @@ class Runner:
         self.health: Health = "starting"
         self.reason = ""
         """why it waits or is broken"""
-        self.refused: set[tuple[str, str]] = set()
-        """streams that the runtime refused for good; the others go on"""
         self._source = source
         self._pipeline = pipeline
         self._encoding = Encoding(pipeline, factories)
@@ -80,6 +80,7 @@ class Runner:
         self._clocks = clocks or Clocks()
         self._delivery = Delivery(_often_enough(options, source))
         self._is_replayable = source.delivery == "replayable"
+        self._publishing = Publishing(name, pipeline, sink, metrics, self._delivery if self._is_replayable else None)
         self._has_barrier = asyncio.Event()
         self._no_barrier = asyncio.Event()
         self._no_barrier.set()
@@ -88,13 +89,16 @@ class Runner:
         """of all that is waited for; none until the command is stopped"""
         self._is_within_batch = False
         """some of a batch's samples are segments and some are not: no barrier can be here"""
-        self._unpublished = 0
-        """segments that are made and wait for room"""
         self._dropped = 0
         self._flushed_at_s = -math.inf
         self._bad_told_at_s = -math.inf
         self._bad_untold = 0
         self._factories = factories
+
+    @property
+    def refused(self) -> Set[StreamName]:
+        """Streams that the runtime refused for good; the others go on."""
+        return self._publishing.refused
 
     # ---- from start to end ----
 
@@ -217,7 +221,7 @@ class Runner:
         rest = samples
         while rest:
             fits = self._pipeline.fits(rest)
-            await self._publish(await self._encoding.take(rest[:fits], wall_s=self._clocks.wall_s()))
+            await self._publishing.publish(await self._encoding.take(rest[:fits], wall_s=self._clocks.wall_s()))
             rest = rest[fits:]
             if rest:
                 await self._forget_one()
@@ -228,31 +232,9 @@ class Runner:
     async def _forget_one(self) -> None:
         """Make room for a stream that begins."""
         name, segments = await self._encoding.forget_one()
-        await self._publish(segments)
-        self._sink.forget(*name)
-        self.refused.discard(name)
+        await self._publishing.publish(segments)
+        self._publishing.forget(name)
         self._metrics.forgotten.labels(self.name).inc()
-
-    async def _publish(self, segments: Sequence[Segment]) -> None:
-        for place, (session, stream, modality, frames, event_time_s, sequence) in enumerate(segments):
-            self._unpublished = len(segments) - place
-            if (session, stream) in self.refused:
-                self._metrics.refused(self.name, "stream")
-                continue
-            number = sequence if self._is_replayable else None
-            try:
-                receipt = await self._sink.publish(session, stream, modality, frames, event_time_s, sequence=number)
-            except StreamRefused as error:
-                self.refused.add((session, stream))
-                log.error("%s: stream %s of %s is refused: %s", self.name, stream, session, error)
-                self._metrics.refused(self.name, error.code)
-            except ValueError as error:  # no worker could read it: a bad id, a frame of no width
-                self._pipeline.tally.bad["shape"] += 1
-                self._pipeline.tally.last_bad = f"{session}/{stream}: {error}"
-            else:
-                if self._is_replayable:
-                    self._delivery.published(receipt)
-        self._unpublished = 0
 
     def _look_after(self) -> None:
         """After every batch, and while there is none."""
@@ -297,10 +279,8 @@ class Runner:
 
     async def _finish(self, ended: bool) -> None:
         if ended or not self._is_replayable:  # else what is in the windows is in the snapshot
-            await self._publish(await self._encoding.end())
-        for session, stream in self._pipeline.streams:
-            if (session, stream) not in self.refused:
-                self._sink.end(session, stream)
+            await self._publishing.publish(await self._encoding.end())
+        self._publishing.end()
         await (self._last_barrier() if self._is_replayable else self._sink.flush())
         self._say("ended" if ended else "stopped")
 
@@ -314,7 +294,7 @@ class Runner:
 
     def _count_lost(self) -> None:
         """Nobody can read a live source again: what is not durable now never will be."""
-        lost = 0 if self._is_replayable else self._sink.unfinished + self._unpublished
+        lost = 0 if self._is_replayable else self._publishing.unfinished
         if lost:
             log.warning("%s: %d segments given up: the runtime has not made them durable in time", self.name, lost)
             self._metrics.dropped(self.name, "segments", lost)

@@ -163,6 +163,22 @@ def test_a_refused_stream_does_not_stop_the_others() -> None:
     run_virtually(main())
 
 
+def test_a_segment_that_no_worker_could_read_is_bad_and_not_published() -> None:
+    class Particular(FakeSink):
+        async def publish(self, session: str, stream: str, *rest: Any, **more: Any) -> Any:
+            if stream == "b":
+                raise ValueError("session has 300 bytes, more than 200")
+            return await super().publish(session, stream, *rest, **more)
+
+    async def main() -> None:
+        bench = Bench(ScriptedSource([*rows(3), *rows(2, "b")]))
+        bench.sink.__class__ = Particular
+        await bench.runner.run()
+        assert (bench.metric("segments_total"), bench.metric("samples_bad_total", reason="shape")) == (3, 2)
+
+    run_virtually(main())
+
+
 @pytest.mark.parametrize("delivery", ["replayable", "live"])
 def test_a_refused_token_breaks_the_source_at_once(delivery: Any) -> None:
     async def main() -> None:
