@@ -48,7 +48,9 @@ async def _dry_run(options: ConnectOptions, seconds: float) -> int:
     from connectors.dry_run import try_out
     from connectors.model_fit import ask_for_modalities, faults
 
-    looks = (try_out(entry.from_.for_a_look().build(), entry, seconds) for entry in options.sources.values())
+    # All of them before the first is opened: one that cannot be made is told by itself.
+    sources = [(entry.from_.for_a_look().build(), entry) for entry in options.sources.values()]
+    looks = [try_out(source, entry, seconds) for source, entry in sources]
     modalities, trials = await asyncio.gather(ask_for_modalities(options.runtime), asyncio.gather(*looks))
     console, n_faults = Console(), 0
     for (name, entry), trial in zip(options.sources.items(), trials, strict=True):

@@ -149,6 +149,15 @@ def test_a_dry_run_shows_what_would_be_published_and_publishes_nothing(tmp_path:
     assert not (tmp_path / "state").exists()
 
 
+def test_a_dry_run_with_a_source_that_cannot_be_made_tells_that_and_nothing_else(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", np.arange(20))
+    nowhere = {"from": {"kind": "python", "class": "nowhere:Thing"}, "routes": [ROUTE]}
+    path = written(tmp_path, {"good": files(tmp_path / "t.csv"), "nowhere": nowhere})
+    command = [sys.executable, "-m", "runtime.cli.run", "connect", str(path), "--dry-run"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (1, "grf: nowhere:Thing: No module named 'nowhere'\n")
+
+
 def test_a_dry_run_says_what_the_model_that_answers_would_refuse(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", np.arange(20))
     (tmp_path / "wide.csv").write_text("t,a,b,c\n1,1,2,3\n2,1,2,3\n")
