@@ -294,10 +294,12 @@ class Runner:
 
     def _count_lost(self) -> None:
         """Nobody can read a live source again: what is not durable now never will be."""
-        lost = 0 if self._is_replayable else self._publishing.unfinished
-        if lost:
-            log.warning("%s: %d segments given up: the runtime has not made them durable in time", self.name, lost)
-            self._metrics.dropped(self.name, "segments", lost)
+        unfinished = self._publishing.unfinished
+        if unfinished and self._is_replayable:
+            log.info("%s: %d segments are not durable yet; the next run publishes them again", self.name, unfinished)
+        elif unfinished:
+            log.warning("%s: %d segments given up: the runtime did not make them durable", self.name, unfinished)
+            self._metrics.dropped(self.name, "segments", unfinished)
 
     def _say(self, health: Health, reason: str = "") -> None:
         if (health, reason) != (self.health, self.reason):
