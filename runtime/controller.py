@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry
 
 from runtime.asked import AskedGroups
+from runtime.assignment import Assignment
 from runtime.autoscaling import Autoscaler, Load
 from runtime.cluster_view import Event, describe, describe_state
 from runtime.granted_leases import GrantedLeases
@@ -23,10 +24,9 @@ from runtime.keys import KEY_GROUPS
 from runtime.measured_loads import MeasuredLoads
 from runtime.metrics import ControllerMetrics
 from runtime.orders import OrderBook, Orders
-from runtime.placement import NOBODY, Beat, ClusterPolicy, Facts, Member, plan, targets
-from runtime.rival import Strangers
+from runtime.placement import Beat, ClusterPolicy, Facts, Member, plan, targets
 from runtime.staff import Staff
-from runtime.store.base import Ownership, Store, StoreError, StoreFenced, StoreLocked
+from runtime.store.base import Store, StoreError, StoreFenced, StoreLocked
 from runtime.workers_wanted import forget_wanted, note_wanted, read_wanted
 
 log = logging.getLogger(__name__)
@@ -79,9 +79,8 @@ class Controller:
         self._moved_s = now_s
         """when a group last changed hands"""
         self._asked = AskedGroups()
-        self._ownership = store.ownership()
+        self._assignment = Assignment(store)
         self._leases = GrantedLeases(store, lease_s, now_s)
-        self._strangers = Strangers()
         self._has_rival = False
         self._serving = read_wanted(store, policy.workers)
         self._autoscaler = Autoscaler(policy)
@@ -140,7 +139,7 @@ class Controller:
         """Look for workers that have fallen silent; see whether more or fewer are wanted."""
         with self._lock:
             self._compare_with_store(now_s)
-            self._leases.look({item.owner for item in self._ownership.values()}, now_s)
+            self._leases.look(self._assignment.owners, now_s)
             self._autoscale(now_s)
             self._act(now_s)
 
@@ -175,7 +174,7 @@ class Controller:
             members = self._serving_members()
             return {
                 "workers": [describe(member, self._book.epochs_of(member.beat.owner)) for member in members],
-                "taken_by": self._taken_by(),
+                "taken_by": self._assignment.taken_by,
                 "metrics_urls": {name: member.beat.metrics_url for name, member in self._members.items()},
             }
 
@@ -189,7 +188,7 @@ class Controller:
                 "standbys_wanted": self._policy.standbys,
                 "table_version": self._book.table.version,
                 "moving_groups": len(self._asked),
-                "taken_by": self._taken_by(),
+                "taken_by": self._assignment.taken_by,
                 "events": [asdict(event) | {"ago_s": now_s - event.at_s} for event in self._events],
                 "workers": [
                     {
@@ -211,11 +210,11 @@ class Controller:
         for owner, groups in todo.claims.items():
             self._claim(owner, groups, facts, now_s)
         living = {one for member in self._members.values() if not self._leases.is_dead(one := member.beat.owner)}
-        self._asked.forget_answered(self._ownership, living)
+        self._asked.forget_answered(self._assignment.groups, living)
         if todo.claims:  # who has them now may make others move
             todo = plan(self._facts(now_s), self._policy)
         if not self._asked:
-            if not {item.owner for item in self._ownership.values()}.issuperset(targets(facts)):
+            if not self._assignment.owners.issuperset(targets(facts)):
                 self._filling_until_s = now_s + self._policy.settle_s / 3
             for owner, groups in todo.releases.items():
                 self._ask_for(owner, groups, now_s)
@@ -229,30 +228,27 @@ class Controller:
             for member in self._members.values()
             if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._staff.ending
         }
-        self._book.write(self._ownership, self._asked.by_owner(), endpoint_of)
+        self._book.write(self._assignment.groups, self._asked.by_owner(), endpoint_of)
 
     def _facts(self, now_s: float) -> Facts:
-        owners = {item.owner for item in self._ownership.values()}
-        over = {owner for owner in owners if self._leases.is_over(owner, now_s)}
+        over = {owner for owner in self._assignment.owners if self._leases.is_over(owner, now_s)}
         heard = {member.beat.owner for member in self._members.values() if now_s - member.heard_s < self._lease_s}
         alive = {owner for owner in heard - self._staff.ending if not self._leases.is_dead(owner)}
         is_settled = now_s - self._moved_s >= self._policy.settle_s or now_s < self._filling_until_s
-        asked = self._members, self._ownership, over, self._serving, alive, self._staff.leaving
+        asked = self._members, self._assignment.groups, over, self._serving, alive, self._staff.leaving
         return Facts(*asked, self._loads.rates, is_settled, self._nodes)
 
     def _claim(self, owner: str, groups: tuple[int, ...], facts: Facts, now_s: float) -> None:
-        former = {self._ownership.get(group, NOBODY).owner for group in groups} - {""}
+        former = {self._assignment.owner_of(group) for group in groups} - {""}
         ended = {one for one in former & set(facts.over) if self._end_lease(one, now_s)}
-        groups = tuple(
-            group
-            for group in groups
-            if (one := self._ownership.get(group, NOBODY).owner) not in facts.over or one in ended
-        )
-        expected = {group: self._ownership.get(group, NOBODY).epoch for group in groups}
+        free = [
+            group for group in groups if (one := self._assignment.owner_of(group)) not in facts.over or one in ended
+        ]
+        expected = self._assignment.epochs_of(free)
         if not expected:
             return
         try:
-            epochs = self._store.claim(owner, expected)
+            epochs = self._assignment.claim(owner, expected)
             self._leases.granted(owner, now_s)
         except StoreFenced:  # another controller has been here: its word counts
             self._read_store(now_s)
@@ -263,9 +259,8 @@ class Controller:
             return
         self._moved_s = now_s
         self._loads.moved(epochs, now_s)
-        self._ownership |= {group: Ownership(owner, epoch) for group, epoch in epochs.items()}
         self._tell_of_claim(owner, expected, former & set(facts.over), now_s)
-        self._leases.forget_dead({item.owner for item in self._ownership.values()})
+        self._leases.forget_dead(self._assignment.owners)
         self._hands.nudge(owner.rpartition("/")[0])
 
     def _tell_of_claim(self, owner: str, expected: dict[int, int], gone: set[str], now_s: float) -> None:
@@ -298,7 +293,7 @@ class Controller:
                 self._hands.kill(member.beat)
 
     def _ask_for(self, owner: str, groups: tuple[int, ...], now_s: float) -> None:
-        self._asked.ask(groups, self._ownership, now_s)
+        self._asked.ask(groups, self._assignment.groups, now_s)
         log.info("%s is asked to give up %d key groups", owner, len(groups))
         self._hands.nudge(owner.rpartition("/")[0])
 
@@ -342,28 +337,23 @@ class Controller:
         if not self._has_rival and not any(member.beat.fenced for member in self._members.values()):
             return
         try:
-            if self._store.ownership() != self._ownership:
+            if self._assignment.is_stale():
                 self._read_store(now_s)
         except StoreError as error:
             log.warning("cannot see who owns the key groups: %s", error)
         if self._has_rival:  # its workers need not renew at the store: they are heard there
-            for owner in self._strangers.owners:
+            for owner in self._assignment.strangers:
                 self._leases.heard(owner, now_s)
 
-    def _taken_by(self) -> list[str]:
-        return sorted(self._strangers.owners & {item.owner for item in self._ownership.values()})
-
     def _read_store(self, now_s: float) -> None:
-        before, self._ownership = self._ownership, self._store.ownership()
         heard_s = {member.beat.owner: member.heard_s for member in self._members.values()}
-        taken = self._strangers.see(before, self._ownership, heard_s.keys())
-        for owner, n_groups in taken.items():
+        for owner, n_groups in self._assignment.read(heard_s.keys()).items():
             text = f"{n_groups} key groups by {owner}, of another runtime on the same store: one of the two must stop"
             self._note(now_s, "taken", text, logging.ERROR)
         self._leases.read(heard_s, now_s)
 
     def _serving_members(self) -> list[Member]:
-        owners = {item.owner for item in self._ownership.values()}
+        owners = self._assignment.owners
         return [member for member in self._members.values() if member.beat.owner in owners]
 
     def _note(self, now_s: float, kind: str, text: str, level: int = logging.INFO) -> None:

@@ -7,12 +7,10 @@ the other lives, or the two would take the groups from one another for ever; it 
 from __future__ import annotations
 
 import secrets
-from collections import Counter
-from collections.abc import Collection, Mapping
 from contextlib import suppress
 from math import inf
 
-from runtime.store.base import Ownership, Store, StoreError
+from runtime.store.base import Store, StoreError
 
 NOTE = "controller"
 LOOKS_IN_LEASE = 4
@@ -47,20 +45,3 @@ class RivalWatch:
             self._has_said = False
             self._store.note(NOTE, self._name)
         self._has_said = True
-
-
-class Strangers:
-    """Owners that are none of ours, and have taken key groups of ours."""
-
-    def __init__(self) -> None:
-        self.owners: set[str] = set()
-
-    def see(
-        self, before: Mapping[int, Ownership], after: Mapping[int, Ownership], ours: Collection[str]
-    ) -> Counter[str]:
-        """What the store shows now where it had shown something else; return which stranger has taken how many."""
-        former = {item.owner for item in before.values()}
-        taken = Counter(item.owner for group, item in after.items() if before.get(group) != item)
-        news = Counter({owner: count for owner, count in taken.items() if owner not in former and owner not in ours})
-        self.owners |= news.keys()
-        return news
