@@ -76,8 +76,12 @@ class ApiError(Exception):
         self.text = text
 
 
+def status_of(code: str) -> int:
+    return STATUS.get(code, 502)  # a code of a newer worker
+
+
 def error_answer(code: str, text: str, headers: Mapping[str, str] | None = None, status: int = 0) -> Response:
-    status = status or STATUS.get(code, 502)  # a code of a newer worker
+    status = status or status_of(code)
     extra = dict(headers or {})
     if status in (429, 503):
         extra["Retry-After"] = str(RETRY_AFTER_S)
