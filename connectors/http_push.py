@@ -73,7 +73,7 @@ class ListeningSource(Source):
         self._dropped_before = 0
 
     @property
-    def dropped(self) -> int:  # type: ignore[override]
+    def dropped(self) -> int:  # type: ignore[override]  # the intake counts, where other sources do so themselves
         return self._dropped_before + self._intake.dropped
 
     def _new_intake(self) -> Intake:
