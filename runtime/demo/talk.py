@@ -33,6 +33,7 @@ from connectors.metrics import ConnectMetrics
 from connectors.pipeline import Pipeline
 from connectors.routes import RouteOptions
 from connectors.runner import Runner
+from connectors.sink import Sink
 from connectors.windowing import WindowOptions
 from grf_core.data.grid_s1 import (
     ADVERBS,
@@ -121,6 +122,10 @@ class _Counting:
         self.forget = publisher.forget
         self.flush = publisher.flush
         self.wait_until = publisher.wait_until
+
+    @property
+    def unfinished(self) -> int:
+        return self._publisher.unfinished
 
     async def publish(self, session: str, stream: str, modality: str, *arguments: Any, sequence: int | None) -> Any:
         receipt = await self._publisher.publish(session, stream, modality, *arguments, sequence=sequence)
@@ -232,7 +237,7 @@ class TalkDemo:
                 await listener
         watched.final = await asyncio.to_thread(self._settled, watched)
 
-    async def _run_source(self, video: Video, source: Source, sink: Any, watched: Watched) -> None:
+    async def _run_source(self, video: Video, source: Source, sink: Sink, watched: Watched) -> None:
         used = [route for route in routes(video.session) if route.match.rpartition("/")[2] in video.pieces]
         pipeline = Pipeline(used, ClockOptions(), seeks=source.seeks)
         factories: dict[int, EncoderFactory] = {

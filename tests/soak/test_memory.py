@@ -63,6 +63,7 @@ class Ward:
                 self.dispatcher.store.finish(job, job.run(self.store), self.now_s)
             if not jobs and not self.dispatcher.has_work:
                 break
+        self.dispatcher.turn_took(0.0, self.now_s)
         self.dispatcher.outbox.take()
         self.dispatcher.outbox.take_refusals()
         self.dispatcher.engine.take_tally()
