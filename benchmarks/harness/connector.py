@@ -27,6 +27,8 @@ from runtime.client.stream_buffer import Receipt
 class Taking:
     """A sink that has everything durable at once. `enough` is set once so many frames have come."""
 
+    unfinished = 0
+
     def __init__(self, frames: float = float("inf")) -> None:
         self.enough = asyncio.Event()
         self.frames: dict[str, int] = {}
