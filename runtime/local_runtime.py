@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -41,8 +42,12 @@ class LocalRuntime:
 
     def start(self, on_progress: Callable[[str], None] = lambda text: None) -> None:
         """Start and wait until segments can be published and states queried. Raises StartError."""
-        self._check()
         self._lock = take_lock(self._state_dir)
+        try:
+            self._check()
+        except BaseException:
+            self._release()
+            raise
         note = Note(os.getpid(), self.address)
         write_note(self._state_dir, note)
         try:
@@ -62,11 +67,14 @@ class LocalRuntime:
             if self._controller is not None:
                 saved = self._stop_workers(drain_s)
             ray.shutdown()
+        self._release()
+        return saved
+
+    def _release(self) -> None:
         if self._lock is not None:
             forget_note(self._state_dir)
             self._lock.close()
             self._lock = None
-        return saved
 
     # ---- before anything is started ----
 
@@ -87,8 +95,8 @@ class LocalRuntime:
             try:
                 probe.bind((runtime.host, runtime.http_port))
             except OSError as error:
-                hint = f"--set runtime.http_port={runtime.http_port + 1} takes another"
-                raise StartError(f"{runtime.host}:{runtime.http_port}: {error.strerror}; {hint}") from None
+                hint = "; --set runtime.http_port takes another" if error.errno == errno.EADDRINUSE else ""
+                raise StartError(f"{runtime.host}:{runtime.http_port}: {error.strerror}{hint}") from None
 
     # ---- Ray ----
 

@@ -72,8 +72,8 @@ class RuntimeSettings:
     """of all processes"""
 
     def __post_init__(self) -> None:
-        for name in ("http_port", "data_port"):
-            if not 0 <= getattr(self, name) < 65536:
+        for name, least in (("http_port", 1), ("data_port", 0)):  # 0 takes a free one; the gateway's has to be known
+            if not least <= getattr(self, name) < 65536:
                 raise ValueError(f"{name} must be a port: {getattr(self, name)}")
         if self.store != "sqlite":
             try:

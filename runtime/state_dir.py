@@ -52,6 +52,7 @@ def take_lock(directory: Path) -> IO[str]:
             who = f"process {running.pid} at {running.address}" if running else "another process"
             raise StartError(f"{directory} is in use by {who}; `grf down` stops it")
         time.sleep(LOOKED_AT_FOR_S / 10)
+    forget_note(directory)  # of one that was killed
     return lock
 
 

@@ -25,6 +25,8 @@ from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.thread_driver import ThreadDriver
 
 T = TypeVar("T")
+NO_NUMBERS = np.datetime64, np.timedelta64, np.character, np.complexfloating
+"""that NumPy makes a float of all the same: of nanoseconds, for example"""
 
 
 def as_frames(frames: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -37,7 +39,7 @@ def as_frames(frames: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 def as_time_s(event_time_s: SupportsFloat) -> float:
     """NumPy's numbers too, which msgpack would not take. Raises TypeError for what is no number."""
-    if not isinstance(event_time_s, SupportsFloat):
+    if not isinstance(event_time_s, SupportsFloat) or isinstance(event_time_s, NO_NUMBERS):
         raise TypeError(f"event time {event_time_s!r} is no number of seconds")
     return float(event_time_s)
 

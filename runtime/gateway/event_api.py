@@ -154,5 +154,5 @@ async def _send_all(socket: WebSocket, state: AsyncStateClient, session: str, po
 
 
 async def _closed(socket: WebSocket) -> None:
-    while True:
-        await socket.receive_text()
+    while (await socket.receive())["type"] != "websocket.disconnect":
+        pass  # whatever it sends

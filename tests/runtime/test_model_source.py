@@ -82,7 +82,7 @@ def test_a_device_or_a_modality_that_is_not_there_is_told_before_anything_is_sta
     flag: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    settings = load_settings([flag, f"runtime.state_dir={tmp_path}", "runtime.http_port=0"], environment={})
+    settings = load_settings([flag, f"runtime.state_dir={tmp_path}", "runtime.http_port=8000"], environment={})
     with pytest.raises(StartError, match=re.escape(told)):
         LocalRuntime(settings)._check()
 

@@ -53,6 +53,7 @@ def test_origins_can_be_given_in_every_way(tmp_path: Path) -> None:
         ("order.lateness_s=-1", "lateness_s must not be negative"),
         ("order.mode=backwards", "order.mode: 'backwards' is none of rewind, hold, arrival"),
         ("runtime.http_port=80000", "http_port must be a port"),
+        ("runtime.http_port=0", "http_port must be a port"),
         ("runtime.lease_s=0.1", "lease_s"),
         ("order.lateness_by_modality_s=text", "order.lateness_by_modality_s: cannot read"),
         ("gateway.allowed_origins=dash.example", "allowed_origins: 'dash.example' is not scheme"),

@@ -28,6 +28,8 @@ def test_who_holds_the_lock_is_who_the_note_says(tmp_path: Path) -> None:
             take_lock(directory)
     assert not is_held(directory)
     assert who_runs(directory) is None, "its note is stale"
+    with take_lock(directory):
+        assert who_runs(directory) is None, "and nobody's once another has the lock"
     with state_lock(directory):
         assert is_held(directory)
 

@@ -181,6 +181,14 @@ def test_times_and_numbers_may_be_those_of_numpy(worker: RunningWorker) -> None:
     assert asyncio.run(publish_with_numpy_in_a_loop(worker.endpoint)) == 2
 
 
+@pytest.mark.parametrize("no_number", [np.timedelta64(5, "ns"), np.datetime64(5, "ns"), np.str_("7"), np.complex64(1)])
+def test_what_numpy_would_make_a_number_of_is_no_time(worker: RunningWorker, no_number: Any) -> None:
+    with Publisher(worker.endpoint, tenant="acme", token="secret") as publisher:
+        with pytest.raises(TypeError, match="is no number of seconds"):
+            publisher.publish(*STREAM, FRAMES, no_number)
+        assert publisher.stats.published == 0
+
+
 def test_a_refusal_that_nobody_listens_to_is_logged_once_a_stream(
     worker: RunningWorker, caplog: pytest.LogCaptureFixture
 ) -> None:

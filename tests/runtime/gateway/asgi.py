@@ -134,6 +134,10 @@ class SocketReader:
     async def _message(self) -> dict[str, Any]:
         return await asyncio.wait_for(self._sent.get(), WITHIN_S)
 
+    def say(self, content: bytes) -> None:
+        """What a reader has no reason to send."""
+        self._to_app.put_nowait({"type": "websocket.receive", "bytes": content})
+
     async def next(self) -> Received:
         event = json.loads((await self._message())["text"])
         return Received(event["event"], str(event["id"]), event["data"])

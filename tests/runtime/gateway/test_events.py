@@ -188,6 +188,15 @@ async def test_a_websocket_is_told_what_is_wrong_before_it_is_closed(app: FastAP
             assert await socket.closed() == 1008
 
 
+async def test_what_a_reader_sends_over_a_websocket_is_ignored(
+    app: FastAPI, http: httpx.AsyncClient, session: str
+) -> None:
+    async with SocketReader(app, f"session={session}") as socket:
+        socket.say(b"\0")
+        await posted(http, session)
+        assert (await socket.next()).event == "update"
+
+
 def sockets_from(app: FastAPI, origin: str, *, opens: bool) -> SocketReader:
     return SocketReader(app, headers={"Host": "grf:8000", "Origin": origin}, opens=opens)
 
