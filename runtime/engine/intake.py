@@ -59,8 +59,8 @@ class Intake:
         state = session.streams[stream]
         modality = self._signature.modalities[state.rank]
         verdicts = []
+        copy = len(segments) > 1
         for segment in segments:
-            copy = len(segments) > 1
             verdict = self._take(session, stream, state, modality, segment, copy, now_s, wall_s, arrived_s)
             verdicts.append(verdict)
             if verdict is not ACCEPTED and verdict.code == "slow_down":

@@ -127,14 +127,14 @@ def test_a_gateway_that_names_no_worker_is_asked_again(worker: zmq.Socket[bytes]
         driver.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # which is what the test is about
 def test_a_thread_that_fails_tells_whoever_waits(worker: zmq.Socket[bytes]) -> None:
     """Else a publisher would go on taking segments that nobody sends."""
     core = TwoLanes(endpoint_of(worker))
     driver = ThreadDriver(core, lambda: endpoint_of(worker), "test")
     try:
         worker.recv_multipart()
-        core.tick = lambda now_s: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        core.tick = lambda now_s: 1 / 0  # type: ignore[method-assign, assignment, return-value]  # a defect of ours
         with driver.changed:
             driver.wake()
             with pytest.raises(ClientClosed, match="has failed: ZeroDivisionError"):
