@@ -207,8 +207,8 @@ class RelayCore:
             case m.Ack(streams):
                 for ack in streams:
                     relay = self._streams.get((ack.session, ack.stream))
-                    if relay is not None:
-                        relay.acknowledge(ack.fused, ack.durable, ack.version, ack.taken)
+                    if relay is not None and relay.acknowledge(ack.fused, ack.durable, ack.version, ack.taken):
+                        self._due[ack.session, ack.stream] = None
             case m.Opened(session, stream):
                 relay = self._streams.get((session, stream))
                 if relay is not None:

@@ -35,6 +35,8 @@ class RelayStream:
         """not durable yet, refused ones included"""
         self._unnumbered: list[Posted] = []
         self._declared_oldest = 1
+        self._told_oldest = 0
+        """what the worker has last been told of `oldest`"""
         self._known_last = 0
         """highest number that the worker has, or was sent"""
         self._known_durable = 0
@@ -123,6 +125,7 @@ class RelayStream:
 
     def open(self) -> m.Open:
         self.state = "opening"
+        self._told_oldest = self.oldest
         return m.Open(self.session, self.stream, self.modality, self.oldest, self._known_durable)
 
     def take(self, max_segments: int) -> list[Posted]:
@@ -140,6 +143,7 @@ class RelayStream:
             self._known_last = max(self._known_last, posted.sequence)
             if not posted.code:
                 self._total.in_flight.add(posted)
+        self._told_oldest = self.oldest
         return batch
 
     # ---- what the worker says ----
@@ -179,9 +183,9 @@ class RelayStream:
                 posted.code = code or posted.code
                 self._let_go(posted)
 
-    def acknowledge(self, fused: int, durable: int, version: int, taken: int = 0) -> None:
+    def acknowledge(self, fused: int, durable: int, version: int, taken: int = 0) -> bool:
         """The worker has every number up to `fused`, has committed those up to `durable`; up to `taken` they have left
-        the window.
+        the window. Return whether something is to be sent now.
 
         What is not admitted waits for more: its number may have been refused.
         """
@@ -197,6 +201,14 @@ class RelayStream:
             if posted.sequence <= durable:
                 self._let_go(posted)
                 posted.is_durable = not posted.code
+        return self._is_gap_to_be_told()
+
+    def _is_gap_to_be_told(self) -> bool:
+        """Numbers were given up while one below them was on its way: the worker waits for them until it hears so."""
+        if self.state != "open" or not self._numbered or self.oldest <= max(self._told_oldest, self.fused_upto + 1):
+            return False
+        self._numbered[min(self._numbered)].is_sent = False
+        return True
 
     def refuse(self, nack: m.Nack) -> bool:
         """The worker has refused this number for good; True if that is news. The number stays until it is durable."""

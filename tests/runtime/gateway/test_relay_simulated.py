@@ -105,6 +105,21 @@ def test_a_stream_may_start_anywhere_and_leave_gaps_when_its_poster_says_so() ->
     assert record.version == 2
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_numbers_may_be_given_up_while_one_below_them_is_on_its_way(seed: int) -> None:
+    world = World(seed, gateways=1)
+    (gateway,) = world.gateways
+    first = posted(world, gateway, 1)
+    world.run(seed * 3)
+    second = posted(world, gateway, 5, oldest=5)
+    world.run(seed)
+    durable(world, first, second, posted(world, gateway, 9, oldest=9))
+    record = world.stored("s")
+    assert record is not None
+    assert record.version == 3
+    assert [stream.settled_upto for stream in record.streams] == [9]
+
+
 def test_another_gateway_goes_on_where_the_first_was() -> None:
     world = World(4, gateways=2)
     first, second = world.gateways
