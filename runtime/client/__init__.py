@@ -8,7 +8,7 @@ with Publisher("http://127.0.0.1:8000") as publisher:
 """
 
 from runtime.client.async_clients import AsyncPublisher, AsyncStateClient
-from runtime.client.errors import ClientError, PublisherFull, Refused, RequestTimeout, StreamRefused
+from runtime.client.errors import ClientClosed, ClientError, PublisherFull, Refused, RequestTimeout, StreamRefused
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
 from runtime.client.stream_buffer import Receipt
 from runtime.client.sync_clients import Publisher, StateClient
@@ -16,6 +16,7 @@ from runtime.client.sync_clients import Publisher, StateClient
 __all__ = [
     "AsyncPublisher",
     "AsyncStateClient",
+    "ClientClosed",
     "ClientError",
     "Publisher",
     "PublisherEvent",

@@ -48,7 +48,7 @@ class AsyncPublisher:
     @property
     def is_connected(self) -> bool:
         """A worker has welcomed this client and answers."""
-        return self._driver.core.is_connected
+        return self._driver.is_running and self._driver.core.is_connected
 
     @property
     def unfinished(self) -> int:
@@ -79,9 +79,8 @@ class AsyncPublisher:
                 raise PublisherFull(f"{core.unfinished} segments are not durable after {timeout_s} s")
         if number is not None and core.is_leaving(session, stream):
             await self._driver.wait(lambda: not core.is_leaving(session, stream), timeout_s)
-        receipt = core.publish(session, stream, modality, array, time_s, time.monotonic(), number)
-        self._driver.wake()
-        return receipt
+        self._driver.wake()  # first: what a closed client refuses is not counted as published
+        return core.publish(session, stream, modality, array, time_s, time.monotonic(), number)
 
     def end(self, session: str, stream: str) -> None:
         self._driver.core.end(session, stream)
@@ -233,6 +232,7 @@ class AsyncStateClient:
 
 
 async def wait_for_welcome(driver: AsyncDriver[PublisherFleet] | AsyncDriver[StateFleet], timeout_s: float) -> None:
+    driver.raise_if_closed()
     if not await driver.wait(lambda: driver.core.is_answered, timeout_s):
         raise driver.core.timed_out(f"no answer within {timeout_s:g} s")
     driver.core.raise_refusal()

@@ -36,13 +36,19 @@ class AsyncDriver(Generic[FleetT]):
     # ---- the user's tasks ----
 
     def start(self) -> None:
-        """Call in the event loop that the client lives in."""
-        self._context = zmq.asyncio.Context()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        """Call in the event loop that the client lives in. Raises ClientClosed if it lives no more."""
+        if self._task is None:
+            self._context = zmq.asyncio.Context()
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        self.raise_if_closed()
+
+    @property
+    def is_running(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     def wake(self) -> None:
         """There is something to send."""
-        self._raise_if_closed("the client is not open")
+        self.raise_if_closed()
         self._wake.set()
 
     async def wait(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
@@ -50,25 +56,26 @@ class AsyncDriver(Generic[FleetT]):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while not is_done():
-                    self._raise_if_closed("the client was closed")
+                    self.raise_if_closed()
                     changed = self._changed
                     await changed.wait()
         return is_done()
 
-    def _raise_if_closed(self, text: str) -> None:
-        if self._task is not None and not self._task.done():
+    def raise_if_closed(self) -> None:
+        if self._task is None:
+            raise ClientClosed("the client is not open")
+        if not self._task.done():
             return
-        failure = self._task.exception() if self._task is not None and not self._task.cancelled() else None
-        raise ClientClosed(f"the client has failed: {failure!r}" if failure else text) from failure
+        failure = None if self._task.cancelled() else self._task.exception()
+        raise ClientClosed(f"the client has failed: {failure!r}" if failure else "the client was closed") from failure
 
     async def close(self) -> None:
-        if self._task is None or self._context is None:
+        if self._task is None or self._context is None or self._context.closed:
             return
         self._task.cancel()
         await asyncio.wait({self._task})
         self._notify()
         self._context.destroy(linger=0)
-        self._task = None
 
     # ---- the driver's task ----
 

@@ -55,6 +55,7 @@ def new_identity(client: str, tenant: str, token: str, kind: str) -> Identity:
 
 def wait_for_welcome(driver: ThreadDriver[PublisherFleet] | ThreadDriver[StateFleet], timeout_s: float) -> None:
     with driver.changed:
+        driver.raise_if_closed()
         if not driver.wait(lambda: driver.core.is_answered, timeout_s):
             raise driver.core.timed_out(f"no answer within {timeout_s:g} s")
         driver.core.raise_refusal()
@@ -87,7 +88,7 @@ class Publisher:
     @property
     def is_connected(self) -> bool:
         """A worker has welcomed this client and answers."""
-        return self._driver.core.is_connected
+        return self._driver.is_running and self._driver.core.is_connected
 
     @property
     def unfinished(self) -> int:
@@ -129,9 +130,8 @@ class Publisher:
                     raise PublisherFull(f"{core.unfinished} segments are not durable after {timeout_s} s")
             if number is not None and core.is_leaving(session, stream):
                 self._driver.wait(lambda: not core.is_leaving(session, stream), timeout_s)
-            receipt = core.publish(session, stream, modality, array, time_s, time.monotonic(), number)
-            self._driver.wake()
-        return receipt
+            self._driver.wake()  # first: what a closed client refuses is not counted as published
+            return core.publish(session, stream, modality, array, time_s, time.monotonic(), number)
 
     def end(self, session: str, stream: str) -> None:
         """Nothing more comes on this stream for now: its session settles without waiting for it."""

@@ -45,9 +45,13 @@ class ThreadDriver(Generic[FleetT]):
 
     # ---- the user's threads ----
 
+    @property
+    def is_running(self) -> bool:
+        return not self._closing.is_set()
+
     def wake(self) -> None:
         """There is something to send. Call with `changed` held."""
-        self._raise_if_closed()
+        self.raise_if_closed()
         if not self._rung:
             self._rung = True
             self._bell.ring()
@@ -56,10 +60,10 @@ class ThreadDriver(Generic[FleetT]):
         """Wait until `is_done`; False if the time was over first. Call with `changed` held."""
         done = self.changed.wait_for(lambda: self._closing.is_set() or is_done(), timeout_s)
         if not is_done():
-            self._raise_if_closed()
+            self.raise_if_closed()
         return done
 
-    def _raise_if_closed(self) -> None:
+    def raise_if_closed(self) -> None:
         if self._failure is not None:
             raise ClientClosed(f"the client has failed: {self._failure!r}") from self._failure
         if self._closing.is_set():

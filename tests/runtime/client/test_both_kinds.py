@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime.client import AsyncPublisher, AsyncStateClient, Publisher, Refused, RequestTimeout, StateClient
+from runtime.client import (
+    AsyncPublisher,
+    AsyncStateClient,
+    ClientClosed,
+    Publisher,
+    Refused,
+    RequestTimeout,
+    StateClient,
+)
 from runtime.engine.policies import EnginePolicy, OrderPolicy
 from tests.runtime.worker_harness import LIMIT_S, RunningWorker
 
@@ -151,6 +159,39 @@ def test_what_one_can_do_the_other_can(threaded: type[Any], looped: type[Any]) -
         one, other = getattr(threaded, name), getattr(looped, name)
         if not isinstance(one, property):
             assert inspect.signature(one).parameters == inspect.signature(other).parameters, name
+
+
+def use_when_closed(endpoint: str) -> tuple[bool, int]:
+    with Publisher(endpoint, tenant="acme", token="secret") as publisher:
+        publisher.check(LIMIT_S)
+    with pytest.raises(ClientClosed, match="was closed"):
+        publisher.check(LIMIT_S)
+    with pytest.raises(ClientClosed, match="was closed"):
+        publisher.publish(*STREAM, FRAMES, 1.0)
+    publisher.close()
+    return publisher.is_connected, publisher.stats.published
+
+
+async def use_when_closed_in_a_loop(endpoint: str) -> tuple[bool, int]:
+    publisher = AsyncPublisher(endpoint, tenant="acme", token="secret")
+    with pytest.raises(ClientClosed, match="is not open"):
+        await publisher.publish(*STREAM, FRAMES, 1.0)
+    publisher.open()
+    async with publisher:
+        await publisher.check(LIMIT_S)
+    with pytest.raises(ClientClosed, match="was closed"):
+        await publisher.check(LIMIT_S)
+    with pytest.raises(ClientClosed, match="was closed"):
+        await publisher.publish(*STREAM, FRAMES, 1.0)
+    await publisher.close()
+    with pytest.raises(ClientClosed, match="was closed"):
+        publisher.open()
+    return publisher.is_connected, publisher.stats.published
+
+
+def test_a_closed_client_is_not_connected_and_takes_nothing(worker: RunningWorker) -> None:
+    assert use_when_closed(worker.endpoint) == (False, 0)
+    assert asyncio.run(use_when_closed_in_a_loop(worker.endpoint)) == (False, 0)
 
 
 def publish_with_numpy(endpoint: str) -> int:
