@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +33,9 @@ class LocalRuntime:
         self._show_logs = show_logs
         self._controller: Any = None
         self._lock: IO[str] | None = None
+        self._ray_thread = ThreadPoolExecutor(1, "ray")
+        """Ray is started in it and it stays while Ray does: in the main thread Ray takes SIGTERM for itself, which ends
+        the process before anything is saved, and Linux ends Ray's processes with the thread that started them"""
 
     @property
     def address(self) -> str:
@@ -67,6 +68,7 @@ class LocalRuntime:
             if self._controller is not None:
                 saved = self._stop_workers(drain_s)
             ray.shutdown()
+        self._ray_thread.shutdown()
         self._release()
         return saved
 
@@ -128,16 +130,15 @@ class LocalRuntime:
 
         for attempts_left in reversed(range(RAY_ATTEMPTS)):
             try:
-                with _own_signal_handlers():
-                    # "local": never join a cluster that happens to run on this machine.
-                    ray.init(
-                        address="local",
-                        namespace=namespace,
-                        include_dashboard=False,
-                        num_cpus=max(4, os.cpu_count() or 1),
-                        log_to_driver=self._show_logs,
-                        logging_level=logging.ERROR,
-                    )
+                self._ray_thread.submit(
+                    ray.init,
+                    address="local",  # never join a cluster that happens to run on this machine
+                    namespace=namespace,
+                    include_dashboard=False,
+                    num_cpus=max(4, os.cpu_count() or 1),
+                    log_to_driver=self._show_logs,
+                    logging_level=logging.ERROR,
+                ).result()
                 return
             except ray.exceptions.RaySystemError as error:
                 ray.shutdown()
@@ -167,17 +168,3 @@ class LocalRuntime:
             return bool(ray.get(self._controller.stop.remote(drain_s), timeout=drain_s + 10.0))
         except ray.exceptions.RayError:
             return False
-
-
-@contextmanager
-def _own_signal_handlers() -> Iterator[None]:
-    """Keep SIGTERM: a Ray that is initialised takes it for itself, and ends the process before anything is saved."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # where neither Ray nor we may set a handler
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

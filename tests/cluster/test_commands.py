@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,4 +72,20 @@ def test_a_runtime_that_cannot_start_says_why_to_whoever_detaches_it(tmp_path: P
     done = grf("up", "--detach", *runtime.set_flags())
     assert done.returncode == 1
     assert "redis" in done.stderr
+    assert not is_held(runtime.state_dir)
+
+
+def test_a_runtime_told_to_stop_while_ray_starts_ends_in_order(tmp_path: Path) -> None:
+    runtime = RunningRuntime(tmp_path / "state")
+    arguments = [sys.executable, "-m", "runtime.cli.run", "up", "--quiet", *runtime.set_flags()]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True) as up:
+        try:
+            assert up.stderr is not None
+            assert up.stderr.readline() == "grf: starting Ray\n"
+            up.send_signal(signal.SIGTERM)
+            said, code = up.stderr.read(), up.wait(120)
+        finally:
+            for pid in descendants(up.pid):
+                kill(pid)
+    assert (code, said.splitlines()[-1]) == (0, "grf: all that was settled is saved")
     assert not is_held(runtime.state_dir)
