@@ -19,6 +19,7 @@ import heapq
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median, quantiles
 
 import numpy as np
@@ -202,13 +203,13 @@ def main() -> None:
     simulation.run(12.0)
     calm_s = (simulation.busy_s - settled_busy_s) / 4.0
     for number in range(4 if quick else 10):  # rolling node loss
-        simulation.after(number * seconds / 20, lambda number=number: simulation.lose_node(3 * number))
+        simulation.after(number * seconds / 20, partial(simulation.lose_node, 3 * number))
     simulation.run(12.0 + seconds / 2)
     simulation.load[: KEY_GROUPS // 10] *= 5.0  # a spike in a tenth of the groups
     simulation.run(12.0 + seconds)
-    owners = {item.owner for item in simulation.controller._ownership.values()}
-    loads = dict.fromkeys(owners, 0.0)
-    for group, item in simulation.controller._ownership.items():
+    assignment = simulation.controller._assignment
+    loads = dict.fromkeys(assignment.owners, 0.0)
+    for group, item in assignment.groups.items():
         loads[item.owner] += float(simulation.load[group])
     answer = {
         "workers": workers,

@@ -28,7 +28,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from connectors.base import Source
 from connectors.mcap_files import McapOptions
 from connectors.mqtt import MqttOptions
 from tests.connectors.servers import Mosquitto
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import MQTTMessageInfo
 
 ROUNDS = 5
 AIM = 0.6
@@ -115,19 +118,25 @@ async def measure_mcap(folder: Path, rounds: int, messages: int) -> dict[str, An
 async def queued(server: Mosquitto, client_id: str, messages: int) -> AsyncIterator[MqttOptions]:
     """A session at the broker with so many messages waiting in it."""
     import paho.mqtt.client as paho
+    from paho.mqtt.enums import CallbackAPIVersion
 
     options = MqttOptions(host="127.0.0.1", port=server.port, topics=(TOPIC,), client_id=client_id)
     async with options.build().opened():
         pass
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client = paho.Client(CallbackAPIVersion.VERSION2)
     client.max_inflight_messages_set(1000)
     client.connect("127.0.0.1", server.port)
     client.loop_start()
     published = [client.publish(TOPIC, mqtt_payload(number), qos=1) for number in range(messages)]
-    await asyncio.to_thread(lambda: [one.wait_for_publish(60.0) for one in published])
+    await asyncio.to_thread(_wait_for, published)
     client.disconnect()
     client.loop_stop()
     yield options
+
+
+def _wait_for(published: list[MQTTMessageInfo]) -> None:
+    for one in published:
+        one.wait_for_publish(60.0)
 
 
 def mqtt_payload(number: int) -> bytes:

@@ -207,7 +207,11 @@ class Bench:
         now = {session: one for one in endpoints for session in self.streams.of_worker(one)}
         moved = [one for one in self.streams.sessions if before.get(one) != now.get(one)]
         stayed = [one for one in self.streams.sessions if one not in moved]
-        return tuple(self.streams.longest_waits_between(asked_s, asked_s + WINDOW_S, some) for some in (moved, stayed))
+        window = asked_s, asked_s + WINDOW_S
+        return (
+            self.streams.longest_waits_between(*window, moved),
+            self.streams.longest_waits_between(*window, stayed),
+        )
 
 
 def measure(parts: Sequence[str], quick: bool) -> Samples:

@@ -93,7 +93,7 @@ def summary(step_rows: list[Row], worker_rows: list[Row]) -> Row:
         [row] = [
             row for row in step_rows if (row["block"], row["batch"], row["lengths"]) == (PAPER.name, batch, "equal")
         ]
-        return round(row[f"{other}_us"] / row["recorded_us"], 2)
+        return round(float(row[f"{other}_us"]) / float(row["recorded_us"]), 2)
 
     rates = {
         row["device"]: row["segments_per_s"]

@@ -93,15 +93,13 @@ class OneWorker(Disturbed):
                     publisher.end(session, stream)
                 publisher.flush(60.0)
                 evicted = self.runtime.metric("grf_sessions_evicted_total")
-                wait_until(
-                    lambda before=evicted: (
-                        self.runtime.metric("grf_sessions_evicted_total") > before
-                        or self.runtime.metric("grf_sessions_resident") == 0
-                    ),
-                    60.0,
-                    "the session has left memory",
-                )
+                wait_until(partial(self._has_evicted, evicted), 60.0, "the session has left memory")
         self.count("idle_eviction", [session], SEGMENTS, jitter_s=IN_ORDER)
+
+    def _has_evicted(self, before: float) -> bool:
+        """Another session than the so many before, or all."""
+        evicted = self.runtime.metric("grf_sessions_evicted_total")
+        return evicted > before or self.runtime.metric("grf_sessions_resident") == 0
 
     def hot_duplicate(self) -> None:
         """The same segments from two publishers of one name at once."""

@@ -170,7 +170,9 @@ def measure_block(block: Block, alone: Offline, load: str, seconds: float) -> Ro
     with tempfile.TemporaryDirectory() as folder:
         bundle = save_block(block, Path(folder))
         with WorkerProcess(Path(folder) / "state", bundle) as worker:
-            row = {"server": block.name} | serve(worker, block, load, round(before["segments_per_s"] * seconds / 2))
+            row: Row = {"server": block.name} | serve(
+                worker, block, load, round(before["segments_per_s"] * seconds / 2)
+            )
     after = alone.measure(seconds / 8)
     alone_per_s = (before["segments_per_s"] + after["segments_per_s"]) / 2
     alone_us = (before["cpu_us"] + after["cpu_us"]) / 2

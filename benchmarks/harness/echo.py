@@ -52,6 +52,7 @@ def main() -> None:
             except zmq.Again:
                 break
             _, tag, *fields = msgpack.unpackb(header)
+            answer: list[Any]
             if tag == "segments":
                 answer = ["ack", acknowledge(fields[0], tensors)]
             elif tag == "hello":

@@ -57,7 +57,7 @@ class Source:
         self._ping_at_s = 0.0
         self._granted = 0
         self._sender = RawSender(plan["endpoint"])
-        self._descriptor = self._sender.socket.getsockopt(zmq.FD)
+        self._descriptor = int(self._sender.socket.getsockopt(zmq.FD))
         self._sender.open([(session, stream) for session in self._sessions for stream in MODALITIES])
         self._sender.say("subscribe", "", CREDIT, True)
 
@@ -78,7 +78,7 @@ class Source:
         would seem to have arrived sooner than it did, and the waits of ZeroMQ are whole milliseconds."""
         socket = self._sender.socket
         while True:
-            while socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 self._take(self._sender.receive(), time.monotonic())
             wait_s = until_s - time.monotonic()
             if wait_s <= 0:

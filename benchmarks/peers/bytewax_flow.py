@@ -24,13 +24,13 @@ from benchmarks.peers.session_model import STATS, SessionModel
 MOST_AT_ONCE = 64
 POLL_MS = 1
 
-socket = zmq.Context.instance().socket(zmq.ROUTER)
+socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
 model = SessionModel()
 
 
 class Requests(StatelessSourcePartition):
     def next_batch(self) -> list[tuple[str, tuple[bytes, bytes]]]:
-        batch = []
+        batch: list[tuple[str, tuple[bytes, bytes]]] = []
         if socket.poll(POLL_MS):
             while len(batch) < MOST_AT_ONCE:
                 try:

@@ -32,7 +32,8 @@ class GrfTransport:
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.connect(plan["endpoint"])
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._read)
+        self._descriptor = int(self._socket.getsockopt(zmq.FD))
+        self._loop.add_reader(self._descriptor, self._read)
         self._opened: dict[tuple[str, str], asyncio.Future[None]] = {}
         self._waiting: dict[str, tuple[int, asyncio.Future[bytes]]] = {}
         self._sent: dict[tuple[str, str], int] = {}
@@ -55,7 +56,7 @@ class GrfTransport:
         self._loop.call_soon(self._read)  # its descriptor tells only of what is new since it was last looked at
 
     def _read(self) -> None:
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             header, *tensors = self._socket.recv_multipart()
             _, *message = msgpack.unpackb(header)
             match message:
@@ -98,7 +99,7 @@ class GrfTransport:
             await self._opened[stream]
         sequence = self._sent[stream] = self._sent.get(stream, 0) + 1
         version = self._published[session] = self._published.get(session, 0) + 1
-        answer = self._loop.create_future()
+        answer: asyncio.Future[bytes] = self._loop.create_future()
         self._waiting[session] = version, answer
         rows = [[sequence, STEP_S * version, self._frames]]
         if not self._groups:
@@ -119,7 +120,7 @@ class GrfTransport:
 
     async def close(self) -> None:
         self._next_ping.cancel()
-        self._loop.remove_reader(self._socket.getsockopt(zmq.FD))
+        self._loop.remove_reader(self._descriptor)
         self._context.destroy(linger=0)
 
 

@@ -25,7 +25,7 @@ from benchmarks.harness.worker import WorkerProcess
 from benchmarks.peers.clients import ClientProcess
 from benchmarks.peers.servers import PEERS, TRITON_IDLE_S, Server
 from runtime.client import Publisher, StateClient
-from tests.cluster.running import free_port
+from tests.servers import free_port
 
 SESSIONS, HALF = 8, 10
 BACK_WITHIN_S = 25.0

@@ -42,7 +42,7 @@ def main() -> None:
             num_replicas=replicas,
             max_ongoing_requests=2 * MAX_BATCH,
             ray_actor_options={"num_cpus": 0},
-            request_router_config=RequestRouterConfig(request_router_class=ROUTER),
+            request_router_config=RequestRouterConfig(request_router_class=ROUTER),  # type: ignore[arg-type]  # a name, as it documents
         )(Fusion)
         serve.run(deployment.bind(), name="fusion", route_prefix="/fuse")
         print(json.dumps({"replicas": replicas}), flush=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.processes import ROOT
-from tests.cluster.running import command_line, descendants, free_port
+from tests.cluster.running import command_line, descendants
+from tests.servers import free_port
 
 ENVIRONMENTS = Path(__file__).parent / ".envs"
 TRITON_IDLE_S = 5.0

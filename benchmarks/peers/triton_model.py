@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb  # of Triton's Python backend, not a package
@@ -17,7 +18,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         self._model = SessionModel()
 
-    def execute(self, requests: list) -> list:
+    def execute(self, requests: list[Any]) -> list[Any]:
         """A slot whose sequence has no request now is there as well, not READY: it gets an empty answer."""
         bodies: dict[int, bytes] = {}
         for place, request in enumerate(requests):

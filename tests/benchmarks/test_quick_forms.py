@@ -70,6 +70,12 @@ def test_sessions() -> None:
     assert more["evicted"] >= more["sessions"] - more["slots"], "each of the others had to leave for another"
 
 
+def test_cluster_simulation() -> None:
+    answer = quick("cluster_simulation")
+    assert answer["failover"]["count"] > 0
+    assert answer["moves"]["count"] > 0
+
+
 def test_connectors(server_program: Callable[[str], str]) -> None:
     server_program("mosquitto")
     answer = quick("connectors", "--only", "mqtt", "mcap")

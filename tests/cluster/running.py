@@ -144,8 +144,9 @@ def start_publishers(
         for stream, modality, _ in STREAMS:
             plan = {"address": address, "stream": stream, "modality": modality, "sessions": list(share), **load}
             command = [*through, sys.executable, "-m", "tests.cluster.publisher_process", json.dumps(plan)]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            publishers.append(subprocess.Popen(command, text=True, cwd=ROOT, **pipes))
+            publishers.append(
+                subprocess.Popen(command, text=True, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
     for publisher in publishers:
         assert publisher.stdout is not None
         assert publisher.stdout.readline() == "ready\n"

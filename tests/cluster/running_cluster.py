@@ -11,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from tests.cluster.running import FAST, READY_WITHIN_S, ROOT, command_line, descendants, free_port, grf, wait_until
-from tests.servers import RedisServer
+from tests.cluster.running import FAST, READY_WITHIN_S, ROOT, command_line, descendants, grf, wait_until
+from tests.servers import RedisServer, free_port
 
 
 class RunningCluster:

@@ -158,7 +158,7 @@ class RtpStream(Harness):
     def number(self, sample: Sample) -> int:
         values = set(sample.value.tolist())
         assert len(values) == 1
-        return (values.pop() - 1) // 100
+        return int(values.pop() - 1) // 100
 
     def unavailable(self) -> Source | None:
         return MediaStreamOptions(url=f"rtsp://127.0.0.1:{self._closed_port}/nobody", open_within_s=2.0).build()
