@@ -15,7 +15,7 @@ MAX_FIELDS = 64
 
 EventTime = Annotated[float, Field(gt=-MAX_EVENT_TIME_S, lt=MAX_EVENT_TIME_S, allow_inf_nan=False, examples=[12.4])]
 
-Frame = Annotated[list[float], FailFast()]
+Frame = Annotated[list[float], Field(min_length=1), FailFast()]
 Frames = Annotated[list[Frame], FailFast()]
 """the first fault alone: a body holds millions of numbers, and an error for each would be larger than it"""
 

@@ -24,6 +24,7 @@ RIGHT: dict[str, Any] = {"stream": "s", "modality": "imu", "event_time_s": 0, "f
         {"frames": [1] * MANY},
         {"frames": [["x"] * MANY]},
         {"frames": [["x"]] * MANY},
+        {"frames": [[]] * MANY},
         {f"unknown-{number}": 0 for number in range(MANY)},
     ],
 )

@@ -148,7 +148,7 @@ async def test_what_is_not_fused_in_time_says_how_to_go_on(
         ({"frames": [[1.0]]}, (422, "bad_segment")),
         ({"frames": [[1.0, 2.0]] * 9}, (422, "bad_segment")),
         ({"frames": []}, (422, "bad_segment")),
-        ({"frames": [[]]}, (422, "bad_segment")),
+        ({"frames": [[]]}, (422, "malformed")),
         ({"frames": [[1.0, 2.0], [3.0]]}, (422, "bad_segment")),
         ({"frames": [[1e39, 0.0]]}, (422, "bad_segment")),
         ({"frames": [[POISON, 0.0]]}, (422, "step_failed")),
