@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -34,8 +37,8 @@ class LocalRuntime:
         self._controller: Any = None
         self._lock: IO[str] | None = None
         self._ray_thread = ThreadPoolExecutor(1, "ray")
-        """Ray is started in it and it stays while Ray does: in the main thread Ray takes SIGTERM for itself, which ends
-        the process before anything is saved, and Linux ends Ray's processes with the thread that started them"""
+        """Ray is started in it and it stays while Ray does: in the main thread SIGTERM would end Ray's start in its
+        middle, and Linux ends Ray's processes with the thread that started them"""
 
     @property
     def address(self) -> str:
@@ -130,15 +133,16 @@ class LocalRuntime:
 
         for attempts_left in reversed(range(RAY_ATTEMPTS)):
             try:
-                self._ray_thread.submit(
-                    ray.init,
-                    address="local",  # never join a cluster that happens to run on this machine
-                    namespace=namespace,
-                    include_dashboard=False,
-                    num_cpus=max(4, os.cpu_count() or 1),
-                    log_to_driver=self._show_logs,
-                    logging_level=logging.ERROR,
-                ).result()
+                with _own_signal_handlers():
+                    self._ray_thread.submit(
+                        ray.init,
+                        address="local",  # never join a cluster that happens to run on this machine
+                        namespace=namespace,
+                        include_dashboard=False,
+                        num_cpus=max(4, os.cpu_count() or 1),
+                        log_to_driver=self._show_logs,
+                        logging_level=logging.ERROR,
+                    ).result()
                 return
             except ray.exceptions.RaySystemError as error:
                 ray.shutdown()
@@ -168,3 +172,17 @@ class LocalRuntime:
             return bool(ray.get(self._controller.stop.remote(drain_s), timeout=drain_s + 10.0))
         except ray.exceptions.RayError:
             return False
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep SIGTERM: a Ray that is initialised takes it for itself, and ends the process before anything is saved."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where we may set no handler
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
