@@ -17,10 +17,16 @@ sys.path.insert(0, str(ROOT))
 
 def step_of_a_model() -> list[Extension]:
     """Optional: without a compiler, or with another processor, torch computes the step."""
-    from grf_core.kernels.library import FLAGS, FOLDER, INSTRUCTION_SETS, SOURCES, library_name, sources_digest
+    from grf_core.kernels.library import (
+        BUILT_FOR,
+        FLAGS,
+        FOLDER,
+        INSTRUCTION_SETS,
+        SOURCES,
+        library_name,
+        sources_digest,
+    )
 
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return []
     folder = FOLDER.relative_to(ROOT)
     return [
         Extension(
@@ -28,11 +34,11 @@ def step_of_a_model() -> list[Extension]:
             [str(folder / source) for source in SOURCES],
             depends=[str(path.relative_to(ROOT)) for path in FOLDER.glob("*.h")],
             define_macros=[("GRF_SOURCES", f'"{sources_digest()}"')],
-            extra_compile_args=[*FLAGS, *flags],
+            extra_compile_args=[*FLAGS, *INSTRUCTION_SETS[instruction_set]],
             language="c++",
             optional=True,
         )
-        for instruction_set, flags in INSTRUCTION_SETS.items()
+        for instruction_set in BUILT_FOR.get(platform.machine(), ())
     ]
 
 

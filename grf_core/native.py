@@ -7,6 +7,7 @@ code for this processor torch computes the folded form: `steps_here` says so, an
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ import torch
 
 from grf_core.folding import fold
 from grf_core.inference import signature_of
-from grf_core.kernels.library import Batch, Kernels, KernelsMissing, Row, load
+from grf_core.kernels.library import BUILT_FOR, Batch, Kernels, KernelsMissing, Row, load
 from grf_core.kernels.weights import NativeModel, aligned
 from grf_core.model import GRF
 from grf_core.normalisation import Normalisation
@@ -42,7 +43,13 @@ def kernels_here() -> Kernels:
     """What this processor runs. KernelsMissing says why torch has to do it."""
     if os.environ.get(SWITCH) == "off":
         raise KernelsMissing(f"{SWITCH}=off")
-    return load(torch.backends.cpu.get_cpu_capability())
+    return load(best_instruction_set())
+
+
+def best_instruction_set() -> str:
+    """Of those that this processor has; or what torch calls it, if it has none of ours."""
+    is_arm = BUILT_FOR.get(platform.machine()) == ("NEON",)
+    return "NEON" if is_arm else torch.backends.cpu.get_cpu_capability()
 
 
 def steps_here() -> str:

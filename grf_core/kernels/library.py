@@ -25,8 +25,11 @@ FLAGS = ("-O3", "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-math-errno",
 INSTRUCTION_SETS = {
     "AVX512": ("-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
+    "NEON": ("-DGRF_NEON",),  # which all 64-bit ARM processors have
 }
-"""By torch's name for what a processor can do, with the compiler's flags."""
+"""With the compiler's flags for each."""
+BUILT_FOR = {"x86_64": ("AVX512", "AVX2"), "aarch64": ("NEON",), "arm64": ("NEON",)}
+"""By the machine's name, as Linux and macOS have it."""
 
 
 class Affine(ctypes.Structure):
@@ -133,7 +136,7 @@ def library_name(instruction_set: str) -> str:
 
 
 def load(instruction_set: str, folder: Path = FOLDER) -> Kernels:
-    """The library for a processor of which torch says this. KernelsMissing says why there is none."""
+    """The library for processors that have this. KernelsMissing says why there is none."""
     if instruction_set not in INSTRUCTION_SETS:
         raise KernelsMissing(f"there are none for a processor with {instruction_set}")
     path = folder / (library_name(instruction_set) + EXTENSION_SUFFIXES[0])

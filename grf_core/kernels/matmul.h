@@ -9,7 +9,7 @@
 
 namespace grf {
 
-#if defined(__AVX512F__)
+#if defined(GRF_NEON) || defined(__AVX512F__)
 constexpr int ROWS = 6, VECTORS = 4;  // 24 sums, 4 weights and a value in 32 registers
 #else
 constexpr int ROWS = 6, VECTORS = 2;  // 12 sums, 2 weights and a value in 16 registers
@@ -58,7 +58,7 @@ static __attribute__((noinline)) void any_tile(
   switch (vectors) {
     case 1: return tile_of<1>(rows, x, x_stride, b, b_stride, depth, bias, y, y_stride);
     case 2: return tile_of<2>(rows, x, x_stride, b, b_stride, depth, bias, y, y_stride);
-#if defined(__AVX512F__)
+#if defined(GRF_NEON) || defined(__AVX512F__)
     case 3: return tile_of<3>(rows, x, x_stride, b, b_stride, depth, bias, y, y_stride);
     case 4: return tile_of<4>(rows, x, x_stride, b, b_stride, depth, bias, y, y_stride);
 #endif

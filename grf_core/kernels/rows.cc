@@ -3,6 +3,7 @@
 //
 // Of Python's stable ABI (3.11 and newer) only what is used is declared here: where there is a compiler there need not be
 // Python's headers.
+#include <cstddef>
 #include <cstring>
 
 #include "model.h"

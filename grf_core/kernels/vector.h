@@ -1,17 +1,26 @@
 // A register full of floats, and the functions that the step needs of it.
 //
-// Compiled once for each instruction set (setup.py): 16 floats with AVX-512, 8 with AVX2. Nothing is reassociated, and
-// where a product and a sum are one instruction the source says so (`fused`): left to compilers, GCC 13 would fuse in a tile
-// of some rows and not in one of others. So a row's bits depend on nothing but that row, whoever compiles this.
+// Compiled once for each instruction set (setup.py): 16 floats with AVX-512, 8 with AVX2, 4 with NEON. Nothing is
+// reassociated, and where a product and a sum are one instruction the source says so (`fused`): left to compilers, GCC 13
+// would fuse in a tile of some rows and not in one of others. So a row's bits depend on nothing but that row, whoever
+// compiles this.
+//
+// GRF_NEON on another processor than ARM computes what NEON does, bit by bit, in that processor's instructions: for tests.
 #pragma once
 
+#if defined(GRF_NEON) && defined(__aarch64__)
+#include <arm_neon.h>
+#elif !defined(GRF_NEON)
 #include <immintrin.h>
+#endif
 
 #include <cstdint>
 
 namespace grf {
 
-#if defined(__AVX512F__)
+#if defined(GRF_NEON)
+constexpr int LANES = 4;
+#elif defined(__AVX512F__)
 constexpr int LANES = 16;
 #else
 constexpr int LANES = 8;
@@ -27,9 +36,31 @@ constexpr int padded(int count) { return (count + LANES - 1) / LANES * LANES; }
 static inline vec load(const float* from) { return *reinterpret_cast<const unaligned_vec*>(from); }
 static inline void store(float* to, vec value) { *reinterpret_cast<unaligned_vec*>(to) = value; }
 
-#if defined(__AVX512F__)
+#if defined(GRF_NEON)
+static inline vec all(float value) { return vec{value, value, value, value}; }
+
+static inline vec fused(vec a, vec b, vec c) {  // a * b + c, rounded once
+#if defined(__aarch64__)
+  return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  for (int i = 0; i < LANES; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return c;
+#endif
+}
+
+// As Intel's, and unlike NEON's own, b if one of them is NaN.
+static inline vec larger(vec a, vec b) { return a > b ? a : b; }
+static inline vec smaller(vec a, vec b) { return a < b ? a : b; }
+
+static inline float sum(vec a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+
+static inline float largest(vec a) {
+  const float even = a[0] > a[2] ? a[0] : a[2], odd = a[1] > a[3] ? a[1] : a[3];
+  return even > odd ? even : odd;
+}
+#elif defined(__AVX512F__)
 static inline vec all(float value) { return _mm512_set1_ps(value); }
-static inline vec fused(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }  // a * b + c, rounded once
+static inline vec fused(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vec larger(vec a, vec b) { return _mm512_max_ps(a, b); }
 static inline vec smaller(vec a, vec b) { return _mm512_min_ps(a, b); }
 static inline float sum(vec a) { return _mm512_reduce_add_ps(a); }

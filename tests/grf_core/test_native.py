@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
-import subprocess
 from ctypes import byref
 from dataclasses import replace
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,17 @@ from grf_core.bundle import Bundle
 from grf_core.config import ModalityConfig
 from grf_core.folded import FoldedStepModel
 from grf_core.kernels.library import (
-    FLAGS,
     FOLDER,
     INSTRUCTION_SETS,
-    SOURCES,
     KernelsMissing,
-    library_name,
     load,
-    sources_digest,
 )
 from grf_core.kernels.weights import aligned, packed
 from grf_core.model import GRF
-from grf_core.native import NativeStepModel, kernels_here, shares_of, steps_here
+from grf_core.native import NativeStepModel, best_instruction_set, kernels_here, shares_of, steps_here
 from grf_core.normalisation import Normalisation
 from grf_core.step import NO_SLOT, RowStep, StepBatch, StepResult
-from tests.grf_core.kernels import kernels
+from tests.grf_core.kernels import build, kernels
 from tests.grf_core.models import MODALITIES, small_config
 from tests.grf_core.test_folded import (
     assert_near,
@@ -143,15 +138,10 @@ def test_several_threads_compute_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
 def test_bits_do_not_depend_on_how_a_compiler_optimises(instruction_set: str, tmp_path: Path) -> None:
     """GCC 13 fused products and sums in tiles of some rows and not in those of others, where it was left to it."""
     shutil.copytree(FOLDER, tmp_path / "kernels", ignore=shutil.ignore_patterns("*.so"))
-    library = tmp_path / "kernels" / (library_name(instruction_set) + EXTENSION_SUFFIXES[0])
-    flags = (*FLAGS, *INSTRUCTION_SETS[instruction_set], "-O1", "--param=avoid-fma-max-bits=512")
-    digest = f'-DGRF_SOURCES="{sources_digest()}"'
-    sources = [str(library.with_name(source)) for source in SOURCES]
-    command = ["g++", "-shared", "-fPIC", *flags, digest, *sources, "-o", str(library)]
-    subprocess.run(command, check=True)
+    build(instruction_set, tmp_path / "kernels", "-O1", "--param=avoid-fma-max-bits=512")
     model = random_model(17)
     batch = random_batch(model, 100, 17)
-    otherwise = NativeStepModel(model, NORMALISATION, "small", "d1", load(instruction_set, library.parent))
+    otherwise = NativeStepModel(model, NORMALISATION, "small", "d1", load(instruction_set, tmp_path / "kernels"))
     assert_same_bits(otherwise.step(batch), native_form(model, instruction_set).step(batch))
 
 
@@ -288,7 +278,7 @@ def test_a_bundle_is_stepped_by_compiled_code_where_there_is_some(monkeypatch: p
     bundle = Bundle.of("small", random_model(13), NORMALISATION, {})
     kernels_here.cache_clear()
     assert isinstance(bundle.step_model(), NativeStepModel)
-    assert steps_here().startswith("kernels for AVX")
+    assert steps_here() == f"kernels for {best_instruction_set()}"
     monkeypatch.setenv("GRF_KERNELS", "off")
     kernels_here.cache_clear()
     assert isinstance(bundle.step_model(), FoldedStepModel)
@@ -296,17 +286,24 @@ def test_a_bundle_is_stepped_by_compiled_code_where_there_is_some(monkeypatch: p
     kernels_here.cache_clear()
 
 
+@pytest.mark.parametrize(("machine", "expected"), [("aarch64", "NEON"), ("arm64", "NEON"), ("x86_64", "DEFAULT")])
+def test_an_arm_has_neon_whatever_torch_calls_it(monkeypatch: pytest.MonkeyPatch, machine: str, expected: str) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert best_instruction_set() == expected
+
+
 def test_a_library_that_is_missing_or_of_other_sources_is_not_used(tmp_path: Path) -> None:
-    kernels("AVX2")
+    here, lanes = best_instruction_set(), kernels().lanes
     with pytest.raises(KernelsMissing, match="DEFAULT"):
         load("DEFAULT")
     with pytest.raises(KernelsMissing, match="not built"):
-        load("AVX2", tmp_path)
+        load(here, tmp_path)
     shutil.copytree(FOLDER, tmp_path / "kernels")
-    assert load("AVX2", tmp_path / "kernels").lanes == 8
+    assert load(here, tmp_path / "kernels").lanes == lanes
     (tmp_path / "kernels" / "step.cc").write_text("// changed")
     with pytest.raises(KernelsMissing, match="other sources"):
-        load("AVX2", tmp_path / "kernels")
+        load(here, tmp_path / "kernels")
 
 
 def test_scratch_memory_does_not_grow_with_the_batch() -> None:
