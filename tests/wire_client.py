@@ -70,7 +70,8 @@ class Silence(Exception):
     """Nothing that was waited for has come in time."""
 
 
-class Message(NamedTuple):
+@dataclass(frozen=True)
+class Message:
     tag: str
     fields: dict[str, Any]
     tensors: list[bytes]

@@ -11,6 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -373,7 +374,7 @@ def test_half_precision_frames_are_fused_as_float32(worker: RunningWorker, conne
     for stream, dtype in (("a", "f32"), ("b", "f16"), ("c", "bf16")):
         connection.open(f"s-{dtype}", stream, "audio")
         header = ["segments", [[f"s-{dtype}", stream, 1, dtype, [[1, 1.0, 2]]]]]
-        connection.send_frames(wire.msgpack.packb([1, *header]), tensor(rows, dtype))
+        connection.send_frames(msgpack.packb([1, *header]), tensor(rows, dtype))
         connection.acknowledged(f"s-{dtype}", stream, fused=1)
     states = [connection.ask("query", f"s-{dtype}")["state"]["live"] for dtype in ("f32", "f16", "bf16")]
     assert states[0] == states[1] == states[2]
