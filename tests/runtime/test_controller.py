@@ -55,9 +55,20 @@ class Cluster:
         self.controller = Controller(store, self.hands, settings, LEASE_S, self.registry, now_s, expected)
 
     def orders(
-        self, name: str, incarnation: str, now_s: float, released: dict[int, int] | None = None, **more: object
+        self,
+        name: str,
+        incarnation: str,
+        now_s: float,
+        released: dict[int, int] | None = None,
+        *,
+        node: str = "",
+        fenced: bool = False,
+        leaves: bool = False,
     ) -> Orders:
-        beat = Beat(name, incarnation, f"tcp://{name}", "http://m", released=released or {}, **more)
+        beat = Beat(
+            name, incarnation, f"tcp://{name}", "http://m", released=released or {},
+            node=node, fenced=fenced, leaves=leaves,
+        )  # fmt: skip
         return self.controller.beat(beat, now_s)
 
     def beat(self, name: str, incarnation: str, now_s: float) -> dict[int, int]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import pytest
@@ -34,7 +34,8 @@ def test_a_bulk_histogram_counts_as_prometheus_own_does() -> None:
 def test_a_tally_is_added_up() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry)
-    tally = Tally(received=Counter(imu=3), rejected_by_reason=Counter(late=2), gaps=1, batch_sizes=[2, 3])
+    received, rejected = defaultdict(int, imu=3), defaultdict(int, late=2)
+    tally = Tally(received=received, rejected_by_reason=rejected, gaps=1, batch_sizes=[2, 3])
     metrics.flush(tally, [0.001], Counter(late=2))
     metrics.flush(tally, [0.001], Counter())
     assert registry.get_sample_value("grf_segments_received_total", {"modality": "imu"}) == 6
@@ -46,7 +47,8 @@ def test_a_tally_is_added_up() -> None:
 
 
 def worker_registry(registry: CollectorRegistry) -> None:
-    tally = Tally(received=Counter(imu=3), rejected_by_reason=Counter(late=2), batch_sizes=[2], latencies_s=[0.2])
+    received, rejected = defaultdict(int, imu=3), defaultdict(int, late=2)
+    tally = Tally(received=received, rejected_by_reason=rejected, batch_sizes=[2], latencies_s=[0.2])
     WorkerMetrics(registry).flush(tally, [0.001], Counter(late=2))
 
 
@@ -78,7 +80,7 @@ def test_what_a_registry_says_is_valid_openmetrics(fill: Callable[[CollectorRegi
 
 def test_every_name_is_ours_and_no_label_names_a_session() -> None:
     registry = CollectorRegistry()
-    WorkerMetrics(registry).flush(Tally(fused=Counter(imu=1)), [], Counter())
+    WorkerMetrics(registry).flush(Tally(fused=defaultdict(int, imu=1)), [], Counter())
     for family in registry.collect():
         assert family.name.startswith("grf_")
         assert family.documentation

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from grf_core.bundle import BundleError
-from runtime.local_runtime import LocalRuntime, StartError
+from runtime.local_runtime import LocalRuntime
 from runtime.model_source import ModelError, check_model, open_model
 from runtime.settings import load_settings
+from runtime.state_dir import StartError
 from runtime.worker import load_model
 from tests.runtime.toy_model import ToyModel
 

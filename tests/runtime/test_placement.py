@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,7 +130,7 @@ loads = st.dictionaries(st.integers(0, KEY_GROUPS - 1), st.floats(0, 1e4), max_s
 )
 @settings(max_examples=60)
 def test_rounds_of_plans_come_to_rest_balanced_and_move_little(
-    workers: int, serving: int, load: dict[int, float], seed: object, over: set[int]
+    workers: int, serving: int, load: dict[int, float], seed: Random, over: set[int]
 ) -> None:
     names = [f"w{number}" for number in range(workers)]
     ownership = {group: Ownership(f"w{seed.randrange(7)}/1", 1) for group in ALL}
@@ -161,7 +162,7 @@ def test_rounds_of_plans_come_to_rest_balanced_and_move_little(
         }
     else:
         raise AssertionError("it never comes to rest")
-    shares = Counter({f"{name}/1": 0.0 for name in names})
+    shares = defaultdict(float, {f"{name}/1": 0.0 for name in names})
     for group, item in ownership.items():
         shares[item.owner] += load.get(group, 0.0) + 1e-3
     users = [owner for owner, share in shares.items() if share]

@@ -14,6 +14,7 @@ import pytest
 from runtime.client import Publisher, PublisherEvent, StateClient
 from runtime.keys import SessionKey, key_group
 from runtime.leases import lease_clock
+from runtime.worker import Worker
 from tests.runtime.toy_model import SIGNATURE
 from tests.runtime.worker_cluster import WorkerCluster
 
@@ -71,11 +72,11 @@ def cluster(tmp_path: Path) -> Iterator[WorkerCluster]:
 
 def served_by(cluster: WorkerCluster, load: Load) -> dict[str, str]:
     """By session: the worker that has it in memory."""
-    found = {}
-    for name, worker in cluster.workers.items():
-        resident = worker._loop.call(lambda worker=worker: list(worker._dispatcher.engine.sessions)).result(10.0)
-        found |= {key.session: name for key in resident}
-    return found
+    return {key.session: name for name, worker in cluster.workers.items() for key in resident(worker)}
+
+
+def resident(worker: Worker) -> list[SessionKey]:
+    return worker._loop.call(lambda: list(worker._dispatcher.engine.sessions)).result(10.0)
 
 
 def check_states(cluster: WorkerCluster, load: Load) -> None:
@@ -168,7 +169,7 @@ def test_a_worker_cut_off_from_controller_and_store_stops_answering_by_itself(cl
     name = next(iter(cluster.serving()))
     worker = cluster.workers[name]
     worker._send_beat = lambda beat: (_ for _ in ()).throw(ConnectionError("cut off"))
-    worker._renew_at_store = lambda owner: None
+    worker._renew_at_store = lambda owner: None  # type: ignore[method-assign]  # nor does it reach the store
 
     def owns() -> bool:
         return bool(worker._loop.call(lambda: worker._dispatcher.owned.epochs).result(10.0))

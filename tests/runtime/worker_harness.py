@@ -155,6 +155,7 @@ def within_limit(complaint: str, function: Callable[[], T]) -> T:
     thread.start()
     thread.join(LIMIT_S)
     if thread.is_alive():
+        assert sys.__stderr__ is not None
         faulthandler.dump_traceback(file=sys.__stderr__)
         pytest.fail(f"{complaint} within {LIMIT_S:g} s")
     if errors:

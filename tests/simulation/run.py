@@ -69,8 +69,10 @@ class Run:
     def go(self) -> Report:
         """Run to the end and check everything; AssertionError says what does not hold."""
         self._start_worker()
-        for client in (*self.publishers, *self.readers):
-            client.start()
+        for publisher in self.publishers:
+            publisher.start()
+        for reader in self.readers:
+            reader.start()
         came_to_rest = self.time.run(self._is_at_rest, self._rest_limit_s())
         assert came_to_rest, f"did not come to rest: {self._unrest()}"
         self._faults.clear()
@@ -187,9 +189,10 @@ class Run:
 
     def _publisher(self, i: int) -> PublisherProcess:
         scenario, plan = self.scenario, self.scenario.plans[i]
-        settings = scenario.ends, scenario.publisher
-        shared = self._locate, self.network, self.time, self.random, self
-        return PublisherProcess(f"publisher-{i}", plan[0].key.tenant, plan, *settings, *shared)
+        return PublisherProcess(
+            f"publisher-{i}", plan[0].key.tenant, plan, scenario.ends, scenario.publisher,
+            self._locate, self.network, self.time, self.random, self,
+        )  # fmt: skip
 
     def _needed_readers(self) -> int:
         deletes = any(fault.kind == "session deleted" for fault in self.scenario.faults)

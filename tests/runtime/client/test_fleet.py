@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 
 from runtime import messages as m
-from runtime.client.fleet import HOME
+from runtime.client.fleet import HOME, Fleet, LaneT
 from runtime.client.link import Identity
 from runtime.client.publisher_account import PublisherPolicy
 from runtime.client.publisher_core import PublisherCore
@@ -17,6 +18,7 @@ from runtime.client.state_fleet import StateFleet
 from runtime.keys import KEY_GROUPS, SessionKey, key_group
 
 FRAMES = np.ones((1, 3), np.float32)
+MessageT = TypeVar("MessageT")
 A, B, C = "tcp://a:1", "tcp://b:1", "tcp://c:1"
 
 
@@ -39,7 +41,7 @@ def welcome() -> m.Welcome:
     return m.Welcome("w", "i", "default", {}, 64, 1 << 20, 1 << 20)
 
 
-def connect(fleet: PublisherFleet | StateFleet, now_s: float = 0.0) -> None:
+def connect(fleet: Fleet[LaneT], now_s: float = 0.0) -> None:
     """Everyone that should be connected is, and welcomed."""
     for lane in fleet.lanes.values():
         if lane.welcome is None:
@@ -60,8 +62,8 @@ def publisher(*routes: m.Routes) -> PublisherFleet:
     return fleet
 
 
-def said(lane: PublisherCore | StateCore, kind: type[m.Message]) -> list[m.Message]:
-    messages = []
+def said(lane: PublisherCore | StateCore, kind: type[MessageT]) -> list[MessageT]:
+    messages: list[object] = []
     while (message := lane.outgoing(1.0)) is not None:
         messages.append(message)
     return [message for message in messages if isinstance(message, kind)]

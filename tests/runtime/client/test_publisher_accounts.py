@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from random import Random
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,13 +21,14 @@ from runtime.wire import encode
 
 FRAMES = [np.ones((rows, 3), np.float32) for rows in (1, 2, 4)]
 STREAMS = ("mic", "wrist")
+WhenFull = Literal["block", "drop_oldest"]
 CODES = ("late", "bad_segment", "step_failed", "slow_down", "unavailable", "not_open", "stream_taken", "session_reset")
 
 
 class Played:
     """A publisher under a worker that says anything at all. Behind the end of the tape it is an honest one."""
 
-    def __init__(self, tape: bytes, numbered: bool, when_full: str) -> None:
+    def __init__(self, tape: bytes, numbered: bool, when_full: WhenFull) -> None:
         self._tape = iter(tape)
         room = 5 * (FRAMES[0].nbytes + ENTRY_OVERHEAD_BYTES)
         self.refused_told = 0
@@ -142,7 +144,7 @@ class Played:
 @pytest.mark.parametrize("numbered", [False, True])
 @settings(max_examples=400)
 @given(tape=st.binary(max_size=150))
-def test_the_accounts_are_right_whatever_the_worker_says(tape: bytes, numbered: bool, when_full: str) -> None:
+def test_the_accounts_are_right_whatever_the_worker_says(tape: bytes, numbered: bool, when_full: WhenFull) -> None:
     played = Played(tape, numbered, when_full)
     played.play()
     played.finish()
@@ -150,7 +152,7 @@ def test_the_accounts_are_right_whatever_the_worker_says(tape: bytes, numbered: 
 
 @pytest.mark.parametrize("when_full", ["block", "drop_oldest"])
 @pytest.mark.parametrize("numbered", [False, True])
-def test_the_accounts_are_right_after_long_conversations(numbered: bool, when_full: str) -> None:
+def test_the_accounts_are_right_after_long_conversations(numbered: bool, when_full: WhenFull) -> None:
     for seed in range(150):
         played = Played(Random(seed).randbytes(300), numbered, when_full)
         played.play()

@@ -13,7 +13,7 @@ from tests.runtime.client.test_publishing import WINDOW, Scene
 
 def lingering() -> Scene:
     """A publisher with an open stream and nothing to send."""
-    scene = Scene(linger_ms=2.0)
+    scene = Scene(PublisherPolicy(linger_ms=2.0))
     scene.publish()
     scene.connect()
     scene.now_s += 0.01

@@ -9,6 +9,7 @@ from runtime import messages as m
 from runtime.client.link import Identity
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
 from runtime.client.publisher_core import PublisherCore
+from runtime.client.stream_buffer import Receipt
 from runtime.wire import decode, encode
 
 FRAMES = np.ones((2, 3), np.float32)
@@ -25,7 +26,7 @@ class Scene:
         self.receipts = [self.publish() for _ in range(segments)]
         self.connect()
 
-    def publish(self) -> object:
+    def publish(self) -> Receipt:
         return self.core.publish("s", "mic", "audio", FRAMES, 0.0, self.now_s)
 
     def connect(self) -> list[m.Message]:

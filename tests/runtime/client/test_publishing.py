@@ -20,9 +20,9 @@ WINDOW = 8
 class Scene:
     """A publisher, and a worker that says what the test wants it to say."""
 
-    def __init__(self, **policy: object) -> None:
+    def __init__(self, policy: PublisherPolicy | None = None) -> None:
         self.events: list[PublisherEvent] = []
-        self.core = PublisherCore(Identity("robot"), PublisherPolicy(**policy), self.events.append)
+        self.core = PublisherCore(Identity("robot"), policy or PublisherPolicy(), self.events.append)
         self.now_s = 100.0
         self.sent: list[m.Message] = []
 
@@ -160,7 +160,7 @@ def test_a_refused_segment_is_told_once_and_its_number_goes_on() -> None:
 
 
 def test_a_full_buffer_says_so_and_takes_one_segment_however_large() -> None:
-    scene = Scene(max_buffer_bytes=3 * ENTRY_BYTES)
+    scene = Scene(PublisherPolicy(max_buffer_bytes=3 * ENTRY_BYTES))
     assert scene.core.has_room(100 * ENTRY_BYTES)
     scene.publish(3)
     assert not scene.core.has_room(ENTRY_BYTES)
@@ -171,7 +171,7 @@ def test_a_full_buffer_says_so_and_takes_one_segment_however_large() -> None:
 
 
 def test_drop_oldest_gives_up_the_oldest_counts_it_and_tells_the_worker() -> None:
-    scene = Scene(max_buffer_bytes=3 * ENTRY_BYTES, when_full="drop_oldest")
+    scene = Scene(PublisherPolicy(max_buffer_bytes=3 * ENTRY_BYTES, when_full="drop_oldest"))
     receipts = scene.publish(5)
     assert [receipt.is_dropped for receipt in receipts] == [True, True, False, False, False]
     assert scene.core.stats.dropped == 2

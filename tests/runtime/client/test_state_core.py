@@ -242,7 +242,7 @@ def test_a_tap_grants_credit_and_more_for_what_was_taken_and_again_on_the_next_c
     scene = Scene()
     scene.core.tap()
     assert scene.sent() == [m.Tap(TAP_CREDIT)]
-    tapped = m.Tapped("s", "mic", "audio", 1, 0.0, 0.0, 0, None)
+    tapped = m.Tapped("s", "mic", "audio", 1, 0.0, 0.0, 0, np.zeros((1, 3), np.float32))
     for _ in range(3):
         scene.hear(tapped)
     assert scene.core.take_tapped() == [tapped] * 3

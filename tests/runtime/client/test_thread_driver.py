@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator
 from math import inf
+from typing import Any
 
 import pytest
 import zmq
@@ -12,7 +13,7 @@ import zmq
 from runtime import messages as m
 from runtime.client.errors import ClientClosed
 from runtime.client.fleet import HOME
-from runtime.client.locate import NotLocated
+from runtime.client.locate import Locate, NotLocated
 from runtime.client.thread_driver import ThreadDriver
 from runtime.wire import decode
 
@@ -70,6 +71,10 @@ def endpoint_of(socket: zmq.Socket[bytes]) -> str:
     return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
 
+def driver_of(core: TwoLanes, locate: Locate) -> ThreadDriver[Any]:
+    return ThreadDriver(core, locate, "test")
+
+
 def test_lanes_flow_while_a_gateway_hangs(worker: zmq.Socket[bytes]) -> None:
     answers = threading.Event()
 
@@ -78,7 +83,7 @@ def test_lanes_flow_while_a_gateway_hangs(worker: zmq.Socket[bytes]) -> None:
         return endpoint_of(worker)
 
     core = TwoLanes(endpoint_of(worker))
-    driver = ThreadDriver(core, hanging, "test")
+    driver = driver_of(core, hanging)
     try:
         _, *frames = worker.recv_multipart()
         assert decode(frames) == m.Ping(7)
@@ -98,7 +103,7 @@ def test_a_client_closes_while_a_gateway_hangs(worker: zmq.Socket[bytes]) -> Non
         answers.wait()
         raise NotLocated("too late")
 
-    driver = ThreadDriver(TwoLanes(endpoint_of(worker)), hanging, "test")
+    driver = driver_of(TwoLanes(endpoint_of(worker)), hanging)
     worker.recv_multipart()
     closing = threading.Thread(target=driver.close)
     closing.start()
@@ -117,7 +122,7 @@ def test_a_gateway_that_names_no_worker_is_asked_again(worker: zmq.Socket[bytes]
         return endpoint_of(worker)
 
     core = TwoLanes(endpoint_of(worker))
-    driver = ThreadDriver(core, at_last, "test")
+    driver = driver_of(core, at_last)
     try:
         for _ in range(2):
             worker.recv_multipart()
@@ -131,10 +136,10 @@ def test_a_gateway_that_names_no_worker_is_asked_again(worker: zmq.Socket[bytes]
 def test_a_thread_that_fails_tells_whoever_waits(worker: zmq.Socket[bytes]) -> None:
     """Else a publisher would go on taking segments that nobody sends."""
     core = TwoLanes(endpoint_of(worker))
-    driver = ThreadDriver(core, lambda: endpoint_of(worker), "test")
+    driver = driver_of(core, lambda: endpoint_of(worker))
     try:
         worker.recv_multipart()
-        core.tick = lambda now_s: 1 / 0  # type: ignore[method-assign, assignment, return-value]  # a defect of ours
+        core.tick = lambda now_s: 1 / 0  # type: ignore[method-assign, assignment]  # a defect of ours
         with driver.changed:
             driver.wake()
             with pytest.raises(ClientClosed, match="has failed: ZeroDivisionError"):

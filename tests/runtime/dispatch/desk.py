@@ -40,7 +40,7 @@ class Desk:
         expected = {group: self.store.ownership()[group].epoch for group in self.store.ownership()}
         self.dispatcher.own(self.store.claim("w", {group: expected.get(group, 0) for group in range(KEY_GROUPS)}))
         self.now_s = 100.0
-        self.told: list[tuple[bytes, m.WorkerMessage]] = []
+        self.told: list[tuple[bytes, m.Message]] = []
         self.store_is_stuck = False
         """jobs wait for `run_jobs`"""
         self.jobs: list[StoreJob] = []
@@ -84,9 +84,8 @@ class Desk:
 
     def heard(self, who: bytes, kind: type[MessageT]) -> list[MessageT]:
         """What this connection was told of this kind since this was last asked; the rest is forgotten."""
-        heard = [message for identity, message in self.told if identity == who and isinstance(message, kind)]
-        self.told = [(identity, message) for identity, message in self.told if identity != who]
-        return heard
+        heard: Sequence[object] = self.all_heard(who)
+        return [message for message in heard if isinstance(message, kind)]
 
     def hello(self, who: bytes, tenant: str = "default", token: str = "") -> None:
         self.say(who, m.Hello(who.decode(), tenant, token))
@@ -95,8 +94,10 @@ class Desk:
         entries = tuple(m.SegmentEntry(number, number / 10, FRAMES) for number in numbers)
         self.say(who, m.Segments((m.StreamSegments(session, stream, 1, entries),)))
 
-    def all_heard(self, who: bytes) -> list[m.WorkerMessage]:
-        return self.heard(who, object)
+    def all_heard(self, who: bytes) -> list[m.Message]:
+        heard = [message for identity, message in self.told if identity == who]
+        self.told = [(identity, message) for identity, message in self.told if identity != who]
+        return heard
 
     def codes(self, who: bytes) -> list[tuple[str, int]]:
         """Codes and sequence numbers of the refusals that this connection was told."""

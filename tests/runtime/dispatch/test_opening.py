@@ -9,6 +9,7 @@ import pytest
 
 from runtime import messages as m
 from runtime.engine.policies import OrderPolicy
+from runtime.keys import SessionKey
 from tests.runtime.dispatch.desk import FRAMES, Desk
 
 OPEN = m.Open("s", "mic", "audio", 1)
@@ -131,7 +132,7 @@ def test_what_a_client_sent_on_an_old_connection_does_not_take_the_stream_from_i
     desk.say(b"new", segments("mic", (1, 1.0)))
     assert desk.codes(b"new") == []
     assert desk.heard(b"old", m.Nack)[-1].code == "stream_taken"
-    assert desk.dispatcher.engine.sessions["default", "s"].timeline.waits_for("mic", desk.now_s)
+    assert desk.dispatcher.engine.sessions[SessionKey("default", "s")].timeline.waits_for("mic", desk.now_s)
 
 
 def test_a_refusal_is_told_again_until_its_number_is_let_go_of_even_after_a_crash() -> None:
@@ -150,9 +151,10 @@ def test_a_refusal_is_told_again_until_its_number_is_let_go_of_even_after_a_cras
     after = desk.crash()
     after.hello(b"a")
     after.say(b"a", m.Open("s", "mic", "audio", 1))
-    told = after.all_heard(b"a")
-    assert [type(message) for message in told[-2:]] == [m.Nack, m.Opened], "what was refused comes first"
-    assert (told[-2].code, told[-2].sequence, told[-1].durable) == ("bad_segment", 2, 3)
+    nack, opened = after.all_heard(b"a")[-2:]
+    assert isinstance(nack, m.Nack), "what was refused comes first"
+    assert isinstance(opened, m.Opened)
+    assert (nack.code, nack.sequence, opened.durable) == ("bad_segment", 2, 3)
 
     after.say(b"a", m.Open("s", "mic", "audio", 4, 3))
     assert after.codes(b"a") == [], "base says that the publisher knows"

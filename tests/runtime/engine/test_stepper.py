@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -82,8 +82,11 @@ def test_a_fresh_context_ignores_what_a_row_held_before() -> None:
     assert bool(torch.isfinite(slab.contexts[step.out_slot]).all())
 
 
+Spoil = Callable[[StepResult], StepResult]
+
+
 class Broken(ToyModel):
-    def __init__(self, answer: object) -> None:
+    def __init__(self, answer: Spoil | BaseException) -> None:
         super().__init__()
         self.answer = answer
 
@@ -117,7 +120,7 @@ def test_a_broken_device_is_no_segment_s_fault() -> None:
     ],
     ids=["narrow context", "rows missing", "outputs missing", "gate of two dimensions"],
 )
-def test_a_model_that_answers_in_another_shape_fails_the_segments_and_not_the_worker(spoil: object) -> None:
+def test_a_model_that_answers_in_another_shape_fails_the_segments_and_not_the_worker(spoil: Spoil) -> None:
     slab = Slab(SIGNATURE, 8, torch.device("cpu"))
     faults = run_steps(Broken(spoil), slab, steps_of(slab, [0, 1], [True, False]))
     assert all(fault.startswith("ValueError: the model returned ") for fault in faults)

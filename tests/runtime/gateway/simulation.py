@@ -50,7 +50,7 @@ class SimulatedGateway:
         self.lives += 1
         self.identity = f"{self.name}/{self.lives}".encode()
         self.to_worker: deque[list[bytes]] = deque()
-        self.from_worker: deque[m.WorkerMessage] = deque()
+        self.from_worker: deque[m.Message] = deque()
         self.core.connected(now_s)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import typing
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -17,7 +16,7 @@ from runtime.client import PublisherFull, Refused, RequestTimeout
 from runtime.client.errors import ClientClosed
 from runtime.client.locate import NotLocated
 from runtime.gateway.app import create_app
-from runtime.gateway.backend import Caller, CallerClients, WorkerBackend
+from runtime.gateway.backend import Caller, WorkerBackend
 from runtime.gateway.errors import STATUS, ApiError, described, error_answer
 from runtime.gateway.route_table import FixedRoutes, Routes
 from runtime.keys import InvalidId
@@ -75,7 +74,7 @@ class BrokenBackend(WorkerBackend):
     async def cluster(self) -> Mapping[str, Any]:
         raise NotLocated("no controller")
 
-    def clients(self, caller: Caller) -> AbstractAsyncContextManager[CallerClients]:
+    def clients(self, caller: Caller) -> NoReturn:
         raise ClientClosed("the client was closed")
 
 

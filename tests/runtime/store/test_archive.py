@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_an_export_that_fails_leaves_the_last_one_alone(tmp_path: Path) -> None:
     path = tmp_path / "all.grfstate"
     write_archive(path, [record(1)])
 
-    def failing() -> object:
+    def failing() -> Iterator[SessionRecord]:
         yield record(2)
         raise OSError("the store went away")
 

@@ -21,10 +21,10 @@ from tests.servers import RedisServer, find_program, free_port
 def start(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     servers: list[RedisServer] = []
 
-    def start_one(*options: str, **rest: int) -> RedisServer:
+    def start_one(*options: str) -> RedisServer:
         directory = tmp_path / f"redis-{len(servers)}"
         directory.mkdir()
-        servers.append(RedisServer(directory, *options, **rest))
+        servers.append(RedisServer(directory, *options))
         servers[-1].start()
         return servers[-1]
 
@@ -33,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
         server.kill()
 
 
-def until_it_works(call: Callable[[], None]) -> None:
+def until_it_works(call: Callable[[], object]) -> None:
     deadline_s = time.monotonic() + 20.0
     while True:
         try:
@@ -189,7 +189,7 @@ def test_a_write_waits_for_its_replicas(start: Callable[..., RedisServer]) -> No
     replica = start("--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
     address = f"{master.address}?replicas=1"
     store = RedisStore(address)
-    until_it_works(lambda: store.claim("w", {}) and None)
+    until_it_works(lambda: store.claim("w", {}))
     epochs: dict[int, int] = {}
     until_it_works(lambda: epochs.update(save(store, record(key("a")))))
     replica.pause()

@@ -248,10 +248,11 @@ class BreaksAtRollback:
 
 def test_a_connection_that_cannot_roll_back_is_replaced(store: SqliteStore) -> None:
     epochs = owned(store, key("a"))
-    broken = BreaksAtRollback(store._connection)
-    store._connection = broken
+    assert store._connection is not None
+    broken: object = BreaksAtRollback(store._connection)
+    store._connection = broken  # type: ignore[assignment]  # it stands for one whose disk has gone away
     with pytest.raises(TypeError):
-        store.claim("worker-2/b", {1: 0, object(): 0})
+        store.claim("worker-2/b", {1: 0, object(): 0})  # type: ignore[dict-item]  # which no statement can hold
     store.save(epochs, [record(key("a"))])
     assert store._connection is not broken
     assert set(store.ownership()) == set(epochs)
