@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import subprocess
 import sys
@@ -115,9 +116,7 @@ def test_rows_measured_earlier_the_same_day_stay_beside_those_of_other_peers(
     monkeypatch.setattr(peers, "RESULTS", tmp_path)
     first = [{"peer": "grf", "n": 1}, {"peer": "mosec", "n": 1}]
     assert peers.merged(first, []) == (first, [])
-    (tmp_path / f"{peers.datetime.date.today().isoformat()}-peers.json").write_text(
-        json.dumps({"table": first, "loss": []})
-    )
+    (tmp_path / f"{datetime.date.today().isoformat()}-peers.json").write_text(json.dumps({"table": first, "loss": []}))
     second = [{"peer": "grf", "n": 2}, {"peer": "triton", "n": 2}]
     table, _ = peers.merged(second, [])
     assert table == [{"peer": "mosec", "n": 1}, *second]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator, Mapping
 from tempfile import TemporaryDirectory
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from runtime.actor_names import CONTROLLER, NAMESPACE
 from runtime.engine.policies import EnginePolicy
 from runtime.settings import RuntimeSettings, Settings
 from tests.runtime.gateway.conftest import ORDER
@@ -37,7 +39,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     import ray
     from ray import serve
 
-    from runtime.gateway.deployment import CONTROLLER, NAMESPACE, run_gateway
+    from runtime.gateway.deployment import run_gateway
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -48,12 +50,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         TemporaryDirectory(prefix="grf-") as ray_directory,  # short: Unix sockets lie in it
     ):
         ray.init(
-            address="local", include_dashboard=False, num_cpus=4, log_to_driver=False, logging_level="ERROR",
+            address="local", include_dashboard=False, num_cpus=4, log_to_driver=False, logging_level=logging.ERROR,
             _temp_dir=ray_directory,
         )  # fmt: skip
         try:
             actor = ray.remote(Controller).options(name=CONTROLLER, namespace=NAMESPACE, num_cpus=0)
-            controller = actor.remote(worker.endpoint)
+            controller: Any = actor.remote(worker.endpoint)
             ray.get(controller.routes.remote())
             run_gateway(Settings(RuntimeSettings(http_port=port)))
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
@@ -85,8 +87,6 @@ def test_events_come_through_serve_and_a_reader_who_leaves_is_let_go(gateway: ht
 
 def test_the_gateway_serves_on_without_its_controller(gateway: httpx.Client) -> None:
     import ray
-
-    from runtime.gateway.deployment import CONTROLLER, NAMESPACE
 
     assert gateway.get("/v1/cluster").json()["workers"][0]["role"] == "serving"
     ray.kill(ray.get_actor(CONTROLLER, NAMESPACE))

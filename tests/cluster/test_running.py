@@ -17,8 +17,9 @@ from runtime.client import Publisher, Refused, StateClient
 from runtime.digest import TOLERANCE, difference
 from tests.cluster.load import expected
 from tests.cluster.recorded import STREAMS
-from tests.cluster.running import ROOT, RunningRuntime, free_port, grf, wait_until
+from tests.cluster.running import ROOT, RunningRuntime, grf, wait_until
 from tests.grf_core.kernels import kernels
+from tests.servers import free_port
 
 pytestmark = pytest.mark.cluster
 RANKED = [(stream, rank) for stream, _, rank in STREAMS]

@@ -8,7 +8,7 @@ import pytest
 
 from connectors.contract import Harness, SourceContract
 from tests.connectors.materials import Files, Http, JetStream, Mcap, Mqtt, Ros, Scripted, WebSockets
-from tests.connectors.media_materials import MediaFiles
+from tests.connectors.media_materials import MediaFiles, RtpStream
 
 KINDS = [
     "scripted", "scripted-redelivers", "scripted-live", "csv", "npz", "npy", "parquet", "mcap", "mcap-no-index", "ros",
@@ -46,5 +46,6 @@ class TestEveryConnector(SourceContract):
             case "media-file":
                 return MediaFiles(tmp_path)
             case "rtp":
-                return request.getfixturevalue("rtp")
+                rtp: RtpStream = request.getfixturevalue("rtp")
+                return rtp
         raise AssertionError(request.param)

@@ -54,8 +54,8 @@ def test_an_object_as_ros_messages_are_is_read_by_its_fields() -> None:
 
 def test_iso_times_without_a_zone_are_utc() -> None:
     options = {"format": "json", "values": "v", "time": "t", "time_unit": "iso8601"}
-    assert decoded(b'{"v": [1], "t": "1970-01-01T00:00:02"}', **options).stamp_s == 2.0
-    assert decoded(b'{"v": [1], "t": "1970-01-01T01:00:02+01:00"}', **options).stamp_s == 2.0
+    assert decoded(b'{"v": [1], "t": "1970-01-01T00:00:02"}', None, **options).stamp_s == 2.0
+    assert decoded(b'{"v": [1], "t": "1970-01-01T01:00:02+01:00"}', None, **options).stamp_s == 2.0
 
 
 def test_a_missing_field_is_refused_or_left_to_the_encoder() -> None:

@@ -21,7 +21,8 @@ from connectors.media_file import MediaFileOptions
 from connectors.pipeline import Pipeline, Segment
 from connectors.windowing import Window, WindowOptions
 from grf_core.bundle import load_bundle
-from grf_core.data.grid_s1 import BANDS, PLACES, STACKED, is_test, read_grid_s1
+from grf_core.data.grid_s1 import PLACES, STACKED, is_test, read_grid_s1
+from grf_core.data.log_mel import BANDS
 from grf_core.data.sessions import LabelledSession, in_fusion_order
 from grf_core.data.sessions import Segment as CutSegment
 from grf_core.training.evaluation import stream_answers

@@ -44,7 +44,8 @@ def a_script(rng: random.Random, steps: int = 60) -> list[Step]:
         arrival_s = time_s + 100.0 + rng.uniform(0.01, 0.3)
         script.append(row(time_s, number, rng.random(), key=rng.choice("abc"), arrival_s=arrival_s))
         if rng.random() < 0.2:
-            script.append(rng.choice([PAUSE(rng.uniform(0.0, 1.0)), CRASH, DUPLICATE, LATE(rng.choice([0.05, 9.0]))]))
+            marks: list[Step] = [PAUSE(rng.uniform(0.0, 1.0)), CRASH, DUPLICATE, LATE(rng.choice([0.05, 9.0]))]
+            script.append(rng.choice(marks))
         if rng.random() < 0.02:
             script.append(CLOCK_JUMP(rng.choice([-50.0, 30.0])))
     return script

@@ -42,6 +42,7 @@ def test_a_posted_body_is_a_sample_and_lines_are_many() -> None:
             ("belt/7", b'{"bpm": 71}'), ("belt/8", b"1"), ("belt/8", b"2"), ("belt/8", b"3"),
         ]  # fmt: skip
         assert samples[0].event_time_s == 1_700_000_000.5
+        assert samples[0].arrival_s is not None
         assert abs(samples[0].arrival_s - time.time()) < 20.0
 
     run(main())

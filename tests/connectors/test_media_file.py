@@ -20,6 +20,7 @@ from connectors.errors import BadSample, SourceBroken
 from connectors.media import Undecodable, picture_of, sound_of
 from connectors.media_file import MediaFileOptions, tracks_in
 from tests.connectors.media_materials import grey, tone, write_media
+from tests.connectors.samples import times_of
 
 
 def read(path: Path, position: Any = None, **options: Any) -> list[Sample]:
@@ -45,8 +46,8 @@ def test_pictures_and_sound_come_in_the_order_of_their_times(tmp_path: Path) -> 
     path = write_media(tmp_path / "talk.mkv", [grey(number) for number in range(25)], tone(440, 1.0))
     samples = read(path, start=100.0)
     assert [sample.stream_key for sample in samples[:2]] == ["talk/pictures", "talk/sound"]
-    times = [sample.event_time_s for sample in samples]
-    assert times == sorted(times, key=float)
+    times = times_of(samples)
+    assert times == sorted(times)
     assert [sample.event_time_s for sample in pictures_of(samples)] == pytest.approx(
         [100 + number / 25 for number in range(25)]
     )
@@ -79,7 +80,7 @@ def test_the_rate_of_pictures_is_bounded_and_never_filled_up(
     path = write_media(tmp_path / "a.mkv", [grey(n % 30) for n in range(has_hz)], pictures_hz=has_hz)
     samples = read(path, sound=False, pictures_hz=asked_hz, start=0.0)
     assert len(samples) == given
-    steps = [b.event_time_s - a.event_time_s for a, b in pairwise(samples)]
+    steps = [b - a for a, b in pairwise(times_of(samples))]
     assert min(steps) > 0.5 / asked_hz
 
 

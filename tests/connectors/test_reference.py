@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from connectors import reference
+from connectors.config import ConnectOptions
 from connectors.kinds import AnyEncoder, AnySource
 from connectors.metrics import ConnectMetrics
 from connectors.reference import with_reference
@@ -28,7 +29,7 @@ def test_types_are_in_the_words_of_who_writes_the_file() -> None:
 
 def test_every_option_has_a_description() -> None:
     models = [*reference._members(AnySource), *reference._members(AnyEncoder)]
-    models += [model for model, _ in reference._nested(reference.ConnectOptions, "")]
+    models += [model for model, _ in reference._nested(ConnectOptions, "")]
     for model in models:
         for name, field in model.model_fields.items():
             assert field.description or name == "kind", f"{model.__name__}.{name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from connectors.metrics import ConnectMetrics
 from connectors.pipeline import Pipeline
 from connectors.routes import RouteOptions
 from connectors.runner import Clocks, Runner
-from connectors.testing import CRASH, DUPLICATE, END, LATE, PAUSE, ScriptedSource, row
+from connectors.testing import CRASH, DUPLICATE, END, LATE, PAUSE, ScriptedSource, Step, row
 from runtime.client import Refused, StreamRefused
 from tests.connectors.fake_runtime import FakeRuntime, FakeSink, MemorySnapshots
 from tests.connectors.virtual_loop import run_virtually
@@ -90,7 +90,7 @@ def test_a_source_that_goes_away_is_opened_again_after_ever_longer_waits() -> No
 
 def test_a_broken_source_keeps_what_came_before_and_says_why() -> None:
     class Breaks(ScriptedSource):
-        async def __aiter__(self):
+        async def __aiter__(self) -> AsyncGenerator[Sequence[Sample], None]:
             async for batch in super().__aiter__():
                 yield batch
             raise SourceBroken("the file ends within a record")
@@ -109,7 +109,8 @@ def test_a_broken_source_keeps_what_came_before_and_says_why() -> None:
 
 def test_late_duplicate_and_bad_samples_are_counted_and_the_rest_goes_on() -> None:
     async def main() -> None:
-        script = [row(1.0), row(2.0), DUPLICATE, LATE(0.5), row(2.0), Sample("sensor", b"bytes", 3.0), row(4.0)]
+        bad = Sample("sensor", b"bytes", 3.0)
+        script: list[Step] = [row(1.0), row(2.0), DUPLICATE, LATE(0.5), row(2.0), bad, row(4.0)]
         bench = Bench(ScriptedSource(script, redelivers=True))
         await bench.runner.run()
         assert bench.values == {"sensor": 3}
@@ -343,7 +344,7 @@ def test_encoders_make_frames_stream_by_stream_and_bad_samples_fail_alone() -> N
 
 def test_an_encoder_goes_on_from_its_snapshot() -> None:
     async def main() -> None:
-        script = [*rows(3), PAUSE(1000.0), *rows(1, "late"), row(300.0, 7.0, key="a")]
+        script: list[Step] = [*rows(3), PAUSE(1000.0), *rows(1, "late"), row(300.0, 7.0, key="a")]
         first = Bench(ScriptedSource(script), ENCODED, factories={0: SummingFactory()})
         running = asyncio.create_task(first.runner.run())
         await asyncio.sleep(5.0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
 
+from connectors.base import Sample
 from connectors.runner import STOP_WITHIN_S
 from connectors.testing import CRASH, END, PAUSE, ScriptedSource
 from runtime.client.stream_buffer import Receipt
@@ -82,18 +84,19 @@ def test_of_a_source_that_can_be_read_again_nothing_is_lost(
 
 def test_what_the_senders_of_a_live_source_were_told_is_taken_still_is_when_it_is_stopped() -> None:
     class StoppedMeanwhile(ScriptedSource):
-        async def __aiter__(self):
+        bench: Bench
+
+        async def __aiter__(self) -> AsyncGenerator[Sequence[Sample], None]:
             async for batch in super().__aiter__():
-                bench.runner.stop()
+                self.bench.runner.stop()
                 yield batch
 
     async def main() -> None:
-        nonlocal bench
-        bench = Bench(StoppedMeanwhile(rows(50), delivery="live", batch=5))
+        source = StoppedMeanwhile(rows(50), delivery="live", batch=5)
+        source.bench = bench = Bench(source)
         await bench.runner.run()
         assert bench.values == {"a": 50}
 
-    bench: Bench
     run_virtually(main())
 
 

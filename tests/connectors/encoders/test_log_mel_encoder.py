@@ -13,6 +13,7 @@ from connectors.encoders.log_mel import LogMelOptions
 from connectors.errors import BadSample
 from connectors.media import Sound, Undecodable
 from grf_core.data.log_mel import log_mel
+from tests.connectors.samples import times_of
 
 SOUND = np.random.default_rng(0).integers(-9000, 9000, 16_000).astype(np.int16)
 
@@ -64,9 +65,10 @@ def test_no_window_has_sound_from_both_sides_of_a_gap() -> None:
 
 
 def test_a_clock_that_trembles_makes_no_gap_and_times_that_grow() -> None:
+    steady = blocks(SOUND, [1600] * 10)
     samples = [
-        sample._replace(event_time_s=sample.event_time_s + tremble)
-        for sample, tremble in zip(blocks(SOUND, [1600] * 10), [0, 0.02, -0.03] * 3 + [0], strict=True)
+        sample._replace(event_time_s=time_s + tremble)
+        for sample, time_s, tremble in zip(steady, times_of(steady), [0, 0.02, -0.03] * 3 + [0], strict=True)
     ]
     frames = encoded(encoder_of(), samples)
     assert len(frames.values) >= len(log_mel(SOUND)) - 20

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -27,7 +27,14 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def told(encoder: HostedEncoder, *values: object) -> list[float]:
-    return list(await encoder.encode(samples=[Sample("s", value, 0.0) for value in values]))
+    return numbers(await encoder.encode(samples=[Sample("s", value, 0.0) for value in values]))
+
+
+def numbers(answers: Sequence[object]) -> list[float]:
+    """What these workshops give in place of frames."""
+    found = [answer for answer in answers if isinstance(answer, float | int)]
+    assert len(found) == len(answers)
+    return found
 
 
 async def until_busy(processes: Processes) -> None:
@@ -43,7 +50,7 @@ def test_streams_have_memories_of_their_own_and_end_one_by_one() -> None:
             assert await told(a, 1, 2) == [3]
             assert await told(b, 10) == [10]
             assert await told(a, 4) == [7]
-            assert await a.end() == [-7]
+            assert numbers(await a.end()) == [-7]
             assert await told(b, 1) == [11]
             assert await told(a, 5) == [5]  # its end was the end of it
 
