@@ -43,7 +43,7 @@ STREAMS = {f"{modality.name}-{number}": modality.name for modality in MODALITIES
 STEP_S = 0.1
 
 
-FORMS = {"launched": FoldedStepModel, "recorded": GraphedStepModel}
+FORMS: dict[str, type[FoldedStepModel | GraphedStepModel]] = {"launched": FoldedStepModel, "recorded": GraphedStepModel}
 
 
 def on_gpu(form: str, seed: int, **changes: Any) -> FoldedStepModel | GraphedStepModel:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from grf_core.config import GRFConfig, HeadConfig, ModalityConfig
-from grf_core.model import GRF
+from grf_core.model import GRF, FusionBlock
 from grf_core.step import Float32Array
 
 MODALITIES = (ModalityConfig("text", 5, 12), ModalityConfig("audio", 3, 9), ModalityConfig("imu", 1, 12))
@@ -44,6 +44,13 @@ def small_model(seed: int = 0, **changes: Any) -> GRF:
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def block_of(model: GRF) -> FusionBlock:
+    """The first, which is the only one if blocks are shared."""
+    block = model.blocks[0]
+    assert isinstance(block, FusionBlock)
+    return block
 
 
 def random_segments(count: int, rng: np.random.Generator) -> list[tuple[int, Float32Array]]:

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 class Reference:
     def __init__(self, model: GRF) -> None:
         self.config: GRFConfig = model.config
-        self.weights = {key: value.double().numpy() for key, value in model.state_dict().items()}
+        self.weights: dict[str, Array] = {key: value.double().numpy() for key, value in model.state_dict().items()}
 
     def embed(self, frames_TF: npt.ArrayLike, rank: int) -> Array:
         projected_TD = self._linear(np.asarray(frames_TF, np.float64), f"projections.{rank}")
@@ -29,7 +29,8 @@ class Reference:
 
     def start(self, x_TD: Array) -> Array:
         slots_KD = self.weights.get("slots_KD", np.zeros((1, self.config.d_model)))
-        return x_TD.mean(axis=0) + slots_KD
+        mean_D: Array = x_TD.mean(axis=0)
+        return mean_D + slots_KD
 
     def age(self, context_KD: Array, elapsed_s: float) -> Array:
         if "ageing_D" not in self.weights:
@@ -109,4 +110,5 @@ def positions(frames: int, d_model: int) -> Array:
 
 
 def gelu(x: Array) -> Array:
-    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    erf: Array = np.vectorize(math.erf)(x / math.sqrt(2))
+    return x * 0.5 * (1 + erf)

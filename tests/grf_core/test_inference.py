@@ -41,7 +41,9 @@ def step_model(request: pytest.FixtureRequest) -> MakeStepModel:
 
 def normalised(rank: int, frames: Float32Array) -> Float32Array:
     statistics = NORMALISATION.modalities[MODALITIES[rank].name]
-    return (frames - np.array(statistics.mean, np.float32)) / np.array(statistics.std, np.float32)
+    mean, std = np.array(statistics.mean, np.float32), np.array(statistics.std, np.float32)
+    scaled = (frames - mean) / std
+    return scaled
 
 
 def fuse(

@@ -10,7 +10,7 @@ from torch import Tensor
 from grf_core.model import GRF, SegmentDropout, Step, attend, sinusoidal_positions
 from grf_core.packing import pack_segments
 from grf_core.step import Float32Array
-from tests.grf_core.models import MODALITIES, random_frames, random_segments, small_model
+from tests.grf_core.models import MODALITIES, block_of, random_frames, random_segments, small_model
 from tests.grf_core.reference import Reference, positions
 
 TOLERANCE = 1e-5
@@ -53,7 +53,7 @@ def test_dropout_by_segment_drops_the_same_features_in_all_frames() -> None:
 
 @pytest.mark.parametrize(("by", "same"), [("frame", False), ("segment", True)])
 def test_the_config_says_how_the_block_drops(by: str, same: bool) -> None:
-    layers = small_model(dropout_by=by).blocks[0].enrich.layers
+    layers = block_of(small_model(dropout_by=by)).enrich.layers
     assert all(
         isinstance(getattr(layer, name), SegmentDropout) == same
         for layer in layers
@@ -211,7 +211,7 @@ def test_separate_blocks_are_one_for_each_modality_after_the_first() -> None:
 
 
 def test_gate_bias_is_where_the_gate_starts() -> None:
-    assert (GRF(small_model(gate_bias=-2.0).config).blocks[0].fuse.gate.bias == -2.0).all()
+    assert (block_of(GRF(small_model(gate_bias=-2.0).config)).fuse.gate.bias == -2.0).all()
 
 
 def test_positions_are_the_sinusoidal_table() -> None:

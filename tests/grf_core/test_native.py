@@ -119,7 +119,7 @@ def test_it_is_the_readable_model_to_rounding(instruction_set: str, rows: int, s
 def test_a_row_has_the_same_bits_whatever_shares_its_batch(instruction_set: str, slots: int) -> None:
     model = random_model(5, context_slots=slots)
     step_model, batch = native_form(model, instruction_set), random_batch(model, 200, 5)
-    together, order = step_model.step(batch), np.random.default_rng(5).permutation(200)
+    together, order = step_model.step(batch), np.random.default_rng(5).permutation(200).tolist()
     for row in range(0, 200, 9):
         assert_same_bits(step_model.step(rows_of(batch, [row])), part_of(together, [row]))
     assert_same_bits(step_model.step(rows_of(batch, order)), part_of(together, order))
@@ -265,7 +265,7 @@ def test_frames_are_read_where_they_are_and_copied_only_if_they_are_in_pieces() 
     assert_same_bits(step_model.step(replace(batch, frames=in_pieces)), expected)
     for wrong in ([0.5], batch.frames[0][0], batch.frames[0].astype("<i4"), batch.frames[0].astype(">f4")):
         with pytest.raises((ValueError, TypeError, AttributeError)):
-            step_model.step(replace(batch, frames=[wrong, *batch.frames[1:]]))
+            step_model.step(replace(batch, frames=[wrong, *batch.frames[1:]]))  # type: ignore[list-item]  # refused
 
 
 def test_weights_are_packed_into_panels() -> None:
@@ -381,4 +381,4 @@ def test_rows_beyond_the_slab_are_refused(in_slot: int, out_slot: int) -> None:
         (contexts, host.astype(np.float64), "what is known"),
     ):
         with pytest.raises(ValueError, match=reason):
-            step_model.step_rows(good, wrong_contexts, wrong_host)
+            step_model.step_rows(good, wrong_contexts, wrong_host)  # type: ignore[arg-type]  # refused

@@ -190,7 +190,7 @@ def test_a_recording_can_be_read_again(tmp_path: Path) -> None:
         ("shape", RecordedSegment("s", "a", "imu", 1, 0.0, np.ones((0, 2), np.float32))),
         ("shape", RecordedSegment("s", "a", "imu", 1, 0.0, np.ones(2, np.float32))),
         ("finite", RecordedSegment("s", "a", "pulse", 1, 0.0, np.array([[math.nan]], np.float32))),
-        ("finite", RecordedSegment("s", "a", "pulse", 1, 0.0, np.ones((1, 1)))),
+        ("finite", RecordedSegment("s", "a", "pulse", 1, 0.0, np.ones((1, 1)))),  # type: ignore[arg-type]  # float64
         ("event_time_s", RecordedSegment("s", "a", "pulse", 1, math.inf, np.ones((1, 1), np.float32))),
         ("arrival_s", RecordedSegment("s", "a", "pulse", 1, 0.0, np.ones((1, 1), np.float32), math.nan)),
         ("sequence", RecordedSegment("s", "a", "pulse", 0, 0.0, np.ones((1, 1), np.float32))),

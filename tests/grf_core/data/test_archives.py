@@ -13,16 +13,11 @@ import pytest
 
 from grf_core.data import archives
 from grf_core.data.archives import DataFileError, locate, read_npz, read_unpacked, split_rows, tar_members
+from tests.grf_core.data.npz import npz_bytes
 
 
 class SomeDataError(DataFileError):
     pass
-
-
-def npz_bytes(**arrays: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    return buffer.getvalue()
 
 
 def test_without_a_path_the_error_names_the_option() -> None:

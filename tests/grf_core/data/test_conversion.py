@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from grf_core.data.conversion import labelled_session, read_sessions, write_sessions
-from grf_core.data.sessions import Cutting, LabelledSession, LabelTrack, StreamFrames
+from grf_core.data.sessions import Cutting, LabelledSession, Labels, LabelTrack, StreamFrames
 from grf_core.recording import RecordedSegment, RecordedSession, RecordingHead, RecordingWriter
 
 HEAD = RecordingHead("a walk", "made up", "CC0-1.0", {"imu": 1, "pulse": 1})
@@ -60,7 +60,7 @@ def test_without_times_the_later_labels_replace_the_earlier_ones(tmp_path: Path)
 @pytest.mark.parametrize("first_s", [0.5, -math.inf])
 def test_tracks_survive_being_recorded(tmp_path: Path, first_s: float) -> None:
     stream = StreamFrames("watch", "imu", frames(1, 2, 3), np.arange(3.0))
-    labels = {"alarm": LabelTrack(np.array([first_s, 2.0]), ("none", "high")), "outcome": "good"}
+    labels: Labels = {"alarm": LabelTrack(np.array([first_s, 2.0]), ("none", "high")), "outcome": "good"}
     write_sessions(tmp_path / "x.grfrec", HEAD, [LabelledSession("s", labels, (stream,))], Cutting(1.0, 1.0), 8)
     assert track(tmp_path / "x.grfrec") == ([first_s, 2.0], ("none", "high"))
     assert read_sessions(tmp_path / "x.grfrec")[0].labels["outcome"] == "good"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import lzma
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from grf_core.data.grid_s1 import (
     with_white_noise,
 )
 from grf_core.data.log_mel import mel_filters
+from tests.grf_core.data.npz import npz_bytes
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -44,9 +44,8 @@ def make(*ids: str) -> Arrays:
 
 
 def write(path: Path, arrays: Arrays) -> Path:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    path.write_bytes(lzma.compress(buffer.getvalue(), preset=0) if path.suffix == ".xz" else buffer.getvalue())
+    content = npz_bytes(**arrays)
+    path.write_bytes(lzma.compress(content, preset=0) if path.suffix == ".xz" else content)
     return path
 
 
@@ -57,8 +56,8 @@ def test_sentences_become_sessions_of_lips_and_audio(tmp_path: Path) -> None:
     assert second.labels == {"digit": "zero", "colour": "white", "command": "set", "letter": "z"}
     assert second.session == "swizzs"
     assert [(s.stream, s.modality, s.frames.shape, s.frames.dtype) for s in second.streams] == [
-        ("lips", "lips", (74, 387), np.float32),
-        ("audio", "audio", (74, 160), np.float32),
+        ("lips", "lips", (74, 387), np.dtype(np.float32)),
+        ("audio", "audio", (74, 160), np.dtype(np.float32)),
     ]
     assert MODALITIES == {"lips": 387, "audio": 160}
 
@@ -192,7 +191,8 @@ def a_sound(rng: np.random.Generator) -> npt.NDArray[np.float64]:
     spectrum = np.fft.rfft(rng.normal(size=64_000))
     frequency_hz = np.fft.rfftfreq(64_000, 1 / 16_000)
     spectrum *= (frequency_hz > 100) / (1 + (frequency_hz / 500) ** 2)
-    return np.fft.irfft(spectrum) * (1 + np.sin(np.arange(64_000) / 2000))
+    loudness: npt.NDArray[np.float64] = 1 + np.sin(np.arange(64_000) / 2000)
+    return np.fft.irfft(spectrum) * loudness
 
 
 def power(frames: npt.NDArray[np.float32]) -> float:

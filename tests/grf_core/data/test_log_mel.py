@@ -15,7 +15,8 @@ def tone(frequency_hz: float, samples: int = 1600, amplitude: int = 8000) -> npt
 
 def slow_log_mel(sound: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
     """The same, sum by sum: no stride, no transform of numpy's, no matrix."""
-    edges_hz = 700 * (10 ** (np.linspace(*(2595 * math.log10(1 + f / 700) for f in (60, 7600)), 42) / 2595) - 1)
+    lowest, highest = (2595 * math.log10(1 + f / 700) for f in (60, 7600))
+    edges_hz = 700 * (10 ** (np.linspace(lowest, highest, 42) / 2595) - 1)
     edges = [math.floor(513 * edge / 16_000) for edge in edges_hz]
     frames = []
     for start in range(0, len(sound) - WINDOW + 1, HOP):

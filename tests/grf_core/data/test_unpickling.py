@@ -28,7 +28,7 @@ ARRAYS = arrays.arrays(
     arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
 )
 OBJECTS = np.array([[b"03bSnISJMiM_11", "é"], [None, [np.float32(2.5), (1, np.arange(3))]]], dtype=object)
-EVIL_CALLS = [
+EVIL_CALLS: list[tuple[str, str, tuple[object, ...]]] = [
     ("os", "system", ("true",)),
     ("builtins", "eval", ("1",)),
     ("builtins", "getattr", ("", "upper")),

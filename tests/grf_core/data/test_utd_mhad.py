@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import lzma
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from grf_core.data.utd_mhad import (
     utd_mhad_dataset,
 )
 from grf_core.data.utd_mhad_features import rotation
+from tests.grf_core.data.npz import npz_bytes
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -39,9 +39,8 @@ def make(*keys: tuple[int, int, int], seed: int = 0) -> Arrays:
 
 
 def write(path: Path, arrays: Arrays) -> Path:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    path.write_bytes(lzma.compress(buffer.getvalue(), preset=0) if path.suffix == ".xz" else buffer.getvalue())
+    content = npz_bytes(**arrays)
+    path.write_bytes(lzma.compress(content, preset=0) if path.suffix == ".xz" else content)
     return path
 
 
@@ -52,9 +51,9 @@ def test_sequences_become_sessions_of_three_streams_at_their_rates(tmp_path: Pat
     assert (first.session, second.session) == ("a01-s1-t1", "a27-s8-t4")
     assert (first.labels, second.labels) == ({"action": "swipe left"}, {"action": "squat"})
     assert [(s.stream, s.modality, s.frames.shape, s.frames.dtype) for s in second.streams] == [
-        ("inertial", "inertial", (40, 186), np.float32),
-        ("skeleton", "skeleton", (24, 594), np.float32),
-        ("depth", "depth", (24, 405), np.float32),
+        ("inertial", "inertial", (40, 186), np.dtype(np.float32)),
+        ("skeleton", "skeleton", (24, 594), np.dtype(np.float32)),
+        ("depth", "depth", (24, 405), np.dtype(np.float32)),
     ]
     assert [s.times_s[[0, 1, -1]].tolist() for s in second.streams] == [
         [3 / 50, 7 / 50, 159 / 50],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grf_core.config import ConfigError
-from grf_core.experiments.baselines import Concatenation, LateFusion, single_modality
+from grf_core.experiments.baselines import Concatenation, LateFusion, ModalityEncoder, single_modality
 from tests.grf_core.experiments.samples import TOLERANCE, random_samples
 from tests.grf_core.models import MODALITIES, small_config
 
@@ -41,6 +41,7 @@ def test_concatenation_puts_the_learned_vector_where_a_modality_is_absent() -> N
 
 def test_an_encoder_is_what_torch_builds_of_the_same_layers() -> None:
     encoder = LateFusion(small_config()).encoders[0].eval()
+    assert isinstance(encoder, ModalityEncoder)
     stack = torch.nn.Sequential(*encoder.layers)
     frames_BTF = torch.randn(3, 7, MODALITIES[0].width)
     with torch.no_grad():

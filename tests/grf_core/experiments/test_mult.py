@@ -109,9 +109,11 @@ def test_attention_to_an_absent_source_is_never_over_nothing() -> None:
 
 def test_a_target_that_is_absent_ends_as_zeros() -> None:
     body, samples = MulTBody(MulTShape.of(small_config())).eval(), random_samples(small_config(), 14)
+    last = body.residual[3]
+    assert isinstance(last, nn.Linear)
     with torch.no_grad():
-        body.residual[3].weight.zero_()
-        body.residual[3].bias.zero_()
+        last.weight.zero_()
+        last.bias.zero_()
         last_BC = body(list(samples.inputs.values()), list(samples.lengths.values()))
     for last_BW, length_B in zip(last_BC.chunk(3, dim=-1), samples.lengths.values(), strict=True):
         assert torch.equal((last_BW == 0).all(dim=-1), length_B == 0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grf_core.experiments.ordering import OrderedGRF, OrderFactory
+from grf_core.experiments.ordering import Order, OrderedGRF, OrderFactory
 from grf_core.model import GRF
 from tests.grf_core.experiments.samples import all_answers, random_samples
 from tests.grf_core.models import small_config
@@ -25,7 +25,7 @@ def test_a_fixed_order_is_grf_itself() -> None:
 
 @pytest.mark.parametrize("order", ["fixed", "random", "learned"])
 @pytest.mark.parametrize("training", [True, False])
-def test_every_modality_that_a_sample_has_is_fused_once_and_no_other(order: str, training: bool) -> None:
+def test_every_modality_that_a_sample_has_is_fused_once_and_no_other(order: Order, training: bool) -> None:
     torch.manual_seed(0)
     model = OrderedGRF(CONFIG, order).train(training)
     _, chosen_Bn = model.fuse(SAMPLES.inputs, SAMPLES.lengths)

@@ -62,14 +62,15 @@ def test_arms_are_told_apart_only_where_every_seed_agrees() -> None:
     assert against(b, a, ACCURACY) == "b is worse in all 2 seeds than a (accuracy -0.200 ± 0.141)."
     assert against(a, b, ACCURACY).startswith("a is better in all 2 seeds than b (accuracy +0.200")
     assert against(c, a, ACCURACY).startswith("c is not told apart (1 of 2 seeds better, 1 worse) from a")
-    assert "with one seed only, better than" in against(*(rows_of(RUNS[i : i + 1])[0] for i in (0, 2)), ACCURACY)
+    better, worse = (rows_of(RUNS[i : i + 1])[0] for i in (0, 2))
+    assert "with one seed only, better than" in against(better, worse, ACCURACY)
     assert "no seed in common" in against(rows_of(RUNS[:1])[0], rows_of(RUNS[1:2])[0], ACCURACY)
 
 
 def test_of_an_error_the_smaller_is_better() -> None:
     mae = Metric.named("size/mae")
     assert mae.smaller_is_better
-    runs = [finished(arm, 0, 0, **{"size/mae": value}) for arm, value in (("a", 2.0), ("b", 1.0))]
+    runs = [finished(arm, 0, 0, None, **{"size/mae": value}) for arm, value in (("a", 2.0), ("b", 1.0))]
     rows = rows_of(runs)
     assert [r.arm for r in ranking(rows, mae)] == ["b", "a"]
     assert "b is, with one seed only, better than a" in against(row(rows, "b"), row(rows, "a"), mae)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from grf_core.data.sessions import Cutting
+from grf_core.data.sessions import Cutting, Dataset, LabelledSession
 from grf_core.experiments.baselines import LateFusion
 from grf_core.experiments.runner import Arm, Laboratory, Task, UnderConditions, described_callable, loaded
 from grf_core.experiments.variants import Variant, VariantFactory
@@ -104,10 +105,10 @@ def test_noise_is_in_standard_deviations(tmp_path: Path) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
-def loud_dataset(path: Path | None = None) -> object:
+def loud_dataset(path: Path | None = None) -> Dataset:
     dataset = tiny_dataset(path)
 
-    def louder(sessions: tuple) -> tuple:
+    def louder(sessions: Sequence[LabelledSession]) -> tuple[LabelledSession, ...]:
         return tuple(replace(s, streams=tuple(replace(x, frames=300 * x.frames) for x in s.streams)) for s in sessions)
 
     return replace(dataset, train=louder(dataset.train), test=louder(dataset.test))

@@ -10,16 +10,17 @@ from grf_core.data.sessions import Cutting
 from grf_core.experiments.tracing import trace_streams, trace_whole
 from grf_core.experiments.trained import Trained
 from grf_core.experiments.variants import Variant, VariantFactory
-from grf_core.training.recipe import Condition
-from grf_core.training.run import TrainingRun
+from grf_core.model import GRF
+from grf_core.training.recipe import Condition, Recipe
+from grf_core.training.run import ModelFactory, TrainingRun
 from tests.grf_core.training.tiny import TINY, WHOLE, tiny_dataset
 
 CUT = Condition("cut", Cutting(0.5, 0.5))
 
 
-def trained(recipe: object, **factory: object) -> Trained:
+def trained(recipe: Recipe, model_factory: ModelFactory = GRF) -> Trained:
     short = replace(recipe, schedule=replace(recipe.schedule, epochs=1))
-    run = TrainingRun(short, tiny_dataset().train, **factory)
+    run = TrainingRun(short, tiny_dataset().train, model_factory=model_factory)
     list(run.epochs())
     test = tiny_dataset().test
     uneven = (replace(test[0], streams=test[0].streams[1:]), *test[1:5])  # the first has no `left`
@@ -27,7 +28,7 @@ def trained(recipe: object, **factory: object) -> Trained:
 
 
 @pytest.mark.parametrize("recipe", [TINY, WHOLE], ids=["streams", "whole"])
-def test_shares_sum_to_1_wherever_there_is_a_context(recipe: object) -> None:
+def test_shares_sum_to_1_wherever_there_is_a_context(recipe: Recipe) -> None:
     model = trained(recipe)
     trace = trace_whole(model) if recipe is WHOLE else trace_streams(model, CUT)
     sums_NS = trace.shares_NSM.sum(axis=2)
@@ -52,6 +53,7 @@ def test_a_stream_is_traced_to_the_context_that_answers() -> None:
     assert lengths.tolist() == [4, 8, 8, 8, 8]
     assert trace.times_NS[1, -1] == pytest.approx(1.75)
     final_ND = trace.contexts_NSD[np.arange(5), lengths - 1]
+    assert isinstance(model.model, GRF)
     told = model.model.read_heads(torch.from_numpy(final_ND).float()[:, None])["side"]
     accuracy = np.mean(told.argmax(dim=1).numpy() == [["down", "up"].index(str(s.labels["side"])) for s in model.test])
     assert model.scores(CUT)["accuracy"] == pytest.approx(accuracy)

@@ -6,19 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from grf_core.experiments.variants import (
     PLAIN,
     LinearAttention,
+    UncrossedLayer,
     Variant,
     VariantError,
     VariantFactory,
     VariantGRF,
 )
-from grf_core.model import GRF
+from grf_core.model import GRF, DecoderStack
 from grf_core.packing import pack_segments
 from tests.grf_core.experiments.samples import TOLERANCE, all_answers, random_samples
-from tests.grf_core.models import random_segments, small_config
+from tests.grf_core.models import block_of, random_segments, small_config
 
 CONFIG = small_config()
 ONE_CHANGE = [
@@ -37,6 +39,12 @@ def made(variant: Variant, seed: int = 0, **changes: object) -> VariantGRF:
     return VariantGRF(small_config(**changes), variant).eval()
 
 
+def layers_of(stack: DecoderStack) -> list[nn.TransformerDecoderLayer]:
+    layers = [layer for layer in stack.layers if isinstance(layer, nn.TransformerDecoderLayer)]
+    assert len(layers) == len(stack.layers)
+    return layers
+
+
 def test_the_default_variant_is_grf_weight_for_weight() -> None:
     torch.manual_seed(3)
     plain = GRF(CONFIG).eval()
@@ -53,9 +61,9 @@ def test_a_block_without_a_change_computes_what_the_block_of_grf_does() -> None:
     """The exchanged parts take the weights of GRF's own and give the same numbers: nothing else was changed."""
     variant, plain = made(Variant(norm="pre")), GRF(CONFIG).eval()
     variant.variant = PLAIN
-    for stack in (variant.blocks[0].enrich, variant.blocks[0].contextualise):
+    for stack in (block_of(variant).enrich, block_of(variant).contextualise):
         stack.norm = torch.nn.Identity()
-        for layer in stack.layers:
+        for layer in layers_of(stack):
             layer.norm_first = False
     variant.load_state_dict(plain.state_dict())
     samples = random_samples(CONFIG, 20)
@@ -68,13 +76,13 @@ def test_what_grf_drops_in_training_its_variants_drop() -> None:
     """Another rate would be told as the effect of the part that was exchanged."""
     torch.manual_seed(0)
     plain, variant = GRF(CONFIG), VariantGRF(CONFIG, Variant(norm="pre", cross="context_only"))
-    for layer, same in zip(plain.blocks[0].enrich.layers, variant.blocks[0].enrich.layers, strict=True):
+    for layer, same in zip(layers_of(block_of(plain).enrich), layers_of(block_of(variant).enrich), strict=True):
         assert layer.self_attn.dropout == same.self_attn.dropout
         assert layer.multihead_attn.dropout == same.multihead_attn.dropout
         assert layer.dropout2.p == same.dropout2.p == CONFIG.dropout
-    for layer, uncrossed in zip(
-        plain.blocks[0].contextualise.layers, variant.blocks[0].contextualise.layers, strict=True
-    ):
+    uncrossed_layers = block_of(variant).contextualise.layers
+    for layer, uncrossed in zip(layers_of(block_of(plain).contextualise), uncrossed_layers, strict=True):
+        assert isinstance(uncrossed, UncrossedLayer)
         assert layer.self_attn.dropout == uncrossed.self_attn.dropout
         assert [m.p for m in uncrossed.feed_forward if isinstance(m, torch.nn.Dropout)] == [CONFIG.dropout] * 2
 
@@ -162,7 +170,7 @@ def test_linear_attention_is_the_kernel_s_weighted_mean_of_the_admitted_values()
 
 def test_one_way_variants_have_fewer_parameters_and_the_closed_way_hears_nothing() -> None:
     model = made(Variant(cross="modality_only"))
-    block = model.blocks[0]
+    block = block_of(model)
     context_BKD, x_BTD = torch.randn(2, 1, 16), torch.randn(2, 4, 16)
     assert torch.equal(block.enrich(context_BKD, x_BTD, None, None), block.enrich(context_BKD, -x_BTD, None, None))
     other = block.contextualise(x_BTD, -context_BKD, None, None)
@@ -173,7 +181,7 @@ def test_one_way_variants_have_fewer_parameters_and_the_closed_way_hears_nothing
 
 def test_a_variant_that_does_not_exist_is_named() -> None:
     with pytest.raises(VariantError, match="fusion is 'sum', not gfu or linear"):
-        Variant(fusion="sum")
+        Variant(fusion="sum")  # type: ignore[arg-type]  # as a name from a file may
 
 
 def test_a_factory_goes_to_another_process() -> None:

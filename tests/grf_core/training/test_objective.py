@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from grf_core.data.sessions import LabelledSession, LabelTrack, StreamFrames
+from grf_core.data.sessions import LabelledSession, Labels, LabelTrack, StreamFrames
 from grf_core.normalisation import Normalisation, Statistics
 from grf_core.training.objective import (
     Criterion,
@@ -17,7 +17,7 @@ from grf_core.training.objective import (
     late_weights,
     values_at,
 )
-from grf_core.training.recipe import Objective
+from grf_core.training.recipe import Objective, RegressionLoss
 from tests.grf_core.models import HEADS, small_config
 
 NORMALISATION = Normalisation({}, {"effort": Statistics((10.0,), (2.0,))})
@@ -26,12 +26,12 @@ CHANGING = LabelTrack(np.array([1.0, 3.0]), ("low", "high"))
 
 
 def session(**labels: str | LabelTrack) -> LabelledSession:
-    times_s = np.arange(8) * 0.5
+    times_s = np.arange(8.0) * 0.5
     return LabelledSession("s", labels, (StreamFrames("a", "audio", np.zeros((8, 3), np.float32), times_s),))
 
 
 def test_labels_become_class_numbers_and_normalised_values() -> None:
-    labels = [{"mood": "high", "effort": 14.0}, {"mood": "low"}, {"effort": 9.0}]
+    labels: list[Labels] = [{"mood": "high", "effort": 14.0}, {"mood": "low"}, {"effort": 9.0}]
     np.testing.assert_array_equal(label_values(MOOD, labels), [2, 0, math.nan])
     efforts = encode_values(EFFORT, NORMALISATION, label_values(EFFORT, labels))
     np.testing.assert_array_equal(efforts, [2.0, math.nan, -0.5])
@@ -72,7 +72,7 @@ def test_an_unknown_label_sends_back_no_gradient() -> None:
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("l1", [3.0, 0.5]), ("l2", [9.0, 0.25]), ("huber", [2.5, 0.125])])
-def test_the_regression_loss_is_the_one_asked_for(kind: str, expected: list[float]) -> None:
+def test_the_regression_loss_is_the_one_asked_for(kind: RegressionLoss, expected: list[float]) -> None:
     answers = {"mood": torch.zeros(2, 3), "effort": torch.tensor([[3.0], [0.5]])}
     targets = {"mood": torch.full((2,), math.nan), "effort": torch.zeros(2)}
     losses = Criterion(small_config(), Objective(regression=kind)).losses(answers, targets)

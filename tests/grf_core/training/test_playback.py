@@ -13,7 +13,7 @@ from tests.grf_core.models import small_config
 
 CONFIG = small_config()
 CUTTING = Cutting(0.5, 0.5)
-TIMES_S = np.arange(100) * 0.1
+TIMES_S = np.arange(100.0) * 0.1
 SESSION = LabelledSession(
     "s",
     {"mood": "low"},
@@ -88,7 +88,7 @@ def test_normalised_frames_have_mean_zero_and_deviation_one_and_bounds() -> None
 
 
 def test_a_stretched_session_says_the_same_in_another_time_at_the_same_rate() -> None:
-    times_s = np.arange(20) * 0.1
+    times_s = np.arange(20.0) * 0.1
     ramp = StreamFrames("x", "x", (times_s[:, None] * [1.0, -2.0]).astype(np.float32), times_s)
     session = LabelledSession("s", {}, (ramp, replace(ramp, stream="y")))
     lengths = set()

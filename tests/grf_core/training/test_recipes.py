@@ -53,7 +53,7 @@ def test_weights_are_of_heads_that_are_there() -> None:
 def test_mosi_takes_widths_and_lengths_from_the_file_and_its_validation_part() -> None:
     def session(name: str, frames: int) -> LabelledSession:
         widths = {"text": 7, "audio": 2, "vision": 3}
-        times_s = np.arange(frames) * 1.0
+        times_s = np.arange(float(frames))
         streams = (StreamFrames(m, m, np.zeros((frames, w), np.float32), times_s) for m, w in widths.items())
         return LabelledSession(name, {"sentiment": 1.0}, tuple(streams))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 
@@ -36,10 +37,19 @@ class MeanThenLinear(torch.nn.Module):
         return SampleOutput({name: head(both_BF) for name, head in self.heads.items()}, {}, [], [])
 
 
+def validation_losses(run: TrainingRun) -> list[float]:
+    """Of all epochs, each of them validated."""
+    losses = []
+    for progress in run.epochs():
+        assert progress.validation_loss is not None
+        losses.append(progress.validation_loss)
+    return losses
+
+
 def test_the_epoch_with_the_lowest_validation_loss_is_kept_and_waiting_for_another_ends() -> None:
     unsettled = replace(TINY, schedule=Schedule(epochs=60, learning_rate=0.5, warmup_epochs=1, patience=3))
     run = TrainingRun(unsettled, SESSIONS, seed=0)
-    losses = [progress.validation_loss for progress in run.epochs()]
+    losses = validation_losses(run)
     assert run.best_epoch == 1 + int(np.argmin(losses))
     assert len(losses) == run.best_epoch + 3
     restored = run.regime.validate(run.restore_best())
@@ -47,7 +57,7 @@ def test_the_epoch_with_the_lowest_validation_loss_is_kept_and_waiting_for_anoth
 
 
 @pytest.mark.parametrize(("stop_on", "best"), [("side/accuracy", np.argmax), ("size/mae", np.argmin)])
-def test_a_metric_may_choose_the_epoch(stop_on: str, best: object) -> None:
+def test_a_metric_may_choose_the_epoch(stop_on: str, best: Callable[[list[float]], np.intp]) -> None:
     recipe = replace(TINY, schedule=replace(TINY.schedule, epochs=6, stop_on=stop_on))
     run = TrainingRun(recipe, SESSIONS)
     figures = [progress.validation[stop_on] for progress in run.epochs()]
@@ -92,7 +102,7 @@ def test_another_model_is_trained_in_the_same_loop_on_the_same_sessions() -> Non
     theirs, ours = TrainingRun(WHOLE, SESSIONS, 2, model_factory=MeanThenLinear), TrainingRun(WHOLE, SESSIONS, 2)
     assert theirs.trained_on == ours.trained_on
     assert [s.session for s in theirs.data.validation] == [s.session for s in ours.data.validation]
-    losses = [progress.validation_loss for progress in theirs.epochs()]
+    losses = validation_losses(theirs)
     assert losses[-1] < 0.5 * losses[0]
     with pytest.raises(TrainingError, match="MeanThenLinear has no recurrent step"):
         bundle_of(theirs, {})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def gradients(model: GRF) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("changes", [{}, {"ageing": True}, {"carry": "context", "context_slots": 3}])
-def test_sessions_abreast_have_the_loss_and_gradient_of_sessions_apart(changes: dict[str, object]) -> None:
+def test_sessions_abreast_have_the_loss_and_gradient_of_sessions_apart(changes: dict[str, Any]) -> None:
     model = small_model(auxiliary_heads=False, **changes)
     loss = backward(model, CRITERION, batch(), truncate_steps=100)
     abreast = gradients(model)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from grf_core.bundle import load_bundle
 from grf_core.data.sessions import Dataset
 from grf_core.training.preparation import TrainingError
+from grf_core.training.recipe import Recipe, RegimeName
 from grf_core.training.run import Progress
 from grf_core.training.trainer import train, train_seeds
 from tests.grf_core.training.tiny import TINY, WHOLE, tiny_dataset
@@ -21,7 +23,7 @@ class Stopped(Exception):
     """What a test throws into a run."""
 
 
-def stop_after(epochs: int) -> object:
+def stop_after(epochs: int) -> Callable[[Progress], None]:
     def stop(progress: Progress) -> None:
         if progress.epoch == epochs:
             raise Stopped
@@ -30,13 +32,16 @@ def stop_after(epochs: int) -> object:
 
 
 @pytest.mark.parametrize("recipe", [TINY, WHOLE])
-def test_a_run_learns_and_leaves_a_bundle_its_metrics_and_its_recipe(tmp_path: Path, recipe: object) -> None:
+def test_a_run_learns_and_leaves_a_bundle_its_metrics_and_its_recipe(tmp_path: Path, recipe: Recipe) -> None:
     seen: list[Progress] = []
     result = train(recipe, None, tmp_path / "run", seed=1, on_progress=seen.append)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [progress.epoch for progress in seen]
     assert lines[-1]["validation"]["side/accuracy"] == seen[-1].validation["accuracy"] == 1.0
-    assert seen[-1].validation_loss < 0.5 * seen[0].validation_loss
+    first, last = seen[0].validation_loss, seen[-1].validation_loss
+    assert first is not None
+    assert last is not None
+    assert last < 0.5 * first
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["seed"] == 1
     assert result.path == tmp_path / "run" / "bundle"
     assert load_bundle(result.path).digest == result.bundle.digest
@@ -93,7 +98,7 @@ def test_a_dataset_without_a_test_half_gives_a_bundle_whose_card_says_so(tmp_pat
 
 
 @pytest.mark.parametrize("regime", ["streaming", "whole"])
-def test_a_stopped_run_goes_on_to_the_very_same_end(tmp_path: Path, regime: str) -> None:
+def test_a_stopped_run_goes_on_to_the_very_same_end(tmp_path: Path, regime: RegimeName) -> None:
     recipe = replace(
         LONGER, regime=regime, config=replace(TINY.config, dropout=0.3),
         augmentation=replace(TINY.augmentation, noise=0.1),
@@ -123,7 +128,8 @@ def test_a_line_without_its_checkpoint_is_written_again(tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_ended_is_only_finished_again(tmp_path: Path) -> None:
-    first, seen = train(SHORT, None, tmp_path), []
+    first = train(SHORT, None, tmp_path)
+    seen: list[Progress] = []
     again = train(SHORT, None, tmp_path, resume=True, on_progress=seen.append)
     assert seen == []
     assert again.bundle.digest == first.bundle.digest

@@ -26,7 +26,7 @@ SESSIONS = tiny_dataset().train
 
 def stream(modality: str, frames: int, start_s: float = 0.0, name: str = "a", value: float = 0.0) -> StreamFrames:
     width = {"text": 5, "audio": 3, "imu": 1}[modality]
-    times_s = start_s + np.arange(frames) * 1.0
+    times_s = start_s + np.arange(float(frames))
     values = (value + np.arange(frames, dtype=np.float32))[:, None].repeat(width, axis=1)
     return StreamFrames(name, modality, values, times_s)
 

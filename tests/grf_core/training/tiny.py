@@ -20,7 +20,7 @@ def tiny_dataset(_: Path | None = None) -> Dataset:
 
 
 def _session(position: int, rng: np.random.Generator) -> LabelledSession:
-    sign, size, times_s = (-1) ** position, float(rng.uniform(0, 2)), np.arange(8) * 0.25
+    sign, size, times_s = (-1) ** position, float(rng.uniform(0, 2)), np.arange(8.0) * 0.25
     frames = rng.normal(size=(8, 2)) * 0.1 + [sign, size]
     streams = tuple(StreamFrames(name, name, frames.astype(np.float32), times_s) for name in ("left", "right"))
     return LabelledSession(f"tiny-{position}", {"side": "up" if sign > 0 else "down", "size": size}, streams)
