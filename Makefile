@@ -61,7 +61,7 @@ test: source  ## check, then all tests
 check: $(KERNELS)  ## style and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy --strict grf_core runtime connectors benchmarks
+	@$(BIN)/mypy --strict grf_core runtime connectors benchmarks tests
 
 bench: setup  ## every benchmark, full length; the last line of each is one JSON object
 	@set -e; for file in $(wildcard benchmarks/[a-z]*.py); do echo "== $$file"; $(BIN)/python -m benchmarks.$$(basename $$file .py); done
