@@ -52,6 +52,8 @@ class RelayCore:
         """streams that may have something to send, in turns"""
         self._paused: dict[StreamName, float] = {}
         """streams told to slow down, and until when"""
+        self._left: dict[StreamName, float] = {}
+        """streams that another publisher has and that lack nothing of ours, and until when they are left to it"""
 
     # ---- the posters' side ----
 
@@ -79,7 +81,10 @@ class RelayCore:
         relay.used_s = posted.posted_s
         self._streams.move_to_end(name)
         self._due[name] = None
-        return relay.post(posted, oldest)
+        taken = relay.post(posted, oldest)
+        if not relay.is_all_told:
+            self._left.pop(name, None)
+        return taken
 
     def withdraw(self, session: str, stream: str, posted: Posted) -> bool:
         """Take back a segment that was never sent; False if the worker may have it."""
@@ -131,6 +136,7 @@ class RelayCore:
         names = [name for name in self._streams if name[0] in sessions]
         for name in names:
             self._paused.pop(name, None)
+            self._left.pop(name, None)
         return [self._streams.pop(name) for name in names]
 
     def adopt(self, relay: RelayStream) -> None:
@@ -160,19 +166,22 @@ class RelayCore:
     def connected(self, now_s: float) -> None:
         self._link.connected(now_s)
         self._paused.clear()
+        self._left.clear()
         for name, relay in self._streams.items():
             relay.close()
             self._due[name] = None
 
     def tick(self, now_s: float) -> None:
         self._link.tick(now_s)
-        for name in [name for name, until_s in self._paused.items() if until_s <= now_s]:
-            del self._paused[name]
-            self._due[name] = None
+        for waiting in (self._paused, self._left):
+            for name in [name for name, until_s in waiting.items() if until_s <= now_s]:
+                del waiting[name]
+                self._due[name] = None
 
     @property
     def wake_at_s(self) -> float:
-        return min(self._link.wake_at_s, min(self._paused.values(), default=inf))
+        waiting = (*self._paused.values(), *self._left.values())
+        return min(self._link.wake_at_s, min(waiting, default=inf))
 
     def outgoing(self, now_s: float) -> m.Message | None:
         message = self._link.outgoing()
@@ -181,7 +190,7 @@ class RelayCore:
         while self._due and (room := self._window(self._link.welcome)) > 0:
             name, _ = self._due.popitem(last=False)
             relay = self._streams.get(name)
-            if relay is None or name in self._paused or not relay.has_unsent:
+            if relay is None or name in self._paused or name in self._left or not relay.has_unsent:
                 continue
             if relay.state == "closed":
                 return relay.open()
@@ -231,7 +240,10 @@ class RelayCore:
         elif nack.code == "stream_taken":
             if relay.state == "open":
                 self._on_refused(nack.code, len(relay.taken(nack)))
-                self._paused[name] = now_s + random.uniform(0.1, 1.0) * TAKE_BACK_WITHIN_S
+                if relay.is_all_told:
+                    self._left[name] = now_s + relay.leave_for_s()
+                else:
+                    self._paused[name] = now_s + random.uniform(0.1, 1.0) * TAKE_BACK_WITHIN_S
         elif nack.code in m.NOTICE_CODES:
             relay.remark(nack)
         elif nack.code in m.RETRY_CODES:

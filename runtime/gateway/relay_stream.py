@@ -19,6 +19,9 @@ from runtime.gateway.posted import Held, Posted
 
 REFUSALS_KEPT = 1024
 """so many numbers back the worker is to remember what it refused: a post that is repeated gets the same answer"""
+LEAVE_S, MOST_LEAVE_S = 3.0, 60.0
+"""A stream that another publisher has taken, when it has all that is held here, is left to it for so long, and twice as
+long each time: while two take a stream from each other it is never silent, and of a silent one all becomes durable."""
 
 
 class RelayStream:
@@ -40,6 +43,9 @@ class RelayStream:
         self._known_last = 0
         """highest number that the worker has, or was sent"""
         self._known_durable = 0
+        self._left_at_durable = 0
+        self._times_left = 0
+        """in a row, while no more of it became durable"""
 
     @property
     def is_empty(self) -> bool:
@@ -48,6 +54,15 @@ class RelayStream:
     @property
     def has_unsent(self) -> bool:
         return bool(self._unnumbered) or not all(posted.is_sent for posted in self._numbered.values())
+
+    @property
+    def is_all_told(self) -> bool:
+        """The worker has all that is held, and has said so since the stream was opened there: a worker that has crashed
+        knows less. Only what is durable is still to be known."""
+        return not self._unnumbered and all(
+            (posted.is_fused or posted.code) and posted.sequence <= self.fused_upto
+            for posted in self._numbered.values()
+        )
 
     @property
     def oldest(self) -> int:
@@ -237,6 +252,13 @@ class RelayStream:
             text = f"{nack.text}; whether this segment was fused is not known: give sequence numbers to post it again"
             posted.refuse("stream_taken", text)
         return lost
+
+    def leave_for_s(self) -> float:
+        """How long to leave the stream to whoever has taken it."""
+        if self._left_at_durable != self._known_durable:
+            self._left_at_durable, self._times_left = self._known_durable, 0
+        self._times_left += 1
+        return float(min(LEAVE_S * 2 ** (self._times_left - 1), MOST_LEAVE_S))
 
     # ---- accounts ----
 

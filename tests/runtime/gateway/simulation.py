@@ -55,7 +55,8 @@ class SimulatedGateway:
 
 
 class World:
-    def __init__(self, seed: int, gateways: int) -> None:
+    def __init__(self, seed: int, gateways: int, policy: EnginePolicy = POLICY) -> None:
+        self._policy = policy
         self.random = Random(seed)
         self.now_s = 100.0
         self.disk = MemoryDisk()
@@ -69,7 +70,7 @@ class World:
         self.store = MemoryStore(self.disk)
         owned = self.store.ownership()
         expected = {group: owned[group].epoch if group in owned else 0 for group in range(KEY_GROUPS)}
-        self.dispatcher = Dispatcher(Engine(ToyModel(), POLICY), "w0", owner, Tokens({}), DispatchPolicy())
+        self.dispatcher = Dispatcher(Engine(ToyModel(), self._policy), "w0", owner, Tokens({}), DispatchPolicy())
         self.dispatcher.own(self.store.claim(owner, expected))
         self._jobs: deque[StoreJob] = deque()
 

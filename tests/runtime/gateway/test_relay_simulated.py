@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from runtime import messages as m
+from runtime.engine.policies import EnginePolicy, OrderPolicy
 from runtime.gateway.posted import Posted
-from tests.runtime.gateway.simulation import FRAMES, Poster, SimulatedGateway, World
+from runtime.gateway.relay_stream import LEAVE_S
+from tests.runtime.gateway.simulation import FRAMES, TICK_S, Poster, SimulatedGateway, World
 
 STEPS_BETWEEN_FAULTS = 120
 MOST_STEPS = 60_000
@@ -77,6 +80,15 @@ def durable(world: World, *all_posted: Posted) -> None:
         if all(one.is_final for one in all_posted):
             break
     assert [(one.code, one.is_durable) for one in all_posted] == [("", True)] * len(all_posted)
+
+
+def fused(world: World, one: Posted) -> None:
+    """Sooner than a stream is left to another gateway."""
+    for _ in range(int(0.8 * LEAVE_S / TICK_S)):
+        world.step()
+        if one.is_fused:
+            break
+    assert one.is_fused
 
 
 def refusal(world: World, one: Posted) -> str:
@@ -153,6 +165,39 @@ def test_a_gateway_that_loses_the_stream_says_what_it_does_not_know() -> None:
     record = world.stored("s")
     assert record is not None
     assert record.version == 2
+
+
+@pytest.mark.parametrize("idle_timeout_s", [2.0, 5.0])
+@pytest.mark.parametrize("numbers", [(1, 2), (0, 0)])
+def test_a_quiet_stream_of_two_gateways_becomes_durable(idle_timeout_s: float, numbers: tuple[int, int]) -> None:
+    policy = EnginePolicy(order=OrderPolicy(idle_timeout_s=idle_timeout_s), capacity=64)
+    world = World(14, gateways=2, policy=policy)
+    ours, others = world.gateways
+    one = posted(world, ours, numbers[0])
+    fused(world, one)
+    durable(world, posted(world, others, numbers[1]), one)
+
+
+def test_a_stream_is_not_left_while_the_worker_may_lack_what_it_had() -> None:
+    world = World(16, gateways=1)
+    (gateway,) = world.gateways
+    core, one = gateway.core, posted(world, gateway, 1)
+    fused(world, one)
+    world.crash_worker()
+    while not any(isinstance(message, m.Opened) for message in gateway.from_worker):
+        world.step()
+    for message in gateway.from_worker:
+        core.receive(message, world.now_s)
+    core.receive(m.Nack("stream_taken", "by another", "s", "wrist", 1), world.now_s)
+    core.tick(world.now_s + 0.1)
+    assert isinstance(core.outgoing(world.now_s + 0.1), m.Open)
+
+
+def test_a_gateway_that_left_a_stream_takes_it_back_for_what_is_new() -> None:
+    world = World(15, gateways=2, policy=EnginePolicy(order=OrderPolicy(), capacity=64))
+    ours, others = world.gateways
+    for number, gateway in enumerate((ours, others, ours, others), 1):
+        fused(world, posted(world, gateway, number))
 
 
 def test_a_refusal_is_repeated_to_who_posts_again_through_another_gateway() -> None:
