@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 RECEIVE_FOR_S = 0.001
 """how long messages are taken from the socket before the device gets its turn"""
+FINISH_FOR_S = 0.001
+"""how long what the store has done is looked at, likewise: a long history takes a millisecond"""
 MAX_POLL_S = 0.25
 RECEIVE_QUEUE_MESSAGES = 100
 """per connection, in the transport: messages may be large, and beyond these TCP slows their sender"""
@@ -178,14 +180,22 @@ class WorkerLoop:
                 future.set_running_or_notify_cancel()
 
     def _work(self) -> None:
-        while (outcome := self._store.take_outcome()) is not None:
-            self.dispatcher.store.finish(*outcome, self._clock())
+        self._finish_jobs()
         self.dispatcher.work(self._clock())
         for job in self.dispatcher.store.take():
             self._store.submit(job)
         self._send()
         if self._on_turn is not None:
             self._on_turn(self._clock())
+
+    def _finish_jobs(self) -> None:
+        """Take what the store has done, for a moment: it does more meanwhile, and what was done is to be told."""
+        until_s = time.monotonic() + FINISH_FOR_S
+        while (outcome := self._store.take_outcome()) is not None:
+            self.dispatcher.store.finish(*outcome, self._clock())
+            if time.monotonic() >= until_s:
+                self._bell.ring()  # there may be more
+                return
 
     def _send(self) -> None:
         for identity, message in self.dispatcher.outbox.take():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -30,7 +31,10 @@ MAX_PAGE = 1000
 MAX_HISTORY = 10_000
 MAX_WAITING = 10_000
 """queries that wait for a newer state, over all peers"""
+MAX_AT_STORE = 100
+"""questions of one tenant that wait for the store: what all others have to save waits behind them"""
 RETRY_MS = 500
+SLOW_DOWN_MS = 50
 
 Question = m.Query | m.ListSessions | m.QueryHistory | m.Delete
 Answer = TypeVar("Answer")
@@ -59,10 +63,13 @@ class Questions:
         self._n_waiting = 0
         self._deadlines: list[tuple[float, int, SessionKey]] = []
         self._tickets = count()
+        self._at_store: Counter[str] = Counter()
+        """questions that wait for the store, by tenant"""
 
     def ask(self, peer: Peer, question: Question, now_s: float) -> None:
         if isinstance(question, m.ListSessions):
-            self._list(peer, question)
+            if not self._slowed(peer, question):
+                self._list(peer, question)
             return
         try:
             check_id("session", question.session)
@@ -72,6 +79,9 @@ class Questions:
         key = SessionKey(peer.tenant, question.session)
         if not self._owned.owns(key):
             self._refuse_stranger(peer, key, question)
+            return
+        needs_store = not isinstance(question, m.Query) or key not in self._engine.sessions
+        if needs_store and self._slowed(peer, question):
             return
         match question:
             case m.Query():
@@ -239,9 +249,29 @@ class Questions:
     def _ask(
         self, peer: Peer, question: Question, run: Callable[[Store], Answer], done: Callable[[Answer, float], None]
     ) -> None:
-        self._store.put(StoreJob(run, done, partial(self._failed, peer, question)))
+        self._at_store[peer.tenant] += 1
+        answered = partial(self._answered, peer.tenant, done)
+        self._store.put(StoreJob(run, answered, partial(self._failed, peer, question)))
+
+    def _slowed(self, peer: Peer, question: Question) -> bool:
+        """Is it to be asked again later, for too much of its tenant waits for the store already?"""
+        if self._at_store[peer.tenant] < MAX_AT_STORE:
+            return False
+        text = f"{MAX_AT_STORE} requests of the tenant wait for the store"
+        self._outbox.refuse_request(peer, question.request, "slow_down", text, SLOW_DOWN_MS)
+        return True
+
+    def _answered(self, tenant: str, done: Callable[[Answer, float], None], answer: Answer, now_s: float) -> None:
+        self._came_back(tenant)
+        done(answer, now_s)
+
+    def _came_back(self, tenant: str) -> None:
+        self._at_store[tenant] -= 1
+        if not self._at_store[tenant]:
+            del self._at_store[tenant]
 
     def _failed(self, peer: Peer, question: Question, error: StoreError | RecordError, now_s: float) -> None:
+        self._came_back(peer.tenant)
         self._outbox.refuse_request(peer, question.request, "unavailable", str(error), RETRY_MS)
 
 

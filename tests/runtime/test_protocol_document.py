@@ -52,7 +52,8 @@ LIMITS = {
     **{name: getattr(admission, name) for name in ("MAX_SEQUENCES_AHEAD", "MAX_REFUSALS_KEPT")},
     **{name: getattr(dispatcher, name) for name in ("MAX_PEERS", "PEER_TIMEOUT_S")},
     **{name: getattr(peers, name) for name in ("MAX_CREDIT", "MAX_SUBSCRIPTIONS", "MAX_WAITING_SESSIONS")},
-    **{name: getattr(questions, name) for name in ("MAX_WAIT_MS", "MAX_WAITING", "MAX_PAGE", "MAX_HISTORY")},
+    **{name: getattr(questions, name) for name in ("MAX_WAIT_MS", "MAX_WAITING", "MAX_AT_STORE")},
+    **{name: getattr(questions, name) for name in ("MAX_PAGE", "MAX_HISTORY")},
     "MAX_STREAMS": publishing.MAX_STREAMS,
     "SEND_QUEUE_MESSAGES": worker_loop.SEND_QUEUE_MESSAGES,
 }

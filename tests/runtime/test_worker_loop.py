@@ -12,26 +12,33 @@ import pytest
 from runtime import messages as m
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.dispatch.policy import DispatchPolicy
+from runtime.dispatch.store_jobs import StoreJob
 from runtime.engine.engine import Engine
 from runtime.engine.policies import EnginePolicy
 from runtime.keys import KEY_GROUPS
 from runtime.security import Tokens
 from runtime.store.sqlite import SqliteStore
 from runtime.wire import encode
-from runtime.worker_loop import WorkerLoop
+from runtime.worker_loop import FINISH_FOR_S, WorkerLoop
 from tests.cluster.running import wait_until
 from tests.runtime.toy_model import ToyModel
 from tests.runtime.worker_harness import LIMIT_S
 
 
 @pytest.fixture
-def loop(tmp_path: Path) -> WorkerLoop:
+def turns() -> list[float]:
+    """When each of the loop was over."""
+    return []
+
+
+@pytest.fixture
+def loop(tmp_path: Path, turns: list[float]) -> WorkerLoop:
     """Of a worker that serves every key group."""
     dispatcher = Dispatcher(Engine(ToyModel(), EnginePolicy()), "w0", "life-1", Tokens({}), DispatchPolicy())
     store = SqliteStore(tmp_path / "grf.db")
     dispatcher.own(store.claim("w0", dict.fromkeys(range(KEY_GROUPS), 0)))
     store.close()
-    loop = WorkerLoop(dispatcher, lambda: SqliteStore(tmp_path / "grf.db"))
+    loop = WorkerLoop(dispatcher, lambda: SqliteStore(tmp_path / "grf.db"), turns.append)
     loop.start()
     return loop
 
@@ -65,6 +72,27 @@ def test_whoever_asks_while_it_ends_is_answered_or_cancelled(loop: WorkerLoop) -
     assert not errors
     assert not wait(futures, LIMIT_S).not_done
     assert all(future.cancelled() or future.result() == 7 for future in futures)
+
+
+def test_a_store_that_has_much_to_tell_keeps_nobody_waiting(loop: WorkerLoop, turns: list[float]) -> None:
+    """Before, all that it had done, and did meanwhile, was looked at in one turn: whoever read histories without end
+    stopped the worker until its lease was over."""
+    turn_of_job: list[int] = []
+
+    def look(outcome: object, now_s: float) -> None:
+        turn_of_job.append(len(turns))
+        until_s = time.monotonic() + FINISH_FOR_S
+        while time.monotonic() < until_s:
+            pass
+
+    def ask() -> None:
+        for _ in range(20):
+            loop.dispatcher.store.put(StoreJob(lambda store: None, look, look))
+
+    loop.call(ask).result(LIMIT_S)
+    wait_until(lambda: len(turn_of_job) == 20, LIMIT_S, "all is told")
+    assert len(set(turn_of_job)) == 20
+    loop.kill()
 
 
 def test_what_was_received_just_before_the_end_is_saved_as_well(loop: WorkerLoop, tmp_path: Path) -> None:

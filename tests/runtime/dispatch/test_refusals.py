@@ -12,6 +12,7 @@ import pytest
 
 from runtime import messages as m
 from runtime.dispatch import dispatcher
+from runtime.dispatch.questions import MAX_AT_STORE, Question
 from runtime.wire import PROTOCOL_VERSION, encode
 from tests.runtime.dispatch.desk import FRAMES, Desk
 from tests.runtime.toy_model import POISON
@@ -122,6 +123,34 @@ def test_a_question_about_no_session_is_answered_by_not_found() -> None:
     desk = opened_desk()
     desk.say(b"a", m.Query(1, "nobody"))
     assert [(nack.code, nack.request) for nack in desk.heard(b"a", m.Nack)] == [("not_found", 1)]
+
+
+@pytest.mark.parametrize(
+    "question", [m.QueryHistory(0, "s"), m.ListSessions(0), m.Query(0, "stored"), m.Delete(0, "s")]
+)
+def test_a_tenant_that_asks_more_than_the_store_answers_is_slowed_and_no_other(question: Question) -> None:
+    desk = opened_desk()
+    desk.hello(b"r", "rival")
+    desk.settle(b"a", "s", 1)
+    desk.all_heard(b"a")
+    desk.store_is_stuck = True
+    desk.say(b"a", *(m.QueryHistory(number, "s") for number in range(1, MAX_AT_STORE + 1)))
+    assert desk.all_heard(b"a") == []
+    desk.say(b"a", replace(question, request=1000), m.Query(1001, "s"))
+    assert [message.request for message in desk.heard(b"a", m.State)] == [1001], "what is in memory is answered"
+    desk.say(b"a", replace(question, request=1000))
+    (nack,) = desk.heard(b"a", m.Nack)
+    assert (nack.code, nack.request, nack.retry_after_ms > 0) == ("slow_down", 1000, True)
+    desk.say(b"r", m.ListSessions(1))
+    assert desk.heard(b"r", m.Nack) == []
+
+    desk.disk.away = "gone"  # what fails is done as well
+    desk.store_is_stuck = False
+    desk.work()
+    desk.disk.away = ""
+    desk.all_heard(b"a")
+    desk.say(b"a", replace(question, request=1000))
+    assert not [nack for nack in desk.heard(b"a", m.Nack) if nack.code == "slow_down"]
 
 
 @pytest.mark.parametrize(
