@@ -40,6 +40,9 @@ EVERYWHERE = refusals(
 )
 
 
+ROUTES = (session_routes, post_routes, event_routes, runtime_routes)
+
+
 def create_app(backend: Backend) -> FastAPI:
     """The application; its lifespan starts and stops the backend, so run it with lifespan on."""
 
@@ -65,9 +68,9 @@ def create_app(backend: Backend) -> FastAPI:
     app.state.event_streams = EventStreams(
         policy.max_event_streams, policy.max_event_streams_per_tenant, backend.metrics
     )
-    for routes in (session_routes, post_routes, event_routes, runtime_routes):
+    for routes in ROUTES:
         app.include_router(routes, responses=EVERYWHERE, dependencies=[Depends(refuse_unknown_parameters)])
-    handle_errors(app)
+    handle_errors(app, [route for routes in ROUTES for route in routes.routes])
     app.add_middleware(BodyLimit, max_bytes=policy.max_body_bytes)
     app.add_middleware(Observing, metrics=backend.metrics)
     app.add_middleware(RawPath)  # added last, so it is the first to see a request

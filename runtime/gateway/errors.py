@@ -22,6 +22,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
 
 from runtime.client.errors import ClientClosed, ClientError, PublisherFull, Refused, RequestTimeout
 from runtime.client.locate import NotLocated
@@ -107,8 +108,8 @@ def described(error: Exception) -> tuple[str, str]:
             return "internal", "internal error; the gateway's log says more"
 
 
-def handle_errors(app: FastAPI) -> None:
-    """Give every error of this app the one shape."""
+def handle_errors(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Give every error of this app, which has these routes, the one shape."""
 
     async def known(request: Request, error: Exception) -> Response:
         return error_answer(*described(error))
@@ -118,7 +119,8 @@ def handle_errors(app: FastAPI) -> None:
         if error.status_code == 400:  # FastAPI's answer to what the json module cannot read
             return error_answer("malformed", UNREADABLE)
         code = CODE_BY_STATUS.get(error.status_code, "malformed" if error.status_code < 500 else "internal")
-        return error_answer(code, str(error.detail), error.headers, error.status_code)
+        headers = {"Allow": _methods_of(request, routes)} if error.status_code == 405 else error.headers
+        return error_answer(code, str(error.detail), headers, error.status_code)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -134,6 +136,12 @@ def handle_errors(app: FastAPI) -> None:
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
+
+
+def _methods_of(request: Request, routes: Sequence[BaseRoute]) -> str:
+    """Those of all routes of this path: the one that refuses names its own alone."""
+    fitting = [route for route in routes if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for route in fitting for method in route.methods or ()}))
 
 
 def _faults(faults: Sequence[Mapping[str, object]]) -> str:

@@ -52,11 +52,13 @@ async def get_cluster(backend: TheBackend) -> Response:
     return JsonAnswer(dict(await backend.cluster()))
 
 
+@runtime_routes.head("/health", include_in_schema=False)
 @runtime_routes.get("/health", response_model=HealthAnswer, summary="Is this process alive?")
 async def get_health() -> Response:
     return JsonAnswer({"status": "alive"})
 
 
+@runtime_routes.head("/ready", include_in_schema=False)
 @runtime_routes.get("/ready", response_model=ReadyAnswer, summary="Does a worker answer?")
 async def get_ready(backend: TheBackend) -> Response:
     """503 with the reason while no worker has answered this gateway."""

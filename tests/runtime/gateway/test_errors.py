@@ -58,7 +58,8 @@ async def test_what_does_not_exist_has_the_same_shape(http: httpx.AsyncClient) -
     assert error_of(await http.get("/nothing/here")) == (404, "not_found")
     answer = await http.put("/v1/sessions/x")
     assert error_of(answer) == (405, "method_not_allowed")
-    assert "GET" in answer.headers["allow"]
+    assert answer.headers["allow"] == "DELETE, GET"
+    assert (await http.post("/v1/sessions/x/history")).headers["allow"] == "GET"
     assert error_of(await http.get("/v1/sessions/")) == (404, "not_found")
 
 

@@ -98,6 +98,7 @@ async def test_a_gateway_without_a_worker_is_alive_and_not_ready() -> None:
     controller.is_away = True
     async with in_process(create_app(WorkerBackend(controller, GatewayPolicy(answer_timeout_s=0.1)))) as http:
         assert (await http.get("/health")).json() == {"status": "alive"}
+        assert [(await http.head(path)).status_code for path in ("/health", "/ready")] == [200, 503]
         for path in ("/ready", "/v1/route", "/v1/cluster", "/sd/prometheus"):
             answer = await http.get(path)
             assert error_of(answer) == (503, "unavailable")
