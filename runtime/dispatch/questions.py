@@ -34,7 +34,9 @@ MAX_WAITING = 10_000
 MAX_AT_STORE = 100
 """questions of one tenant that wait for the store: what all others have to save waits behind them"""
 RETRY_MS = 500
-SLOW_DOWN_MS = 50
+SLOW_DOWN_MS, MOST_SLOW_DOWN_MS = 50, 5000
+"""Of those that are slowed the first hundred come again after so long, the second after twice as long: together they
+would be refused together again, and refusing thousands is work as well."""
 
 Question = m.Query | m.ListSessions | m.QueryHistory | m.Delete
 Answer = TypeVar("Answer")
@@ -65,10 +67,12 @@ class Questions:
         self._tickets = count()
         self._at_store: Counter[str] = Counter()
         """questions that wait for the store, by tenant"""
+        self._slowed: Counter[str] = Counter()
+        """questions that were told to come again since a tenant had none there"""
 
     def ask(self, peer: Peer, question: Question, now_s: float) -> None:
         if isinstance(question, m.ListSessions):
-            if not self._slowed(peer, question):
+            if not self._is_slowed(peer, question):
                 self._list(peer, question)
             return
         try:
@@ -81,7 +85,7 @@ class Questions:
             self._refuse_stranger(peer, key, question)
             return
         needs_store = not isinstance(question, m.Query) or key not in self._engine.sessions
-        if needs_store and self._slowed(peer, question):
+        if needs_store and self._is_slowed(peer, question):
             return
         match question:
             case m.Query():
@@ -253,12 +257,15 @@ class Questions:
         answered = partial(self._answered, peer.tenant, done)
         self._store.put(StoreJob(run, answered, partial(self._failed, peer, question)))
 
-    def _slowed(self, peer: Peer, question: Question) -> bool:
+    def _is_slowed(self, peer: Peer, question: Question) -> bool:
         """Is it to be asked again later, for too much of its tenant waits for the store already?"""
-        if self._at_store[peer.tenant] < MAX_AT_STORE:
+        tenant = peer.tenant
+        if self._at_store[tenant] < MAX_AT_STORE:
             return False
+        later_ms = min(SLOW_DOWN_MS * (1 + self._slowed[tenant] // MAX_AT_STORE), MOST_SLOW_DOWN_MS)
+        self._slowed[tenant] += 1
         text = f"{MAX_AT_STORE} requests of the tenant wait for the store"
-        self._outbox.refuse_request(peer, question.request, "slow_down", text, SLOW_DOWN_MS)
+        self._outbox.refuse_request(peer, question.request, "slow_down", text, later_ms)
         return True
 
     def _answered(self, tenant: str, done: Callable[[Answer, float], None], answer: Answer, now_s: float) -> None:
@@ -269,6 +276,7 @@ class Questions:
         self._at_store[tenant] -= 1
         if not self._at_store[tenant]:
             del self._at_store[tenant]
+            self._slowed.pop(tenant, None)
 
     def _failed(self, peer: Peer, question: Question, error: StoreError | RecordError, now_s: float) -> None:
         self._came_back(peer.tenant)

@@ -144,6 +144,10 @@ def test_a_tenant_that_asks_more_than_the_store_answers_is_slowed_and_no_other(q
     desk.say(b"r", m.ListSessions(1))
     assert desk.heard(b"r", m.Nack) == []
 
+    desk.say(b"a", *(m.QueryHistory(number, "s") for number in range(MAX_AT_STORE)))
+    first, *_, last = desk.heard(b"a", m.Nack)
+    assert last.retry_after_ms == 2 * first.retry_after_ms, "they do not all come again at once"
+
     desk.disk.away = "gone"  # what fails is done as well
     desk.store_is_stuck = False
     desk.work()
