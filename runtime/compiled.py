@@ -14,7 +14,7 @@ STAMP = ".compiled"
 """in a checkout, touched once all are compiled: sources are compared with it"""
 PATH_OF_A_SEGMENT = (
     *("keys.py", "packer.py", "records.py", "history.py", "wire.py", "wire_tensors.py", "wire_values.py"),
-    *("multipart.py", "worker_loop.py"),
+    *("multipart.py", "unsent.py", "worker_loop.py"),
     *("client/publisher_core.py", "client/send_queue.py", "client/stream_buffer.py"),
     *("engine/*.py", "dispatch/*.py"),
 )

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from functools import partial
@@ -24,7 +24,8 @@ from runtime.doorbell import Doorbell
 from runtime.leases import lease_clock
 from runtime.store.base import Store
 from runtime.store_thread import StoreThread
-from runtime.wire import MAX_MESSAGE_BYTES, encode
+from runtime.unsent import Unsent
+from runtime.wire import MAX_MESSAGE_BYTES, Frame, encode
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,10 @@ FINISH_FOR_S = 0.001
 MAX_POLL_S = 0.25
 RECEIVE_QUEUE_MESSAGES = 100
 """per connection, in the transport: messages may be large, and beyond these TCP slows their sender"""
-SEND_QUEUE_MESSAGES = 10_000
-"""per connection, in the transport: a peer that reads nothing is dropped when it is full"""
+SEND_QUEUE_MESSAGES = 256
+"""per connection, in the transport; what else waits for a connection that does not read waits in `Unsent`"""
+SEND_AGAIN_S, SEND_AGAIN_AT_LAST_S = 0.002, 0.064
+"""for so long it waits, and twice as long each time that nothing was taken"""
 
 T = TypeVar("T")
 
@@ -50,6 +53,8 @@ class WorkerLoop:
         """`on_turn` is called in the loop's thread after every turn, with the time: metrics are flushed there."""
         self.dispatcher = dispatcher
         self._bell = Doorbell()
+        self._unsent = Unsent()
+        self._send_again_s = SEND_AGAIN_S
         self._store = StoreThread(open_store, self._bell.ring)
         self._on_turn = on_turn
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
@@ -136,6 +141,8 @@ class WorkerLoop:
     def _turn(self) -> None:
         now_s = self._clock()
         wait_s = 0.0 if self.dispatcher.has_work else min(max(self.dispatcher.wake_at_s - now_s, 0.0), MAX_POLL_S)
+        if not self._unsent.is_empty:
+            wait_s = min(wait_s, self._send_again_s)
         # Rounded up: waking before the time only to wait again would spin.
         ready = dict(self._poller.poll(int(wait_s * 1000) + (wait_s > 0)))
         started_s, began_s = time.monotonic(), self._clock()
@@ -198,16 +205,27 @@ class WorkerLoop:
                 return
 
     def _send(self) -> None:
+        if not self._unsent.is_empty:
+            was_sent = self._unsent.send(self._sends)
+            self._send_again_s = SEND_AGAIN_S if was_sent else min(2 * self._send_again_s, SEND_AGAIN_AT_LAST_S)
         for identity, message in self.dispatcher.outbox.take():
-            try:
-                multipart.send(self._socket, [identity, *encode(message)])
-            except zmq.Again:
-                log.warning("connection %s does not read what it is sent: dropped", identity.hex())
-                self.dispatcher.gone(identity)
-            except zmq.ZMQError as error:
-                if error.errno != zmq.EHOSTUNREACH:
-                    raise
-                self.dispatcher.gone(identity)
+            frames = encode(message)
+            if identity in self._unsent or not self._sends(identity, frames):
+                for dropped in self._unsent.add(identity, frames):
+                    log.warning("connection %s does not read what it is sent: dropped", dropped.hex())
+                    self.dispatcher.gone(dropped)
+
+    def _sends(self, identity: bytes, frames: Sequence[Frame]) -> bool:
+        """False if the transport takes no more for this connection now."""
+        try:
+            multipart.send(self._socket, [identity, *frames])
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self.dispatcher.gone(identity)
+        return True
 
     def _drain(self, until_s: float) -> bool:
         """Take no more, and save what is settled of what has been received; what is not settled stays with its

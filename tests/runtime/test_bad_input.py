@@ -23,7 +23,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from runtime import wire, worker_loop
+from runtime import unsent, wire, worker_loop
 from runtime.client import Publisher, Refused, StateClient
 from runtime.engine.order import FusionKey
 from runtime.engine.policies import EnginePolicy, OrderPolicy
@@ -690,6 +690,7 @@ def test_a_subscriber_that_never_reads_is_dropped_and_harms_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_loop, "SEND_QUEUE_MESSAGES", 20)
+    monkeypatch.setattr(unsent, "CONNECTION_BYTES", 100_000)
     with (
         RunningWorker(tmp_path, engine=ENGINE, tokens=TENANT_BY_TOKEN) as worker,
         Connection(worker.endpoint, receive_queue=1, receive_buffer=4096) as lazy,

@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from runtime import keys, wire, wire_tensors, worker_loop
+from runtime import keys, unsent, wire, wire_tensors, worker_loop
 from runtime import messages as m
 from runtime.dispatch import dispatcher, peers, publishing, questions
 from runtime.dispatch.policy import DispatchPolicy
@@ -56,6 +56,7 @@ LIMITS = {
     **{name: getattr(questions, name) for name in ("MAX_PAGE", "MAX_HISTORY")},
     "MAX_STREAMS": publishing.MAX_STREAMS,
     "SEND_QUEUE_MESSAGES": worker_loop.SEND_QUEUE_MESSAGES,
+    **{name: getattr(unsent, name) for name in ("CONNECTION_BYTES", "ALL_BYTES")},
 }
 QUICK = EnginePolicy(OrderPolicy(idle_timeout_s=0.02))
 """a quiet stream settles at once; for tests of one stream, which cannot come too late"""
