@@ -87,6 +87,11 @@ class Source(ABC):
     dropped: int = 0
     """samples given up by the source itself because nobody took them in time, since it was made"""
 
+    @property
+    def may_repeat(self) -> bool:
+        """May a sample come twice? One that was given by a live source, or by one that seeks, never does."""
+        return self.delivery == "replayable" and not self.seeks
+
     @abstractmethod
     async def open(self, *, position: Position) -> None:
         """Begin after `position`, or where the options say if it is None. Raises SourceUnavailable, SourceBroken."""

@@ -34,7 +34,8 @@ class Trial:
 async def try_out(source: Source, entry: SourceEntry, seconds: float) -> Trial:
     """For so long, or until a number of samples has come; never raises for what a source does."""
     trial = Trial()
-    pipeline = pipeline_of(source, entry)
+    # A look is given nothing twice; but what could not be recognised in the connector's own session is shown.
+    pipeline = pipeline_of(entry.from_.build(), entry)
     try:
         async with AsyncExitStack() as stack:
             factories = {

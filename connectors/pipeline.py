@@ -1,6 +1,6 @@
 """Samples in, segments out: decoding, event time, windows, numbering. Pure: it is told the time, and can be a snapshot.
 
-    pipeline = Pipeline(routes, clock, seeks=source.seeks)
+    pipeline = Pipeline(routes, clock, may_repeat=source.may_repeat)
     accepted = pipeline.accept(samples)             # decoded, timed, known ones left out
     ... encoders, where a route has one ...
     segments = pipeline.window(accepted)            # numbered 1, 2, 3, ... per stream
@@ -78,7 +78,7 @@ class Pipeline:
         routes: Sequence[RouteOptions],
         clock: ClockOptions,
         *,
-        seeks: bool = True,
+        may_repeat: bool = False,
         redelivers_at_most: int = 0,
         max_streams: int = MAX_STREAMS,
     ) -> None:
@@ -98,7 +98,7 @@ class Pipeline:
         self._first_sequence = 1
         """of a stream that begins"""
         self._shift_s: float | None = None
-        self._seeks = seeks
+        self._may_repeat = may_repeat
         self._recent: dict[str, None] = {}
         """identities of the newest samples, as many as the source may hand over again"""
         self._max_recent = redelivers_at_most * len(routes)
@@ -158,7 +158,7 @@ class Pipeline:
 
     def _accept(self, target: Target, sample: Sample, wall_s: float) -> Accepted | None:
         decoded = self._decoders[target.route](sample)
-        if not self._seeks and self._is_known(target, sample, decoded):
+        if self._may_repeat and self._is_known(target, sample, decoded):
             self.tally.duplicates += 1
             return None
         key = (target.route, sample.stream_key)
@@ -169,7 +169,7 @@ class Pipeline:
         if event_s is None:
             self.tally.bad["clock"] += 1
             return None
-        if not self._seeks and decoded.stamp_s is not None:
+        if self._may_repeat and decoded.stamp_s is not None:
             # Only now: a stamp that the clock does not believe must not make all that follow look known.
             self._newest_s[key] = max(decoded.stamp_s, self._newest_s.get(key, decoded.stamp_s))
         if sample.arrival_s is not None:

@@ -326,7 +326,7 @@ def _stopped_by_s() -> float:
 
 def _often_enough(options: SnapshotOptions, source: Source) -> SnapshotOptions:
     """A broker sends only so many messages before the first is acknowledged: it should never have to wait for that."""
-    if source.seeks or source.delivery == "live":
+    if not source.may_repeat:
         return options
     most = max(1, source.redelivers_at_most // 4)
     return options.model_copy(update={"every_samples": min(options.every_samples, most)})

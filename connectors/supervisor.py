@@ -40,7 +40,7 @@ HEALTHY = ("running", "ended", "stopped")
 
 def pipeline_of(source: Source, entry: SourceEntry) -> Pipeline:
     return Pipeline(
-        entry.routes, entry.clock, seeks=source.seeks, redelivers_at_most=source.redelivers_at_most,
+        entry.routes, entry.clock, may_repeat=source.may_repeat, redelivers_at_most=source.redelivers_at_most,
         max_streams=entry.max_streams,
     )  # fmt: skip
 

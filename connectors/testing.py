@@ -61,7 +61,7 @@ class ScriptedSource(Source):
         batch: int = MAX_BATCH,
     ) -> None:
         self.delivery = delivery
-        self.seeks = not redelivers
+        self.seeks = delivery == "replayable" and not redelivers
         self.redelivers_at_most = len(script) if redelivers else 0
         self.opened_at: list[Position] = []
         """every position it was opened with"""
@@ -130,7 +130,7 @@ class ScriptedSource(Source):
 
     def _sample(self, step: Sample, number: int, moved_s: float) -> Sample:
         time_s = None if step.event_time_s is None else step.event_time_s + moved_s
-        identity = step.identity or ("" if self.seeks else f"step-{number}")
+        identity = step.identity or (f"step-{number}" if self.redelivers_at_most else "")
         return step._replace(event_time_s=time_s, identity=identity, position=self._position(number))
 
     def _again(self, last: Sample, number: int) -> Sample:

@@ -66,7 +66,7 @@ def runner_of(
     """`kept`: the file of its snapshots."""
     pipeline = Pipeline(
         [RouteOptions.model_validate(route) for route in routes], ClockOptions(),
-        seeks=source.seeks, redelivers_at_most=source.redelivers_at_most,
+        may_repeat=source.may_repeat, redelivers_at_most=source.redelivers_at_most,
     )  # fmt: skip
     return Runner(
         "bench", source, pipeline, factories, sink, SnapshotFile(kept, "bench"),

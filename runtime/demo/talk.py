@@ -239,7 +239,7 @@ class TalkDemo:
 
     async def _run_source(self, video: Video, source: Source, sink: Sink, watched: Watched) -> None:
         used = [route for route in routes(video.session) if route.match.rpartition("/")[2] in video.pieces]
-        pipeline = Pipeline(used, ClockOptions(), seeks=source.seeks)
+        pipeline = Pipeline(used, ClockOptions(), may_repeat=source.may_repeat)
         factories: dict[int, EncoderFactory] = {
             index: route.encoder.build() for index, route in enumerate(used) if route.encoder is not None
         }

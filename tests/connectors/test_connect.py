@@ -104,6 +104,31 @@ def test_health_and_metrics_are_served(tmp_path: Path, caplog: pytest.LogCapture
     assert health == {"slow": "stopped", "gone": "broken"}
 
 
+@pytest.mark.parametrize("clock", [{}, {"kind": "device"}])
+def test_all_that_is_posted_is_published_though_its_times_are_alike_or_it_has_none(
+    tmp_path: Path, clock: dict[str, Any]
+) -> None:
+    route = {"match": "{it}", "session": "ward", "stream": "{it}", "modality": "imu"}
+    pair = {"format": "json", "fields": ["a", "b"]}
+    routes = [{**route, "match": "{it}/timed", "decode": {**pair, "time": "t"}}, {**route, "decode": pair}]
+    source = {"from": {"kind": "http", "port": 0}, "routes": routes, "clock": clock}
+
+    async def send(supervisor: Supervisor, stop: asyncio.Event) -> None:
+        while "it" not in supervisor.runners or supervisor.runners["it"].health != "running":
+            await asyncio.sleep(0.01)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{supervisor._sources['it'].port}") as client:
+            for number in range(4):
+                for path in ("/belt", "/bed/timed"):
+                    await client.post(path, json={"a": number, "b": 0.0, "t": 1_700_000_000})
+        stop.set()
+
+    with RunningWorker(tmp_path) as worker:
+        path = written(tmp_path, {"it": source}, worker.endpoint)
+        assert supervised(path, send) == {"it": "stopped"}
+        with StateClient(worker.endpoint) as client:
+            assert client.state("ward")["version"] == 8
+
+
 def test_a_second_connector_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     with StateFolder(tmp_path), pytest.raises(SnapshotError, match="another grf connect"), StateFolder(tmp_path):
         pass

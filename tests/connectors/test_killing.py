@@ -85,7 +85,7 @@ class World:
         sink = FakeSink(self.runtime, self.rng)
         loop = asyncio.get_running_loop()
         pipeline = Pipeline(
-            routes, clock, seeks=source.seeks, redelivers_at_most=source.redelivers_at_most,
+            routes, clock, may_repeat=source.may_repeat, redelivers_at_most=source.redelivers_at_most,
             max_streams=self._max_streams,
         )  # fmt: skip
         metrics = ConnectMetrics(CollectorRegistry(), ["scripted"])

@@ -41,9 +41,10 @@ class Bench:
         self.registry = CollectorRegistry()
         loop = asyncio.get_running_loop()
         models = [RouteOptions.model_validate(route) for route in routes or [ROUTE]]
+        most = source.redelivers_at_most
         self.runner = Runner(
             "it", source,
-            Pipeline(models, ClockOptions(), seeks=source.seeks, redelivers_at_most=source.redelivers_at_most),
+            Pipeline(models, ClockOptions(), may_repeat=source.may_repeat, redelivers_at_most=most),
             factories or {}, self.sink, self.snapshots, ConnectMetrics(self.registry, ["it"]),
             options=SnapshotOptions(every_s=0.5), backoff=Backoff(RestartOptions(first_s=1.0, max_s=4.0), rng),
             clocks=Clocks(loop.time, loop.time),
@@ -128,7 +129,7 @@ def test_without_identities_a_stamp_from_the_future_does_not_make_the_others_loo
         stamps = [100.0, 101.0, 9e9, 102.0, 102.0, 103.0]
         return [Sample("a", [1.0], stamp_s, 110.0) for stamp_s in stamps]
 
-    pipeline = Pipeline([RouteOptions.model_validate(ROUTE)], ClockOptions(), seeks=False, redelivers_at_most=10)
+    pipeline = Pipeline([RouteOptions.model_validate(ROUTE)], ClockOptions(), may_repeat=True, redelivers_at_most=10)
     assert [one.times_s[0] for one in pipeline.accept(samples(), wall_s=0.0)] == [100.0, 101.0, 102.0, 103.0]
     assert pipeline.tally.bad == {"clock": 1}
     assert pipeline.tally.duplicates == 1
@@ -138,12 +139,24 @@ def test_without_identities_a_stamp_from_the_future_does_not_make_the_others_loo
 
 def test_a_device_that_merely_counts_needs_identities_where_messages_may_come_again() -> None:
     clock = ClockOptions.model_validate({"kind": "device"})
-    pipeline = Pipeline([RouteOptions.model_validate(ROUTE)], clock, seeks=False, redelivers_at_most=10)
+    pipeline = Pipeline([RouteOptions.model_validate(ROUTE)], clock, may_repeat=True, redelivers_at_most=10)
     assert pipeline.accept([Sample("a", [1.0], 5.0, 110.0)], wall_s=0.0) == []
     assert pipeline.tally.bad == {"identity": 1}
     known = [Sample("a", [1.0], 50.0, 110.0, identity="m1"), Sample("a", [1.0], 0.1, 150.0, identity="m2")]
     assert [one.times_s[0] for one in pipeline.accept([*known, *known], wall_s=0.0)] == [110.0, 150.0]
     assert pipeline.tally.duplicates == 2
+
+
+def test_no_sample_of_a_live_source_is_taken_for_one_that_came_again() -> None:
+    async def main() -> None:
+        untimed = [Sample("arrival", [number], None, 100.0) for number in range(3)]
+        source = ScriptedSource([*untimed, *[row(50.0, 1.0) for _ in range(4)]], delivery="live")
+        bench = Bench(source)
+        await bench.runner.run()
+        assert bench.values == {"arrival": 3, "sensor": 4}
+        assert bench.metric("samples_duplicate_total") == 0
+
+    run_virtually(main())
 
 
 def test_a_refused_stream_does_not_stop_the_others() -> None:
