@@ -78,6 +78,12 @@ class DecodeOptions(Options):
         return self
 
 
+class Unreadable(NamedTuple):
+    """Stands where a source would have given numbers."""
+
+    reason: str
+
+
 class Decoded(NamedTuple):
     values: Any
     """[T, F] float32; as the source gave it where that is no numbers (a picture, for an encoder)"""
@@ -117,6 +123,8 @@ def _parsed(options: DecodeOptions, sample: Sample) -> Decoded:
 
 def _given(options: DecodeOptions, sample: Sample) -> Decoded:
     value = sample.value
+    if isinstance(value, Unreadable):
+        raise BadSample("field", value.reason)
     if isinstance(value, bytes):
         raise BadSample("format", "the source gives bytes: say in decode how to read them")
     if options.fields or not isinstance(value, np.ndarray | list | tuple | int | float | str):

@@ -8,8 +8,12 @@
       speed: 1
 
 The rows of all tables come merged by time, so streams that belong to one session do not outrun each other. Event time
-is the column of times. A position is a row of each table: replayable, and it seeks. What cannot be a number is for the
+is the column of times; a Parquet column of timestamps knows its own unit. A position is a row of each table:
+replayable, and it seeks. An empty cell is a value that is missing (`decode.missing`). What else is no number is for the
 pipeline to count; a file that is cut short, or whose header lies about its size, breaks the source with the reason.
+
+A file is read to its end; rows that are added to it are read by the next run. One with fewer rows than were read breaks
+the source, for it is another. One that was replaced and has more is read from there on: give it another name.
 """
 
 from __future__ import annotations
@@ -84,6 +88,8 @@ class FilesSource(RecordedSource):
                 yield Sample(tables[row.table][1], row.values, row.stamp_s, None, [rows, since])
             if since == RESYNC_ROWS:
                 since, skip, rows = 0, 0, list(next_rows)
+        if since < skip:
+            raise SourceBroken(f"there are fewer rows than the {sum(rows) + skip} that were read: other files")
 
 
 def _rows_of(position: Position, n_tables: int) -> tuple[list[int], int]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import math
 import zipfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from connectors.decoding import SECONDS, Unreadable
 from connectors.errors import DISK, SourceBroken, Translation, need, translated
 
 LARGEST_ARRAY_BYTES = 4 << 30
 MAX_LINE_BYTES = 1 << 20
 ROWS_AT_ONCE = 4096
+TIMES = "mM"
+"""numpy's kinds of durations and times, which know their own unit"""
 
 BROKEN: Translation = {
     **DISK,
@@ -39,6 +44,7 @@ class TableShape(Protocol):
 
     format: str
     time: str
+    time_unit: str
     columns: tuple[str, ...]
     values: str
     delimiter: str
@@ -46,7 +52,10 @@ class TableShape(Protocol):
 
 class Table(Protocol):
     def rows(self, first: int) -> Iterator[tuple[float | None, Any]]:
-        """Time, in the file's own unit, and values of each row from this one on; None where it cannot be read."""
+        """Time, in the unit that the options say, and values of each row from this one on.
+
+        None and `Unreadable` where they cannot be read. Raises SourceBroken, for rows that are not there as well.
+        """
 
 
 def open_table(path: Path, options: Any) -> Table:
@@ -71,46 +80,71 @@ class CsvTable:
     def __init__(self, path: Path, options: TableShape) -> None:
         self._path = path
         self._delimiter = options.delimiter
-        with path.open(encoding="utf-8", newline="") as file:
-            names = self._parsed(file.readline(MAX_LINE_BYTES))
-        self._time = _column(path, names, options.time)
-        wanted = options.columns or [name for name in names if name != options.time]
-        self._columns = [_column(path, names, name) for name in wanted]
+        with self._opened() as file:
+            self._names = self._parsed(file.readline(MAX_LINE_BYTES))
+        self._time = _column(path, self._names, options.time)
+        wanted = options.columns or [name for name in self._names if name != options.time]
+        self._columns = [_column(path, self._names, name) for name in wanted]
+
+    def _opened(self) -> IO[str]:
+        """Without the mark of its byte order with which spreadsheets begin a file."""
+        return self._path.open(encoding="utf-8-sig", newline="")
 
     def _parsed(self, line: str) -> list[str]:
         return next(csv.reader([line], delimiter=self._delimiter), [])
 
     def rows(self, first: int) -> Iterator[tuple[float | None, Any]]:
-        with translated(BROKEN, str(self._path)), self._path.open(encoding="utf-8", newline="") as file:
+        with translated(BROKEN, str(self._path)), self._opened() as file:
             for _ in range(first + 1):
-                file.readline(MAX_LINE_BYTES)
-            while line := file.readline(MAX_LINE_BYTES):
-                if not line.strip():
-                    yield None, "an empty line"
-                    continue
-                yield self._row(self._parsed(line))
+                if not file.readline(MAX_LINE_BYTES):
+                    raise _has_fewer_rows(self._path, first)
+            for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), ""), start=first + 2):
+                if len(line) == MAX_LINE_BYTES and not line.endswith("\n"):
+                    raise SourceBroken(f"{self._path}: line {number} is longer than {MAX_LINE_BYTES} characters")
+                yield self._row(number, self._parsed(line))
 
-    def _row(self, cells: Sequence[str]) -> tuple[float | None, Any]:
+    def _row(self, line: int, cells: Sequence[str]) -> tuple[float | None, Any]:
+        if not any(cells):
+            return None, Unreadable(f"line {line} is empty")
         try:
             time = float(cells[self._time])
         except (ValueError, IndexError):
-            return None, cells
+            return None, Unreadable(f"line {line}: no number in the column of times, {self._cell(cells, self._time)}")
         try:
             return time, [float(cells[column]) for column in self._columns]
-        except (ValueError, IndexError):
-            return time, "a cell is not a number"
+        except ValueError:
+            return time, self._where_there_are(line, cells)
+        except IndexError:
+            return time, Unreadable(f"line {line} has {len(cells)} cells, and the first line names {len(self._names)}")
+
+    def _where_there_are(self, line: int, cells: Sequence[str]) -> list[float] | Unreadable:
+        """Of cells that are not all numbers: an empty one is NaN."""
+        values = []
+        for column in self._columns:
+            try:
+                values.append(float(cells[column]) if cells[column].strip() else math.nan)
+            except ValueError:
+                return Unreadable(f"line {line}: no number in {self._cell(cells, column)}")
+        return values
+
+    def _cell(self, cells: Sequence[str], column: int) -> str:
+        cell = cells[column] if column < len(cells) else ""
+        return f"{self._names[column]!r}: {cell!r:.40}"
 
 
 class ArrayTable:
     def __init__(self, path: Path, times: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
-        if times.ndim != 1 or len(times) != len(values):
-            raise SourceBroken(f"{path}: {len(values)} rows of values, and times of shape {times.shape}")
-        self._times, self._values = times, values.reshape(len(values), -1)
+        if times.ndim != 1 or values.ndim == 0 or len(times) != len(values):
+            raise SourceBroken(f"{path}: values of shape {values.shape}, and times of shape {times.shape}")
+        self._path = path
+        self._times, self._values = times, values.reshape(len(values), math.prod(values.shape[1:]))
 
     def rows(self, first: int) -> Iterator[tuple[float | None, Any]]:
+        if first > len(self._times):
+            raise _has_fewer_rows(self._path, first)
         for begin in range(first, len(self._times), ROWS_AT_ONCE):
             rows = slice(begin, begin + ROWS_AT_ONCE)
-            yield from zip(self._times[rows].tolist(), self._values[rows].astype(np.float32), strict=True)
+            yield from zip(self._times[rows].tolist(), _float32(self._values[rows]), strict=True)
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
@@ -169,34 +203,58 @@ class ParquetTable:
         self._columns = list(options.columns) or [name for name in names if name != options.time]
         for name in self._columns:
             _column(path, names, name)
+        if not self._columns:
+            raise SourceBroken(f"{path}: has no column beside {options.time!r}")
+        self._unit_ns = SECONDS[options.time_unit] * 1e9
 
     def rows(self, first: int) -> Iterator[tuple[float | None, Any]]:
         group, skip = 0, first
         while group < len(self._group_rows) and skip >= self._group_rows[group]:
             skip -= self._group_rows[group]
             group += 1
+        if skip and group == len(self._group_rows):
+            raise _has_fewer_rows(self._path, first)
         with translated(self._table, str(self._path)), self._parquet.ParquetFile(self._path) as file:
             groups = list(range(group, len(self._group_rows)))
             wanted = [self._time, *self._columns]
             for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=wanted):
-                columns = [_float_column(batch.column(name)) for name in wanted]
-                rows = zip(columns[0].tolist(), np.stack(columns[1:], axis=1).astype(np.float32), strict=True)
+                arrays = [batch.column(name).to_numpy(zero_copy_only=False) for name in wanted]
+                times, *columns = [self._floats(*named) for named in zip(wanted, arrays, strict=True)]
+                if arrays[0].dtype.kind in TIMES:
+                    times = times / self._unit_ns
+                rows = zip(times.tolist(), _float32(np.stack(columns, axis=1)), strict=True)
                 for time, values in rows:
                     if skip:
                         skip -= 1
                     else:
                         yield time, values
 
+    def _floats(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Of a column of numbers, or of times as nanoseconds; null is NaN."""
+        if array.dtype.kind in TIMES:
+            ns = array.astype(f"{array.dtype.kind}8[ns]").astype(np.int64)
+            return np.where(np.isnat(array), np.nan, ns.astype(np.float64))
+        try:
+            return np.asarray(array.astype(np.float64))
+        except (ValueError, TypeError) as error:
+            raise SourceBroken(
+                f"{self._path}: column {name!r} holds what is no number ({error}); columns names those to read"
+            ) from None
 
-def _float_column(column: Any) -> npt.NDArray[np.float64]:
-    """A column of numbers, or of times as nanoseconds; null is NaN."""
-    array = column.to_numpy(zero_copy_only=False)
-    if array.dtype.kind == "M":
-        array = array.astype("datetime64[ns]").astype(np.int64)
-    return np.asarray(array.astype(np.float64))
+
+def _float32(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """What is too large is infinite, for the pipeline to count."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _has_fewer_rows(path: Path, read: int) -> SourceBroken:
+    return SourceBroken(f"{path}: has fewer rows than the {read} that were read of it: another file")
 
 
 def _column(path: Path, names: Sequence[str], name: str) -> int:
     if name not in names:
-        raise SourceBroken(f"{path}: has no column {name!r}; there are {', '.join(names)}")
+        raise SourceBroken(f"{path}: has no column {name!r}; there are {', '.join(map(repr, names)) or 'none'}")
+    if names.count(name) > 1:
+        raise SourceBroken(f"{path}: has more than one column {name!r}")
     return list(names).index(name)

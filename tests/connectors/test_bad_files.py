@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from connectors.base import Sample, Source
 from connectors.contract import run
-from connectors.errors import ConnectorError, SourceBroken
+from connectors.decoding import DecodeOptions, decoder
+from connectors.errors import BadSample, ConnectorError, SourceBroken
 from connectors.files import FilesOptions
 from connectors.mcap_files import McapOptions
 from connectors.ros_bags import RosOptions
@@ -72,10 +75,62 @@ def test_rows_that_are_no_numbers_come_for_the_pipeline_to_count(tmp_path: Path)
     assert [sample.value for sample in samples if isinstance(sample.value[0], float)] == [[2.0], [5.0]]
 
 
+def test_a_row_that_cannot_be_read_is_told_with_its_line_and_column(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("t,a,b\nnoon,3,3\n2,high,3\n\n3,1\n4,1,\n5,1,2\n")
+    samples, _ = read(table(path))
+    assert [sample.value.reason for sample in samples[:4]] == [
+        "line 2: no number in the column of times, 't': 'noon'",
+        "line 3: no number in 'a': 'high'",
+        "line 4 is empty",
+        "line 5 has 2 cells, and the first line names 3",
+    ]
+    assert np.array_equal([sample.value for sample in samples[4:]], [[1, np.nan], [1, 2]], equal_nan=True)
+    with pytest.raises(BadSample, match="line 3: no number in 'a': 'high'"):
+        decoder(DecodeOptions())(samples[1])
+
+
+def test_a_csv_of_a_spreadsheet_begins_with_a_mark_that_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(b"\xef\xbb\xbft,a\r\n1,2\r\n")
+    assert [(sample.event_time_s, sample.value) for sample in read(table(path))[0]] == [(1.0, [2.0])]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_timestamps_of_parquet_know_their_unit_and_none_is_no_time(tmp_path: Path, unit: str) -> None:
+    path = tmp_path / "t.parquet"
+    times = np.array([1_700_000_000_000, "NaT", 1_700_000_000_500], dtype="datetime64[ms]")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"t": pyarrow.array(times.astype(f"datetime64[{unit}]")), "a": [1, 2, 3]}), path
+    )
+    for said in ("s", "ns"):
+        samples, _ = read(table(path, time_unit=said))
+        assert [sample.event_time_s for sample in samples] == [1_700_000_000, None, pytest.approx(1_700_000_000.5)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "npz", "parquet"])
+def test_a_table_without_rows_ends_and_one_with_fewer_than_were_read_is_another(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"t.{kind}"
+    write_table(path, np.arange(N))
+    samples, _ = read(table(path))
+    write_table(path, np.arange(0))
+    assert read(table(path)) == ([], "")
+    for position in (samples[-1].position, [[N], 0]):
+
+        async def opened(position: Any = position) -> None:
+            async with table(path).opened(position=position):
+                pass
+
+        with pytest.raises(SourceBroken, match=f"fewer rows than the {N}"):
+            run(opened())
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
         ("t.csv", b"a,b\n1,2\n", "no column 't'"),
+        ("t.csv", b"t,a,a\n1,2,3\n", "more than one column 'a'"),
+        ("t.csv", b"t,a\n1,2" + b" " * (1 << 20) + b"\n", "line 2 is longer than"),
         ("t.csv", b"t,a\n1,\xff\xfe\n", "codec"),
         ("t.csv", b"", "no column"),
         ("t.npz", b"PK\x03\x04 nothing", "not a zip file"),
