@@ -7,8 +7,9 @@ header (`time_header`) or a field of the payload; the arrival is when the server
 
 **Replayable**: a position is the number of a message in its JetStream stream, and reading goes on after any of them.
 The consumer is ours alone and acknowledges nothing, so the stream must keep messages by limits (the default), not until
-they are acknowledged. What the limits removed before it was read is counted as dropped. A stream that was removed and
-made anew is told from the one that was read, if it is shorter: the source breaks.
+they are acknowledged. What the limits removed before it was read is counted as dropped, other subjects of the stream
+included: the server does not tell them apart. A stream that was removed and made anew is told from the one that was
+read, if it is shorter: the source breaks.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ class NatsSource(Source):
     def __init__(self, options: NatsOptions) -> None:
         self._options = options
         self._connection: Any = None
+        self._jetstream: Any = None
         self._subscription: Any = None
         self._last = 0
-        """number of the newest message"""
+        """number of the newest message, or of the last before the first there is"""
         self._errors: Translation = {}
 
     @property
@@ -93,22 +95,21 @@ class NatsSource(Source):
                 user_credentials=options.credentials or None,
                 error_cb=_ignored,
             )  # fmt: skip
-            jetstream = self._connection.jetstream()
-            state = (await jetstream.stream_info(options.stream)).state
-            await self._subscribe(jetstream, state, position)
+            self._jetstream = self._connection.jetstream()
+            await self._subscribe((await self._jetstream.stream_info(options.stream)).state, position)
 
-    async def _subscribe(self, jetstream: Any, state: Any, position: Position) -> None:
+    async def _subscribe(self, state: Any, position: Position) -> None:
         api = need("nats.js.api", "nats")
         if position is not None:
             assert isinstance(position, int)
             if state.last_seq < position:
                 raise SourceBroken(f"{self._place}: ends at {state.last_seq}, and {position} was read: another stream")
             self.dropped += max(0, state.first_seq - (position + 1))
-            self._last = position
+            self._last = max(position, state.first_seq - 1)
         else:
-            self._last = state.last_seq if self._options.start == "new" else 0
+            self._last = state.last_seq if self._options.start == "new" else max(0, state.first_seq - 1)
         subject = self._options.subjects[0] if self._options.subjects else ">"
-        self._subscription = await jetstream.pull_subscribe(
+        self._subscription = await self._jetstream.pull_subscribe(
             subject,
             stream=self._options.stream,
             config=api.ConsumerConfig(
@@ -127,10 +128,17 @@ class NatsSource(Source):
                 # Many at once only for a moment: servers differ in whether they answer before all of them are there.
                 messages = await self._fetched(MAX_BATCH, HURRY_S) or await self._fetched(1, FETCH_S)
                 if messages:
+                    await self._count_removed(messages[0].metadata.sequence.stream)
                     yield [self._sample(message) for message in messages]
                 else:
                     await _cancellable(self._connection.flush(ANSWER_WITHIN_S))  # raises if the connection is lost
                     await _cancellable(self._subscription.consumer_info())  # or the consumer, with its server
+
+    async def _count_removed(self, next_number: int) -> None:
+        """Before the next message lie those of other subjects, and what the limits removed since the newest."""
+        if next_number > self._last + 1:
+            state = (await _cancellable(self._jetstream.stream_info(self._options.stream))).state
+            self.dropped += max(0, min(state.first_seq, next_number) - (self._last + 1))
 
     async def _fetched(self, batch: int, timeout_s: float) -> list[Any]:
         """None within this time is no error."""

@@ -93,6 +93,28 @@ def test_what_a_streams_limits_removed_is_counted_and_new_means_from_now_on(nats
     run(main())
 
 
+def test_what_limits_remove_before_a_slow_reader_comes_to_it_is_counted_and_other_subjects_are_not(nats: Nats) -> None:
+    run_nats(nats, lambda jetstream: jetstream.add_stream(name="SLOW", subjects=["SLOW.>"], max_msgs=8))
+
+    async def main() -> None:
+        options = NatsOptions(servers=(f"nats://127.0.0.1:{nats.port}",), stream="SLOW", subjects=("SLOW.row",))
+        source = options.build()
+        await publish_nats(nats, "SLOW.row", range(10))
+        async with source.opened():
+            batches = aiter(source)
+            assert numbers(await anext(batches)) == list(range(2, 10))
+            await publish_nats(nats, "SLOW.other", range(3))
+            await publish_nats(nats, "SLOW.row", range(10, 12))
+            assert numbers(await anext(batches)) == [10, 11]
+            assert source.dropped == 0
+            await publish_nats(nats, "SLOW.row", range(12, 32))
+            assert numbers(await anext(batches)) == list(range(24, 32))
+            assert source.dropped == 12
+            await batches.aclose()
+
+    run(main())
+
+
 def test_a_wrong_password_is_told(tmp_path: Path, server_program: Callable[[str], str]) -> None:
     class Guarded(Mosquitto):
         def command(self) -> Any:
