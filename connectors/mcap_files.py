@@ -7,14 +7,15 @@ whose fields are named in `decode` (`fields: [linear_acceleration.x, ...]`, `tim
 anything else stays bytes. Event time is the publish time, or the log time if you say so; arrival is the log time.
 
 **Replayable**, and it seeks: a position is a log time and a number within it. A file without an index (its writer died)
-is read in the order it was written; what is whole of it is delivered, then the source breaks with the reason.
+is read in the order it was written; what is whole of it is delivered, then the source breaks with the reason, as it
+does at a chunk whose checksum is wrong.
 """
 
 from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -27,6 +28,7 @@ from connectors.recorded import RecordedOptions, RecordedSource, after, decoded_
 log = logging.getLogger("grf.connect")
 
 LARGEST_CHUNK_BYTES = 1 << 30
+READING: Mapping[str, Any] = {"record_size_limit": LARGEST_CHUNK_BYTES, "validate_crcs": True}
 Decode = Callable[[bytes], Any]
 OTHER_INDEX = "the file has gained or lost its index since it was read: read it under another name"
 
@@ -69,7 +71,7 @@ class McapSource(RecordedSource):
         path = Path(self._options.path)
         self._decoders = {}
         with translated(errors_table(), str(path)), path.open("rb") as file:
-            reader = need("mcap.reader", "mcap").SeekingReader(file, record_size_limit=LARGEST_CHUNK_BYTES)
+            reader = need("mcap.reader", "mcap").SeekingReader(file, **READING)
             if self._is_indexed(reader, path):
                 yield from self._in_time_order(reader, position)
             else:
@@ -81,14 +83,23 @@ class McapSource(RecordedSource):
         try:
             summary = reader.get_summary()
         except (mcap.McapError, struct.error, ValueError, OSError) as error:
-            log.warning("%s has no index that can be read (%s): it is read in the order it was written", path, error)
+            reason = str(error) or type(error).__name__
+            log.warning("%s has no index that can be read (%s): it is read in the order it was written", path, reason)
             return False
         if summary is None or not summary.chunk_indexes:
             return False
         largest = max(index.uncompressed_size for index in summary.chunk_indexes)
         if largest > LARGEST_CHUNK_BYTES:
             raise SourceBroken(f"its index tells of a chunk of {largest} bytes")
+        self._check_topics(summary.channels)
         return True
+
+    def _check_topics(self, channels: Mapping[int, Any]) -> None:
+        topics = {channel.topic for channel in channels.values()}
+        if self._topics is not None and topics.isdisjoint(self._topics):
+            raise SourceBroken(
+                f"{self._options.path}: has none of the topics; there are {', '.join(sorted(topics)) or 'none'}"
+            )
 
     def _in_time_order(self, reader: Any, position: Position) -> Iterator[Sample]:
         if isinstance(position, list) and position[:1] == ["number"]:
@@ -101,7 +112,7 @@ class McapSource(RecordedSource):
     def _in_file_order(self, file: Any, position: Position) -> Iterator[Sample]:
         """A file without an index; a position is how many messages were read."""
         records = need("mcap.records", "mcap")
-        reader = need("mcap.stream_reader", "mcap").StreamReader(file, record_size_limit=LARGEST_CHUNK_BYTES)
+        reader = need("mcap.stream_reader", "mcap").StreamReader(file, **READING)
         skip = _number_of(position)
         schemas: dict[int, Any] = {}
         channels: dict[int, Any] = {}
@@ -118,6 +129,7 @@ class McapSource(RecordedSource):
                         number += 1
                         if number > skip:
                             yield self._sample(schemas.get(channel.schema_id), channel, record, ["number", number])
+        self._check_topics(channels)
 
     def _sample(self, schema: Any, channel: Any, message: Any, position: Position) -> Sample:
         stamp_ns = message.publish_time if self._options.time == "publish" else message.log_time

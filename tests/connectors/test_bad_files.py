@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import tracemalloc
 import zipfile
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from mcap.writer import CompressionType, IndexType, Writer
 
 from connectors.base import Sample, Source
 from connectors.contract import run
@@ -216,6 +218,24 @@ def test_an_mcap_record_that_claims_ten_gigabytes_is_refused(tmp_path: Path) -> 
     assert "t.mcap" in error
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_number_that_has_changed_in_an_mcap_is_told_and_not_believed(tmp_path: Path, indexed: bool) -> None:
+    path = tmp_path / "t.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file, compression=CompressionType.NONE, chunk_size=300, use_summary_offsets=indexed,
+                        index_types=IndexType.ALL if indexed else IndexType.NONE)  # fmt: skip
+        writer.start()
+        channel = writer.register_channel("/row", "json", 0)
+        for number in range(100, 150):
+            writer.add_message(channel, number, b'{"n": %d}' % number, number)
+        writer.finish()
+    path.write_bytes(path.read_bytes().replace(b'{"n": 130}', b'{"n": 930}'))
+    samples, error = read(mcap(path))
+    assert [json.loads(sample.value)["n"] for sample in samples] == list(range(100, 100 + len(samples)))
+    assert 0 < len(samples) <= 30
+    assert "crc" in error.lower()
+
+
 def test_any_byte_of_an_mcap_may_be_wrong(tmp_path: Path) -> None:
     path = tmp_path / "t.mcap"
     write_mcap(path, range(20))
@@ -238,6 +258,14 @@ def test_a_bag_cut_short_or_without_its_description_is_told(tmp_path: Path) -> N
     (bag / "metadata.yaml").unlink()
     with pytest.raises(ConnectorError, match="bag"):
         run(RosOptions.model_validate({"path": str(bag)}).build().open(position=None))
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_topics_that_are_not_in_an_mcap_are_told(tmp_path: Path, indexed: bool) -> None:
+    path = tmp_path / "t.mcap"
+    write_mcap(path, range(N), indexed=indexed)
+    samples, error = read(McapOptions.model_validate({"path": str(path), "topics": ["/lidar"]}).build())
+    assert (samples, error) == ([], f"{path}: has none of the topics; there are /row")
 
 
 def test_topics_that_are_not_there_are_told(tmp_path: Path) -> None:
