@@ -13,7 +13,7 @@ A file that ends before its header says is given as far as it goes, and then bre
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -42,12 +42,13 @@ class MediaFileOptions(RecordedOptions, TrackOptions):
         "2026-01-31T12:00:00Z.  [default: see above]",
     )
 
-    @field_validator("start")
+    @field_validator("start", mode="before")
     @classmethod
-    def _is_a_time(cls, start: float | str | None) -> float | None:
-        if not isinstance(start, str):
+    def _is_a_time(cls, start: Any) -> Any:
+        """YAML makes a date of one without quotes."""
+        if not isinstance(start, str | date):
             return start
-        began = datetime.fromisoformat(start)
+        began = start if isinstance(start, datetime) else datetime.fromisoformat(str(start))
         if began.tzinfo is None:
             raise ValueError(f"{start} names no zone; for UTC end it with Z")
         return began.timestamp()

@@ -8,7 +8,7 @@ import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ Message = TypeVar("Message")
 
 
 class RecordedOptions(SourceOptions):
-    speed: float | Literal["max"] = Field(
+    speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["max"] = Field(
         "max", description="max: as fast as it is taken. 1: in real time, 2: twice as fast, by the samples' times."
     )
 

@@ -6,6 +6,7 @@ import pytest
 
 from connectors.config import load_config
 from connectors.errors import ConfigError
+from connectors.media_file import MediaFileOptions
 
 GOOD = """\
 runtime: {address: "tcp://127.0.0.1:5570", token: "${TOKEN:-none}"}
@@ -90,3 +91,34 @@ def test_keeping_steps_back_does_not_go_with_resampling(tmp_path: Path) -> None:
     text = GOOD + "        window: {resample_hz: 10}\n    clock: {on_backward: keep}\n"
     with pytest.raises(ConfigError, match="does not go with"):
         load_config(written(tmp_path, text), {"BROKER": "b"})
+
+
+def media(folder: Path, options: str) -> Path:
+    routes = "[{session: s, stream: t, modality: m}]"
+    return written(
+        folder, f"sources: {{talk: {{from: {{kind: media_file, path: a.mp4, {options}}}, routes: {routes}}}}}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "start", ["2026-01-31T12:00:00Z", '"2026-01-31T12:00:00Z"', "2026-01-31 13:00:00+01:00", "1769860800"]
+)
+def test_a_time_may_be_written_with_or_without_quotes(tmp_path: Path, start: str) -> None:
+    source = load_config(media(tmp_path, f"start: {start}")).sources["talk"].from_
+    assert isinstance(source, MediaFileOptions)
+    assert source.start == 1_769_860_800
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("start: 2026-01-31T12:00:00", "names no zone"),
+        ("start: 2026-01-31", "names no zone"),
+        ("speed: 0", "greater than 0"),
+        ("speed: -1", "greater than 0"),
+        ("speed: .nan", "finite"),
+    ],
+)
+def test_a_start_without_a_zone_and_a_speed_that_is_none_are_told(tmp_path: Path, options: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_config(media(tmp_path, options))
