@@ -13,13 +13,18 @@ without either, the arrival.
   stamps two messages alike, and whose clock is set. A message with neither is refused.
 - `qos: 0` is **live**: what comes while nobody takes it waits in a queue; at its end the oldest is dropped and counted.
 
+A retained message is a sample when the source is first opened, and not again with every connection.
+
 Mosquitto sends 20 unacknowledged messages to a client at most; set `max_inflight_messages 0` in its configuration, or
-every 20 messages wait for the store.
+every 20 messages wait for the store. It keeps 1000 for a client that is away, and drops the others in silence: set
+`max_queued_messages` to what may come in that time (0: no limit). And it forgets sessions when it is restarted, unless
+`persistence true` is set and it may write to `persistence_location`; the log says so when that has happened.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 import time
 from collections import deque
@@ -32,6 +37,8 @@ from pydantic import Field, StringConstraints, model_validator
 from connectors.base import MAX_BATCH, Position, Sample, Source, SourceOptions
 from connectors.decoding import SECONDS
 from connectors.errors import NETWORK, SourceBroken, SourceUnavailable, Translation, need, translated
+
+log = logging.getLogger("grf.connect")
 
 CLOSE_WITHIN_S = 2.0
 CALL_WITHIN_S = 30.0
@@ -107,6 +114,9 @@ class MqttSource(Source):
         self._queue: _Queue | None = None
         self._delivered = 0
         """position of the newest message"""
+        self._session_is_kept = False
+        """by the broker, from before this connection"""
+        self._was_open = False
         self._unacknowledged: deque[tuple[int, int]] = deque()
         """position and message id, of this connection"""
         self._errors: Translation = {}
@@ -126,6 +136,10 @@ class MqttSource(Source):
         for topic, code in zip(self._options.topics, codes, strict=True):
             if code.is_failure:
                 raise SourceBroken(f"{self._place}: {topic} cannot be subscribed: {code}")
+        self._was_open = True
+        if position is not None and not self._session_is_kept:
+            session = self._options.client_id
+            log.warning("%s: has no session %s any more: what it had kept for us is lost", self._place, session)
 
     def _connection(self, aiomqtt: Any) -> Any:
         packets = need("paho.mqtt.packettypes", "mqtt")
@@ -150,6 +164,13 @@ class MqttSource(Source):
         if options.qos:
             # aiomqtt does not pass this on: a message is acknowledged by `commit`, not by having been received.
             client._client.manual_ack_set(True)
+        connected = client._client.on_connect
+
+        def on_connect(paho: Any, userdata: Any, flags: Any, *more: Any) -> None:
+            self._session_is_kept = flags.session_present
+            connected(paho, userdata, flags, *more)
+
+        client._client.on_connect = on_connect
         return client
 
     def _new_queue(self, maxsize: int = 0) -> _Queue:
@@ -165,8 +186,11 @@ class MqttSource(Source):
             raise SourceBroken(f"tls_ca {self._options.tls_ca}: {error}") from None
 
     def _subscription(self) -> Any:
-        # A retained message comes with a new subscription, not again with every connection.
-        return need("paho.mqtt.subscribeoptions", "mqtt").SubscribeOptions(qos=self._options.qos, retainHandling=1)
+        # A retained message comes with a new subscription, not again with every connection; of QoS 0 each is new.
+        handling = 2 if self._was_open and not self._options.qos else 1
+        return need("paho.mqtt.subscribeoptions", "mqtt").SubscribeOptions(
+            qos=self._options.qos, retainHandling=handling
+        )
 
     async def __aiter__(self) -> AsyncGenerator[Sequence[Sample], None]:
         assert self._client is not None, "the source is not open"

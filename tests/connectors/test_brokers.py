@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 from pydantic import ValidationError
 
@@ -16,7 +17,7 @@ from connectors.contract import run, take
 from connectors.errors import SourceBroken, SourceUnavailable
 from connectors.jetstream import NatsOptions
 from connectors.mqtt import MqttOptions, MqttSource
-from tests.connectors.materials import mqtt_options, publish_mqtt, publish_nats, run_nats
+from tests.connectors.materials import mqtt_options, payload, publish_mqtt, publish_nats, run_nats
 from tests.connectors.servers import Mosquitto, Nats
 from tests.relay import Relay
 
@@ -136,7 +137,6 @@ def test_a_wrong_password_is_told(tmp_path: Path, server_program: Callable[[str]
 
 def test_a_topic_that_may_not_be_read_breaks_the_source(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mosquitto grants what it will never deliver; other brokers say so, with this code."""
-    import aiomqtt
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -173,7 +173,6 @@ def test_a_look_leaves_the_session_alone(mosquitto: Mosquitto) -> None:
 
 
 def test_times_and_identities_come_from_user_properties(mosquitto: Mosquitto) -> None:
-    import aiomqtt
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 
@@ -193,6 +192,45 @@ def test_times_and_identities_come_from_user_properties(mosquitto: Mosquitto) ->
         assert [sample.identity for sample in samples] == ["is-1500", "is-noon"]
 
     run(main())
+
+
+async def retain_mqtt(port: int, topic: str, number: int) -> None:
+    async with aiomqtt.Client("127.0.0.1", port) as client:
+        await client.publish(f"{topic}/row", payload(number), qos=1, retain=True)
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_a_retained_message_comes_once_and_not_with_every_connection(mosquitto: Mosquitto, qos: int) -> None:
+    async def main() -> None:
+        await retain_mqtt(mosquitto.port, f"kept-{qos}", 1)
+        source = mqtt_options(mosquitto.port, f"kept-{qos}", qos=qos).build()
+        for expected in (1, 2, 3):
+            async with source.opened(position=None if expected == 1 or not qos else expected - 1):
+                if expected > 1:
+                    await publish_mqtt(mosquitto.port, f"kept-{qos}", [expected])
+                (sample,) = await take(source, 1)
+                assert numbers([sample]) == [expected]
+                if qos:
+                    await source.commit(position=sample.position)
+
+    run(main())
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_a_session_that_the_broker_has_lost_is_told(
+    tmp_path: Path, server_program: Callable[[str], str], caplog: pytest.LogCaptureFixture, persistent: bool
+) -> None:
+    async def opened(position: Any) -> None:
+        async with source.opened(position=position):
+            pass
+
+    with Mosquitto(server_program("mosquitto"), tmp_path, persistent=persistent) as server:
+        source = mqtt_options(server.port, "lost").build()
+        run(opened(None))
+        server.stop()
+        server.start()
+        run(opened(1))
+    assert ("has no session client-lost any more" in caplog.text) is not persistent
 
 
 def test_a_queue_of_qos_0_gives_up_the_oldest_and_counts(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
