@@ -77,6 +77,12 @@ class Clock:
             return self._device(stamp_s, arrival_s)
         return self._wall(stamp_s, arrival_s)
 
+    def beside_others(self, stamp_s: float, arrival_s: float | None) -> str:
+        """A stamp that is left out, and what it does not go with."""
+        others = {"the last one": self._last_stamp_s, "its arrival": arrival_s}
+        told = [f"{name} at {time_s:.3f} s" for name, time_s in others.items() if time_s is not None]
+        return f"left out by its time, {stamp_s:.3f} s; {', '.join(told)}"
+
     def snapshot(self) -> list[Any]:
         line = None if self._line is None else self._line.snapshot()
         return [self._last_stamp_s, self._last_event_s, self._suspects, self._suspect_s, line]

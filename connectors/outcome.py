@@ -45,6 +45,8 @@ class Outcome:
         ]
         if totals.bad:
             parts.append(f"samples left out {totals.bad.total()}{_by_kind(totals.bad)}")
+        if totals.duplicates:
+            parts.append(f"samples that came again {totals.duplicates}")
         if totals.unrouted:
             parts.append(f"samples that match no route {totals.unrouted}")
         return f"{self.health}; {', '.join(parts)}"

@@ -162,13 +162,14 @@ class Pipeline:
             self.tally.duplicates += 1
             return None
         key = (target.route, sample.stream_key)
+        clock = self._clock(key)
         try:
-            event_s = self._clock(key).event_time(decoded.stamp_s, sample.arrival_s)
+            event_s = clock.event_time(decoded.stamp_s, sample.arrival_s)
         except ValueError as error:
             raise BadSample("time", str(error)) from None
         if event_s is None:
-            self.tally.bad["clock"] += 1
-            return None
+            assert decoded.stamp_s is not None, "the time of an arrival is never left out"
+            raise BadSample("clock", clock.beside_others(decoded.stamp_s, sample.arrival_s))
         if self._may_repeat and decoded.stamp_s is not None:
             # Only now: a stamp that the clock does not believe must not make all that follow look known.
             self._newest_s[key] = max(decoded.stamp_s, self._newest_s.get(key, decoded.stamp_s))

@@ -28,6 +28,7 @@ class Totals:
 
     samples: int = 0
     segments: int = 0
+    duplicates: int = 0
     unrouted: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
@@ -38,5 +39,6 @@ class Totals:
     def add(self, tally: Tally) -> None:
         self.samples += tally.samples
         self.segments += tally.segments
+        self.duplicates += tally.duplicates
         self.unrouted += tally.unrouted
         self.bad += tally.bad

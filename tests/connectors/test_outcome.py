@@ -9,9 +9,9 @@ from connectors.tally import Tally, Totals
 from runtime.cli import common
 
 
-def totals(segments: int = 3, **counts: dict[str, int]) -> Totals:
+def totals(segments: int = 3, duplicates: int = 0, unrouted: int = 0, **counts: dict[str, int]) -> Totals:
     made = Totals()
-    made.add(Tally(samples=10, segments=segments))
+    made.add(Tally(samples=10, segments=segments, duplicates=duplicates, unrouted=unrouted))
     for name, by_kind in counts.items():
         getattr(made, name).update(by_kind)
     return made
@@ -35,6 +35,10 @@ WELL = Outcome("ended", totals())
         (
             Outcome("ended", totals(bad={"format": 2, "time": 1})),
             "ended; published 3, refused 0, dropped 0, samples left out 3 (format 2, time 1)",
+        ),
+        (
+            Outcome("stopped", totals(duplicates=2, unrouted=1)),
+            "stopped; published 3, refused 0, dropped 0, samples that came again 2, samples that match no route 1",
         ),
     ],
 )

@@ -137,6 +137,14 @@ def test_without_identities_a_stamp_from_the_future_does_not_make_the_others_loo
     assert pipeline.tally.duplicates == 3
 
 
+def test_a_stamp_that_is_left_out_is_told_beside_the_others() -> None:
+    pipeline = Pipeline([RouteOptions.model_validate(ROUTE)], ClockOptions())
+    pipeline.accept([Sample("a", [1.0], stamp_s, 110.0) for stamp_s in (100.0, 1e5)], wall_s=0.0)
+    assert pipeline.tally.bad == {"clock": 1}
+    told = "a: left out by its time, 100000.000 s; the last one at 100.000 s, its arrival at 110.000 s"
+    assert pipeline.tally.last_bad == told
+
+
 def test_a_device_that_merely_counts_needs_identities_where_messages_may_come_again() -> None:
     clock = ClockOptions.model_validate({"kind": "device"})
     pipeline = Pipeline([RouteOptions.model_validate(ROUTE)], clock, may_repeat=True, redelivers_at_most=10)
