@@ -55,7 +55,7 @@ class DecodeOptions(Options):
     )
     time: str | int | None = Field(None, description="Path or column of the source's time stamp, of the last frame.")
     time_unit: Literal["s", "ms", "us", "ns", "iso8601", "ros"] = Field(
-        "s", description="Of the time stamp. ros: an object with sec and nanosec."
+        "s", description="Of the time stamp. iso8601: UTC, unless it names a zone. ros: an object with sec and nanosec."
     )
     identity: str | int | None = Field(None, description="Path or column of what tells a message from every other.")
     rate_hz: float | None = Field(None, gt=0, description="With [T, F]: frames per second; without, all have one time.")
