@@ -13,7 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from connectors.base import Source
+from connectors.config import SourceEntry
 from connectors.contract import run, take
+from connectors.dry_run import try_out
 from connectors.errors import SourceBroken, SourceUnavailable
 from connectors.jetstream import NatsOptions
 from connectors.mqtt import MqttOptions, MqttSource
@@ -168,6 +170,22 @@ def test_a_look_leaves_the_session_alone(mosquitto: Mosquitto) -> None:
             assert numbers(await take(look, 3)) == [0, 1, 2]
         async with options.build().opened() as source:
             assert numbers(await take(source, 3)) == [0, 1, 2]
+
+    run(main())
+
+
+def test_a_look_shows_what_the_session_itself_could_not_recognise(mosquitto: Mosquitto) -> None:
+    route = {"session": "s", "stream": "t", "modality": "m", "decode": {"format": "json", "fields": ["n"]}}
+    options = mqtt_options(mosquitto.port, "nameless", identity_property="")
+    entry = SourceEntry.model_validate({"from": options, "routes": [route]})
+
+    async def main() -> None:
+        looking = asyncio.create_task(try_out(options.for_a_look().build(), entry, 1.0))
+        while not looking.done():
+            await publish_mqtt(mosquitto.port, "nameless", [1])
+        trial = await looking
+        assert not trial.streams
+        assert set(trial.tally.bad) == {"identity"}
 
     run(main())
 
