@@ -155,6 +155,20 @@ def test_a_device_that_merely_counts_needs_identities_where_messages_may_come_ag
     assert pipeline.tally.duplicates == 2
 
 
+def test_a_replayable_source_whose_samples_have_no_position_is_broken_before_any_is_published() -> None:
+    class Forgetful(ScriptedSource):
+        def _position(self, number: int) -> Any:
+            return None
+
+    async def main() -> None:
+        bench = Bench(Forgetful(rows(3)))
+        await bench.runner.run()
+        assert (bench.runner.health, bench.values) == ("broken", {})
+        assert "no position" in bench.runner.reason
+
+    run_virtually(main())
+
+
 def test_no_sample_of_a_live_source_is_taken_for_one_that_came_again() -> None:
     async def main() -> None:
         untimed = [Sample("arrival", [number], None, 100.0) for number in range(3)]
