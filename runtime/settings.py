@@ -26,6 +26,7 @@ from typing import Any, Literal
 from runtime.dispatch.policy import DispatchPolicy
 from runtime.engine.policies import BatchPolicy, EnginePolicy, OrderPolicy, QuotaPolicy
 from runtime.gateway.policy import GatewayPolicy
+from runtime.keys import InvalidId, check_tenant
 from runtime.placement import ClusterPolicy
 from runtime.store.redis_address import parse_redis
 
@@ -117,7 +118,7 @@ class Settings:
         )
 
     def tokens(self) -> dict[str, str]:
-        """The tenants by token. Raises SettingError for a file that cannot be read."""
+        """The tenants by token. Raises SettingError for a file that cannot be read, or would let everyone in."""
         if not self.runtime.tokens_file:
             return {}
         try:
@@ -126,6 +127,15 @@ class Settings:
             raise SettingError(f"runtime.tokens_file: {error}") from None
         if not isinstance(tokens, dict) or not all(isinstance(tenant, str) for tenant in tokens.values()):
             raise SettingError("runtime.tokens_file: expected a JSON object {token: tenant}")
+        if not tokens:  # without any, every client is whom it says it is
+            raise SettingError("runtime.tokens_file: there is no token in it; leave the setting out to let everyone in")
+        if "" in tokens:
+            raise SettingError(f"runtime.tokens_file: the token of {tokens['']!r} is empty: whoever sends none has it")
+        try:
+            for tenant in tokens.values():
+                check_tenant(tenant)
+        except InvalidId as error:
+            raise SettingError(f"runtime.tokens_file: {error}") from None
         return tokens
 
 

@@ -141,6 +141,24 @@ def test_tokens_are_read_and_a_bad_file_is_told(tmp_path: Path) -> None:
         load_settings([f"runtime.tokens_file={file}"], environment={}).tokens()
 
 
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("{}", "there is no token in it"),
+        ('{"": "acme"}', "the token of 'acme' is empty"),
+        ('{"s3cret": "acme/north"}', "tenant has a slash"),
+        ('{"s3cret": ""}', "tenant is empty"),
+    ],
+)
+def test_a_tokens_file_that_lets_everyone_in_or_names_no_tenant_is_refused(
+    tmp_path: Path, content: str, text: str
+) -> None:
+    file = tmp_path / "tokens.json"
+    file.write_text(content)
+    with pytest.raises(SettingError, match=f"tokens_file: {text}"):
+        load_settings([f"runtime.tokens_file={file}"], environment={}).tokens()
+
+
 def test_every_setting_is_in_the_operations_guide() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     missing = [
