@@ -11,7 +11,8 @@ from runtime.store.base import Ownership
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Of two tables the one with the larger version is the newer: it is the sum of all epochs, and these only grow."""
+    """Of two tables the one with the larger version is the newer: it is the sum of all epochs, and these only grow.
+    Unless the store is replaced (emptied, or restored from a copy): its epochs begin anew."""
 
     version: int
     groups_of: dict[str, tuple[int, ...]]

@@ -53,6 +53,9 @@ class Fleet(Generic[LaneT]):
         """why nobody could name a worker when one was last asked for; empty if somebody did"""
         self._lanes: dict[str, LaneT] = {}
         self._version = -1
+        self._older: m.Routes | None = None
+        """the last table, if its version is below that of the one that is followed: late, or of a store put in place of
+        another, whose epochs begin anew"""
         self._endpoint_of: dict[int, str] = {}
         self._endpoints: list[str] = []
         """of all workers, those that stand by included"""
@@ -184,9 +187,15 @@ class Fleet(Generic[LaneT]):
     def tick(self, now_s: float) -> None:
         for lane in self.lanes.values():
             lane.tick(now_s)
+        if self._older is not None and [lane for lane in self._lanes.values() if lane.is_lost]:
+            self._strange_since_s = min(self._strange_since_s, now_s)
         if now_s - self._strange_since_s > STALE_AFTER_S:
             self._strange_since_s = inf
-            self.home.lose()
+            if self._older is not None:
+                self._version = self._older.version
+                self._follow(self._older)
+            else:
+                self.home.lose()
         if now_s >= self._give_home_up_at_s:
             self._give_home_up_at_s = inf
             self._patience_s = min(2 * self._patience_s, MOST_PATIENCE_S)
@@ -198,7 +207,9 @@ class Fleet(Generic[LaneT]):
 
     def _follow(self, routes: m.Routes) -> None:
         if routes.version < self._version:
+            self._older = routes
             return
+        self._older = None
         self._strange_since_s = inf  # who did not know yet that a group is its own knows it by now, or says so again
         self._version = routes.version
         self._endpoints = [str(worker.get("endpoint")) for worker in routes.workers]

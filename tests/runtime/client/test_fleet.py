@@ -160,6 +160,42 @@ def test_a_table_that_leads_astray_is_asked_for_again() -> None:
     assert fleet.home.is_lost
 
 
+def test_a_table_of_a_store_that_begins_anew_is_followed_once_the_old_one_leads_astray() -> None:
+    fleet = publisher(table(5, a=LOW, b=HIGH))
+    publish(fleet, RIGHT)
+    fleet.receive(fleet.home, table(2, a=LOW, b=(), c=HIGH), 1.0)
+    assert fleet.lanes[B].sessions == {RIGHT}, "it may be late"
+    for now_s in (1.0, 1.5, 2.1):
+        fleet.receive(fleet.lanes[B], m.Nack("not_owner", "", RIGHT, "left", 1, 0, 50), now_s)
+        fleet.tick(now_s)
+    assert fleet.lanes[C].sessions == {RIGHT}
+    fleet.receive(fleet.home, table(3, a=LOW, b=HIGH, c=()), 3.0)
+    assert fleet.lanes[B].sessions == {RIGHT}
+
+
+def test_it_is_followed_as_well_once_a_worker_of_the_old_one_does_not_answer() -> None:
+    fleet = publisher(table(5, a=LOW, b=HIGH))
+    publish(fleet, RIGHT)
+    fleet.receive(fleet.home, table(2, a=range(KEY_GROUPS)), 1.0)
+    fleet.lanes[B].lose()
+    fleet.tick(10.0)
+    fleet.tick(11.1)
+    assert fleet.home.sessions == {RIGHT}
+    assert not fleet.home.is_lost
+
+
+def test_a_table_that_was_late_is_forgotten_with_the_next() -> None:
+    fleet = publisher(table(5, a=LOW, b=HIGH))
+    publish(fleet, RIGHT)
+    fleet.receive(fleet.home, table(4, a=range(KEY_GROUPS)), 1.0)
+    fleet.receive(fleet.home, table(6, a=LOW, b=HIGH), 1.0)
+    for now_s in (1.0, 1.5, 2.1):
+        fleet.receive(fleet.lanes[B], m.Nack("not_owner", "", RIGHT, "left", 1, 0, 50), now_s)
+        fleet.tick(now_s)
+    assert fleet.lanes[B].sessions == {RIGHT}
+    assert fleet.home.is_lost
+
+
 def test_a_home_that_breaks_is_given_up_at_once() -> None:
     fleet = publisher()
     fleet.broken(10.0)
