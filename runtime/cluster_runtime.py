@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from runtime.local_runtime import READY_WITHIN_S
-from runtime.settings import Settings
+from runtime.settings import SettingError, Settings, differing
 from runtime.state_dir import StartError
+from runtime.store.base import StoreError
+from runtime.store_source import open_store
 
 ANSWER_WITHIN_S = 30.0
 
@@ -27,11 +29,18 @@ def connected(address: str) -> Iterator[None]:
     try:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise StartError(f"no Ray cluster at {address!r}: {error}; `ray start --head` makes one") from None
+        raise StartError(f"no Ray cluster at {address!r}: {error}; {_what_helps()}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _what_helps() -> str:
+    """Ray does not say that it was the token, and by itself sends one only where the address is `auto`."""
+    if os.environ.get("RAY_AUTH_MODE"):
+        return "`ray start --head` makes one"
+    return "`ray start --head` makes one, and RAY_AUTH_MODE=token connects to one that asks for a token"
 
 
 def deploy(settings: Settings, on_progress: Callable[[str], None]) -> None:
@@ -48,14 +57,49 @@ def deploy(settings: Settings, on_progress: Callable[[str], None]) -> None:
         raise StartError(
             "several machines need a store that all of them reach: set runtime.store to a redis:// address"
         )
+    _check(settings)
+    if ignored := _ignored(settings):
+        on_progress(f"a runtime is there already, and keeps its {', '.join(ignored)}: `grf down --address` ends it")
     on_progress("starting the workers and the gateway")
     controller = start_controller(settings, detached=True)
     run_gateway(settings)  # while the workers load their model
     deadline_s = time.monotonic() + READY_WITHIN_S
-    while not ray.get(controller.routes.remote(), timeout=ANSWER_WITHIN_S)["workers"]:
+    while not _answer_of(controller.routes.remote())["workers"]:
         if time.monotonic() > deadline_s:
             raise StartError(f"no worker was ready within {READY_WITHIN_S:g} s: see `ray logs`")
         time.sleep(0.1)
+
+
+def _check(settings: Settings) -> None:
+    """Where the controller will be, what it needs: one that waits for its store answers nobody. Raises StartError."""
+    import ray
+
+    from runtime.controller_actor import of_head
+
+    wrong = ray.remote(_what_is_wrong).options(num_cpus=0, resources=of_head()).remote(settings)
+    try:
+        if text := ray.get(wrong, timeout=ANSWER_WITHIN_S):
+            raise StartError(text)
+    except ray.exceptions.GetTimeoutError:
+        raise StartError(f"Ray's head node has not checked the settings within {ANSWER_WITHIN_S:g} s") from None
+
+
+def _what_is_wrong(settings: Settings) -> str:
+    try:
+        settings.tokens()
+        open_store(settings).close()
+    except (SettingError, StoreError) as error:
+        return str(error)
+    return ""
+
+
+def _ignored(settings: Settings) -> list[str]:
+    """Settings that have no effect, for a runtime is there with others. Those of the gateway count: it is replaced."""
+    try:
+        kept: Settings = _answer_of(find_controller().settings.remote(), "`grf down --address` ends it")
+    except NotThere:
+        return []
+    return [name for name in differing(kept, settings) if not name.startswith("gateway.")]
 
 
 def stop(drain_s: float) -> bool:
@@ -63,17 +107,26 @@ def stop(drain_s: float) -> bool:
     import ray
     from ray import serve
 
+    from runtime.controller_actor import stop_workers, worker_names
     from runtime.gateway.deployment import APPLICATION
 
     controller = find_controller()
-    saved = bool(ray.get(controller.stop.remote(drain_s), timeout=drain_s + ANSWER_WITHIN_S))
-    ray.kill(controller)
+    try:
+        saved = bool(ray.get(controller.stop.remote(drain_s), timeout=drain_s + ANSWER_WITHIN_S))
+        ray.kill(controller)
+    except ray.exceptions.RayError:  # it waits for its store, for example
+        ray.kill(controller)
+        saved = stop_workers(worker_names(), drain_s)
     serve.delete(APPLICATION)
     return saved
 
 
+class NotThere(StartError):
+    """No runtime is on the cluster."""
+
+
 def find_controller() -> Any:
-    """Raises StartError if no runtime is on the cluster."""
+    """Raises NotThere if no runtime is on the cluster."""
     import ray
 
     from runtime.actor_names import CONTROLLER, NAMESPACE
@@ -81,7 +134,7 @@ def find_controller() -> Any:
     try:
         return ray.get_actor(CONTROLLER, NAMESPACE)
     except ValueError:
-        raise StartError("no runtime runs on this Ray cluster: `grf up --address` starts one") from None
+        raise NotThere("no runtime runs on this Ray cluster: `grf up --address` starts one") from None
 
 
 def scale(workers: int) -> None:
@@ -95,7 +148,7 @@ def drain(name: str) -> list[str]:
     return names
 
 
-def _answer_of(asked: Any) -> Any:
+def _answer_of(asked: Any, what_helps: str = "its log says more (`ray logs`)") -> Any:
     import ray
 
     try:
@@ -103,4 +156,6 @@ def _answer_of(asked: Any) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise StartError(f"the controller: {error.cause}") from None
     except ray.exceptions.GetTimeoutError:
-        raise StartError(f"the controller has not answered within {ANSWER_WITHIN_S:g} s") from None
+        raise StartError(f"the controller has not answered within {ANSWER_WITHIN_S:g} s; {what_helps}") from None
+    except ray.exceptions.RayActorError as error:
+        raise StartError(f"the controller has ended: {error}") from None

@@ -61,7 +61,7 @@ class ControllerActor:
             settings.runtime.lease_s,
             registry,
             time.monotonic(),
-            expected=[name for name in _actor_names() if name.startswith(WORKERS)],
+            expected=worker_names(),
         )
         self._witness = DeathWatch(_hold_reference, self._died)
         threading.Thread(target=self._watch, name="grf-watch", daemon=True).start()
@@ -106,6 +106,10 @@ class ControllerActor:
         self._hands.saw(beat)
         return orders
 
+    def settings(self) -> Settings:
+        """Those that count, whatever a later `grf up` was given."""
+        return self._settings
+
     def routes(self) -> dict[str, Any]:
         return self._controller.routes() | {"controller_metrics_url": self._metrics_url}
 
@@ -124,15 +128,21 @@ class ControllerActor:
         alive = [
             worker for worker in self.cluster()["workers"] if worker["heard_s_ago"] < self._settings.runtime.lease_s
         ]
-        names = [worker["name"] for worker in alive]
-        stopped: list[Any] = [ray.get_actor(name, NAMESPACE).stop.remote(drain_s) for name in names]
-        done: list[Any] = ray.wait(stopped, num_returns=len(stopped), timeout=drain_s + 5.0)[0] if stopped else []
-        saved = len(done) == len(stopped) and all(ray.get(done))
-        for name in _actor_names():
-            if name.startswith(WORKERS):  # they are detached: they would outlive everything
-                ray.kill(ray.get_actor(name, NAMESPACE))
+        saved = stop_workers([worker["name"] for worker in alive], drain_s)
         self._controller.end()
         return saved
+
+
+def stop_workers(names: Collection[str], drain_s: float) -> bool:
+    """Have these save and stop, then end all there are; True if all that was settled is saved."""
+    stopped: list[Any] = [ray.get_actor(name, NAMESPACE).stop.remote(drain_s) for name in names]
+    done: list[Any] = ray.wait(stopped, num_returns=len(stopped), timeout=drain_s + 5.0)[0] if stopped else []
+    try:
+        saved = len(done) == len(stopped) and all(ray.get(done))
+    finally:
+        for name in worker_names():  # they are detached: they would outlive everything
+            ray.kill(ray.get_actor(name, NAMESPACE))
+    return saved
 
 
 def _hold_reference(beat: Beat) -> None:
@@ -149,9 +159,9 @@ def _open_patiently(settings: Settings) -> Store:
             time.sleep(STORE_RETRY_S)
 
 
-def _actor_names() -> list[str]:
+def worker_names() -> list[str]:
     listed: list[dict[str, str]] = ray.util.list_named_actors(all_namespaces=True)
-    return [actor["name"] for actor in listed if actor["namespace"] == NAMESPACE]
+    return [actor["name"] for actor in listed if actor["namespace"] == NAMESPACE and actor["name"].startswith(WORKERS)]
 
 
 class RayHands:
@@ -241,7 +251,7 @@ def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
     meanwhile nobody would replace the workers that were lost with it and with the controller.
     """
     actor = ray.remote(ControllerActor).options(
-        resources=_of_head(),
+        resources=of_head(),
         name=CONTROLLER,
         namespace=NAMESPACE,
         lifetime="detached" if detached else None,
@@ -253,7 +263,7 @@ def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
     return actor.remote(settings)
 
 
-def _of_head() -> dict[str, float]:
+def of_head() -> dict[str, float]:
     """A trace of what only the head node has."""
     return {HEAD: 0.001} if any(node["Alive"] and HEAD in node["Resources"] for node in ray.nodes()) else {}
 

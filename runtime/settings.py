@@ -150,6 +150,16 @@ LAYERS: dict[str, type[Any]] = {
 }
 
 
+def differing(one: Settings, other: Settings) -> list[str]:
+    """Names of the settings in which the two differ."""
+    return [
+        f"{layer}.{item.name}"
+        for layer, kind in LAYERS.items()
+        for item in dataclasses.fields(kind)
+        if getattr(getattr(one, layer), item.name) != getattr(getattr(other, layer), item.name)
+    ]
+
+
 def load_settings(
     flags: Iterable[str] = (), config: str | None = None, environment: Mapping[str, str] = os.environ
 ) -> Settings:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray import serve
 
-from runtime import cluster_runtime
+from runtime import cluster_runtime, controller_actor
+from runtime.settings import load_settings
 from runtime.state_dir import StartError
 from runtime.store.base import StoreUnavailable
 
@@ -35,3 +38,52 @@ def test_a_controller_that_cannot_is_told_in_one_line(
         with pytest.raises(StartError, match=text) as told:
             ask()
         assert "\n" not in str(told.value)
+
+
+def test_settings_that_keep_the_controller_waiting_are_told_before_it_is_started(tmp_path: Path) -> None:
+    none_there, no_file = "runtime.store=redis://127.0.0.1:1", f"runtime.tokens_file={tmp_path / 'nowhere'}"
+    said = [cluster_runtime._what_is_wrong(load_settings([flag], environment={})) for flag in (none_there, no_file)]
+    assert ["127.0.0.1:1" in said[0], "nowhere" in said[1]] == [True, True], said
+    fine = load_settings([f"runtime.state_dir={tmp_path}"], environment={})
+    assert cluster_runtime._what_is_wrong(fine) == ""
+
+
+class Remote:
+    """What is asked of an actor, and its answer."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def remote(self, *_: Any) -> Any:
+        return self.answer
+
+
+def test_who_starts_it_again_is_told_which_settings_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = load_settings(["cluster.workers=2"], environment={})
+    controller = type("Controller", (), {"settings": Remote(kept)})
+    monkeypatch.setattr(cluster_runtime, "find_controller", controller)
+    monkeypatch.setattr(ray, "get", lambda asked, timeout: asked)
+    asked = load_settings(["cluster.workers=3", "gateway.replicas=2", "order.lateness_s=1"], environment={})
+    assert cluster_runtime._ignored(asked) == ["order.lateness_s", "cluster.workers"]
+    assert cluster_runtime._ignored(kept) == []
+
+
+def test_a_controller_that_answers_nobody_is_ended_with_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+
+    def get(*_: Any, **__: Any) -> None:
+        raise ray.exceptions.GetTimeoutError
+
+    def stop_workers(names: list[str], drain_s: float) -> bool:
+        done.append(("stop", names, drain_s))
+        return False
+
+    controller = type("Controller", (), {"stop": Remote(None)})()
+    monkeypatch.setattr(cluster_runtime, "find_controller", lambda: controller)
+    monkeypatch.setattr(controller_actor, "worker_names", lambda: ["worker-0"])
+    monkeypatch.setattr(controller_actor, "stop_workers", stop_workers)
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "kill", lambda actor: done.append(("kill", actor)))
+    monkeypatch.setattr(serve, "delete", lambda name: done.append(("delete", name)))
+    assert cluster_runtime.stop(5.0) is False
+    assert done == [("kill", controller), ("stop", ["worker-0"], 5.0), ("delete", "grf")]
