@@ -72,9 +72,8 @@ class ControllerActor:
         drained: set[str] = set()
         while not self._stopping.wait(LOOK_AT_NODES_S):
             try:
-                draining = set(draining_nodes())
-                self._controller.see_nodes({node[:NODE_ID_CHARS] for node in living_nodes()} - draining)
-                for node in draining - drained:
+                self._controller.see_nodes({node[:NODE_ID_CHARS] for node in self._hands.usable_nodes()})
+                for node in set(draining_nodes()) - drained:
                     log.info("Ray drains node %s", node)
                     self._controller.drain(node, time.monotonic())
                     drained.add(node)
@@ -120,6 +119,7 @@ class ControllerActor:
         self._controller.scale(workers, time.monotonic())
 
     def drain(self, name: str) -> list[str]:
+        self._hands.avoid(name)
         return self._controller.drain(name, time.monotonic())
 
     def stop(self, drain_s: float) -> bool:
@@ -175,6 +175,8 @@ class RayHands:
         self._handles: dict[str, Handle] = {}
         self._node_of: dict[str, str] = {}
         """workers, by name"""
+        self._avoided: set[str] = set()
+        """nodes that were drained by `grf drain`; of those that Ray drains it says so itself"""
 
     def start(self, name: str, beside: Collection[str]) -> None:
         self._thread.submit(self._logged, partial(self._start, beside=beside), name)
@@ -225,13 +227,24 @@ class RayHands:
 
     def _emptiest_node(self, name: str, beside: Collection[str]) -> str:
         """Ray's own spreading counts resources, of which our actors may ask for none: all would be lost with a node."""
-        drained = draining_nodes()
-        living = living_nodes()
-        nodes = [node for node in living if node[:NODE_ID_CHARS] not in drained] or living
+        nodes = self.usable_nodes() or [node["NodeID"] for node in ray.nodes() if node["Alive"]]
         used = Counter(self._node_of[other] for other in beside if other != name and other in self._node_of)
         chosen = min(nodes, key=lambda node: (used[node[:NODE_ID_CHARS]], node))
         self._node_of[name] = chosen[:NODE_ID_CHARS]
         return chosen
+
+    def avoid(self, name: str) -> None:
+        """If this is a node (its id, or its address), start nobody there while there is another: it is about to go. A
+        machine that comes back is another node."""
+        living = [node for node in ray.nodes() if node["Alive"]]
+        ids = {node["NodeID"][:NODE_ID_CHARS]: node["NodeManagerAddress"] for node in living}
+        self._avoided.update(node for node, address in ids.items() if name in (node, address))
+
+    def usable_nodes(self) -> list[str]:
+        """Whole ids of those that live and are not about to go."""
+        unusable = {*draining_nodes(), *self._avoided}
+        living = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        return [node for node in living if node[:NODE_ID_CHARS] not in unusable]
 
     def saw(self, beat: Beat) -> None:
         self._node_of[beat.name] = beat.node
@@ -266,11 +279,6 @@ def start_controller(settings: Settings, *, detached: bool = False) -> Handle:
 def of_head() -> dict[str, float]:
     """A trace of what only the head node has."""
     return {HEAD: 0.001} if any(node["Alive"] and HEAD in node["Resources"] for node in ray.nodes()) else {}
-
-
-def living_nodes() -> list[str]:
-    """Their ids, whole."""
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 def draining_nodes() -> list[str]:
