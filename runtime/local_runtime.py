@@ -50,7 +50,7 @@ class LocalRuntime:
         try:
             self._check()
         except BaseException:
-            self._release()
+            self._release(forgets=True)
             raise
         note = Note(os.getpid(), self.address)
         write_note(self._state_dir, note)
@@ -72,12 +72,14 @@ class LocalRuntime:
                 saved = self._stop_workers(drain_s)
             ray.shutdown()
         self._ray_thread.shutdown()
-        self._release()
+        self._release(forgets=saved or self._controller is None)
         return saved
 
-    def _release(self) -> None:
+    def _release(self, *, forgets: bool) -> None:
+        """The note stays where not all is saved: so `grf down` learns of it."""
         if self._lock is not None:
-            forget_note(self._state_dir)
+            if forgets:
+                forget_note(self._state_dir)
             self._lock.close()
             self._lock = None
 

@@ -1,5 +1,7 @@
 """One runtime on a state directory: the lock that it holds, and the note by which commands find it.
 
+A runtime that has saved everything removes its note as it ends; one that could not, or was killed, leaves it there.
+
 Its process may end without a word, and its number be given to another. So the lock, which ends with the process, says
 whether there is a runtime; the note only says which.
 """
@@ -83,6 +85,11 @@ def is_held(directory: Path) -> bool:
 def who_runs(directory: Path) -> Note | None:
     """The runtime on this state directory; None if there is none, whatever one that was killed has left."""
     return _read(directory) if is_held(directory) else None
+
+
+def has_left_note(directory: Path) -> bool:
+    """A runtime has ended here, and not everything that was settled is saved."""
+    return not is_held(directory) and (directory / NOTE_FILE).exists()
 
 
 def _locks(lock: IO[str]) -> bool:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import click
 
@@ -24,7 +24,7 @@ from runtime.cli.common import (
 from runtime.keys import KEY_GROUPS
 from runtime.local_runtime import DRAIN_S, LocalRuntime
 from runtime.settings import Settings
-from runtime.state_dir import LOG_FILE, StartError, is_held, who_runs
+from runtime.state_dir import LOG_FILE, StartError, has_left_note, is_held, who_runs
 
 DOWN_WITHIN_S = 40.0
 LOOK_EVERY_S = 0.1
@@ -103,8 +103,7 @@ def down(config: str | None, flags: tuple[str, ...], ray_address: str) -> None:
     if ray_address:
         with cluster_runtime.connected(ray_address):
             saved = cluster_runtime.stop(DRAIN_S)
-        click.echo("grf is down" if saved else "grf is down; not everything settled was saved")
-        sys.exit(0 if saved else FAILED)
+        _tell_it_is_down(saved)
     directory = Path(settings.runtime.state_dir)
     running = who_runs(directory)
     if running is None:
@@ -117,7 +116,12 @@ def down(config: str | None, flags: tuple[str, ...], ray_address: str) -> None:
             click.echo(f"grf: process {running.pid} has not stopped after {DOWN_WITHIN_S:g} s", err=True)
             sys.exit(FAILED)
         time.sleep(LOOK_EVERY_S)
-    click.echo("grf is down")
+    _tell_it_is_down(not has_left_note(directory))
+
+
+def _tell_it_is_down(saved: bool) -> NoReturn:
+    click.echo("grf is down" if saved else "grf is down; not everything settled was saved")
+    sys.exit(0 if saved else FAILED)
 
 
 @click.command()

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from runtime.cli import grf
-from runtime.cli.common import NO_RUNTIME
+from runtime.cli.common import FAILED, NO_RUNTIME
 from runtime.state_dir import NOTE_FILE, Note, StartError, is_held, state_lock, take_lock, who_runs, write_note
 
 NOTE = Note(os.getpid(), "http://127.0.0.1:8000", "127.0.0.1:1", "token")
@@ -52,3 +52,31 @@ def test_down_does_not_touch_a_process_that_was_given_the_number_of_a_runtime_th
         assert isinstance(scaled.exception, StartError)
         assert bystander.stdin is not None
         bystander.stdin.close()
+
+
+ENDING = """
+import os, signal, sys
+from pathlib import Path
+from runtime.state_dir import Note, forget_note, take_lock, write_note
+directory, saves = Path(sys.argv[1]), sys.argv[2] == "True"
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+lock = take_lock(directory)
+write_note(directory, Note(os.getpid(), "http://127.0.0.1:8000", "127.0.0.1:1"))
+print(flush=True)
+signal.sigwait([signal.SIGTERM])
+if saves:
+    forget_note(directory)
+"""
+"""a runtime as far as a state directory knows it, which saves all as it is told to end, or cannot"""
+
+
+@pytest.mark.parametrize(
+    ("saves", "told"), [(True, "grf is down\n"), (False, "grf is down; not everything settled was saved\n")]
+)
+def test_down_tells_whether_all_was_saved(tmp_path: Path, saves: bool, told: str) -> None:
+    arguments = [sys.executable, "-c", ENDING, str(tmp_path), str(saves)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as runtime:
+        assert runtime.stdout is not None
+        runtime.stdout.readline()
+        done = CliRunner().invoke(grf, ["down", "--set", f"runtime.state_dir={tmp_path}"])
+    assert (done.stdout, done.exit_code) == (told, 0 if saves else FAILED)
