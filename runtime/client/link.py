@@ -27,6 +27,8 @@ class Identity:
     def __post_init__(self) -> None:
         check_id("client", self.client)
         check_tenant(self.tenant)
+        if not isinstance(self.token, str):  # such as what os.environ.get gives: no worker would answer its hello
+            raise TypeError(f"token {self.token!r} is no text; without a token it is empty")
 
 
 class Core(Protocol):

@@ -58,7 +58,7 @@ class PublisherStats:
     """given up because the buffer was full"""
     resent: int = 0
     reconnects: int = 0
-    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=100_000), repr=False)
     """from publish to the acknowledgement `fused`, of the newest segments"""
 
 

@@ -10,6 +10,12 @@ from runtime.client.link import LOST_AFTER_S, PING_EVERY_S, Identity, Link
 WELCOME = m.Welcome("w", "first", "acme", {}, 8, 1 << 20, 1 << 20)
 
 
+def test_a_token_that_is_no_text_is_refused_at_once() -> None:
+    """A worker cannot read such a hello: its client would wait for ever."""
+    with pytest.raises(TypeError):
+        Identity("robot", token=None)
+
+
 class Line:
     """A link and the time, told by hand."""
 

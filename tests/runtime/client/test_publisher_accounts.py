@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from runtime import messages as m
 from runtime.client.errors import StreamRefused
 from runtime.client.link import Identity
-from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
+from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_core import PublisherCore
 from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.wire import encode
@@ -194,3 +194,10 @@ def test_the_first_connection_is_no_reconnection() -> None:
     assert played.core.stats.reconnects == 0
     played.connect()
     assert played.core.stats.reconnects == 1
+
+
+def test_counts_can_be_printed_without_their_latencies() -> None:
+    stats = PublisherStats(published=7)
+    stats.latencies_s.extend([0.001] * 100)
+    assert "published=7" in repr(stats)
+    assert "0.001" not in repr(stats)
