@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -44,6 +45,16 @@ def test_a_tally_is_added_up() -> None:
     assert registry.get_sample_value("grf_sequence_gaps_total") == 2
     assert registry.get_sample_value("grf_batch_segments_count") == 4
     assert registry.get_sample_value("grf_step_seconds_sum") == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize("kind", [WorkerMetrics, ControllerMetrics, GatewayMetrics])
+def test_every_metric_is_in_the_operations_guide(kind: Callable[[CollectorRegistry], object]) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    kind(registry := CollectorRegistry())
+    families = [family for family in registry.collect() if family.name.startswith("grf_")]
+    assert families
+    names = [f"{family.name}_total" if family.type == "counter" else family.name for family in families]
+    assert not [name for name in names if f"| `{name}` |" not in guide]
 
 
 def worker_registry(registry: CollectorRegistry) -> None:
