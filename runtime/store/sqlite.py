@@ -44,6 +44,7 @@ class SqliteStore:
         self.history_length = history_length
         self.busy_timeout_s = busy_timeout_s
         self._closed = False
+        self._wal_has_deleted = False
         self._connection: sqlite3.Connection | None = None
         self._connect(create=True)
 
@@ -65,11 +66,29 @@ class SqliteStore:
         with self._transaction("BEGIN IMMEDIATE") as connection:
             check_epochs(self._epochs.of(epochs), epochs, (record.key for record in records))
             write(connection, rows, self.history_length)
+        if self._wal_has_deleted:
+            self._empty_wal()
 
     def delete(self, epochs: Mapping[int, int], key: SessionKey) -> bool:
         with self._transaction("BEGIN IMMEDIATE") as connection:
             check_epochs(self._epochs.of(epochs), epochs, [key])
-            return forget(connection, [key]) > 0
+            existed = forget(connection, [key]) > 0
+        if existed:
+            self._empty_wal()
+        return existed
+
+    def _empty_wal(self) -> None:
+        """The -wal file has what was saved of a deleted session until it is written over, which may be never. While
+        somebody reads there, an export for example, it stays: nobody is kept waiting, and a later save tries again."""
+        connection = self._use()
+        try:
+            connection.execute("PRAGMA busy_timeout = 0")
+            (is_busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._wal_has_deleted = bool(is_busy)
+        except sqlite3.Error:  # a full disk, for example: what was asked for is done all the same
+            self._wal_has_deleted = True
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {int(self.busy_timeout_s * 1000)}")
 
     def scan(self, tenant: str, after: str, limit: int) -> list[str]:
         with self._transaction("BEGIN") as connection:

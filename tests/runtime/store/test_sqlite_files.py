@@ -338,3 +338,34 @@ def test_an_error_without_a_code_is_unusable_and_names_the_file(path: Path) -> N
     assert isinstance(error, StoreUnusable)
     assert str(path) in str(error)
     assert "UTF-8" in str(error)
+
+
+def bytes_of(path: Path) -> bytes:
+    return path.read_bytes() + Path(f"{path}-wal").read_bytes()
+
+
+def test_nothing_of_a_deleted_session_stays_in_the_files(path: Path) -> None:
+    forgotten = key("patient-7")
+    with closing(SqliteStore(path)) as store:
+        epochs = owned(store, *KEYS, forgotten)
+        for version in range(1, 30):
+            store.save(epochs, [record(each, version=version) for each in (*KEYS, forgotten)])
+        assert b"patient-7" in bytes_of(path)
+        assert store.delete(epochs, forgotten)
+        assert b"patient-7" not in bytes_of(path)
+        assert store.load(KEYS).keys() == {*KEYS}
+
+
+def test_what_is_read_while_a_session_is_deleted_goes_with_a_later_save(path: Path) -> None:
+    forgotten = key("patient-7")
+    with closing(SqliteStore(path)) as store:
+        epochs = owned(store, *KEYS, forgotten)
+        store.save(epochs, [record(each) for each in (*KEYS, forgotten)])
+        export = store.records()
+        next(export)
+        assert store.delete(epochs, forgotten)
+        store.save(epochs, [record(KEYS[0], version=2)])
+        assert b"patient-7" in bytes_of(path), "the export needs it"
+        assert len([*export]) == len(KEYS)
+        store.save(epochs, [record(KEYS[0], version=3)])
+        assert b"patient-7" not in bytes_of(path)
