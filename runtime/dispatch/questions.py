@@ -223,7 +223,8 @@ class Questions:
         newer = unsaved_history(self._engine, session) if session else []
         last = stored[-1].version if stored else 0
         asked = [row for row in newer if row.version > last and question.from_s <= row.event_time_s <= question.to_s]
-        views = [self._view.history(row) for row in [*stored, *asked][-limit:]]
+        rows = [row for row in [*stored, *asked] if self._view.fits(row)]
+        views = [self._view.history(row) for row in rows[-limit:]]
         self._outbox.send(peer.identity, m.History(question.request, views))
 
     def _delete(self, peer: Peer, key: SessionKey, question: m.Delete) -> None:

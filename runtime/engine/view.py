@@ -22,6 +22,7 @@ class StateView:
     def __init__(self, signature: ModelSignature) -> None:
         self._digest = signature.digest
         self._modalities = [modality.name for modality in signature.modalities]
+        self._outputs = signature.output_width
         self._maps = StateMaps(signature_map(signature))
         self._nothing: Float32Array = np.zeros(signature.output_width + len(self._modalities) + 1, np.float32)
 
@@ -99,8 +100,14 @@ class StateView:
             reset_reason=record.reset_reason,
         )
 
+    def fits(self, row: HistoryRow) -> bool:
+        """False for a version that another model has settled, with other modalities or heads: this one cannot name its
+        numbers."""
+        is_as_wide = len(row.outputs) == self._outputs and len(row.shares) == len(self._modalities)
+        return is_as_wide and row.modality in self._modalities
+
     def history(self, row: HistoryRow) -> StateMap:
-        """One settled version."""
+        """One settled version, of those that `fits`."""
         numbers = _as_stored(*row.outputs, *row.shares, row.gate)
         return {"modality": row.modality} | self._maps.fused(row.version, row.event_time_s, numbers)
 

@@ -13,6 +13,7 @@ from runtime import messages as m
 from runtime.engine.engine import SILENT_PER_TICK
 from runtime.engine.policies import OrderPolicy
 from runtime.keys import SessionKey, key_group
+from runtime.records import HistoryRow
 from runtime.state_maps import StateMaps
 from runtime.wire import encode
 from tests.runtime.dispatch.desk import FRAMES, Desk
@@ -177,6 +178,23 @@ def test_a_replaced_model_starts_a_new_context_keeps_the_marks_and_says_so() -> 
     later.say(b"a", m.Query(1, "s"))
     state = later.heard(b"a", m.State)[-1].state
     assert (state["live"], state["reset_reason"]) == (None, "the model was replaced")
+
+
+def test_history_leaves_out_what_a_model_with_other_modalities_or_heads_has_settled() -> None:
+    desk, key = Desk(), SessionKey("default", "s")
+    desk.hello(b"a")
+    desk.settle(b"a", "s", 1, 2, 3)
+    (record,) = desk.store.load([key]).values()
+    narrow = HistoryRow(1, 0.1, "audio", (0.5,), (1.0,), 1.0)
+    wide = HistoryRow(2, 0.2, "audio", (0.5, 0.5, 0.1), (0.25, 0.25, 0.25, 0.25), 0.5)
+    unknown = HistoryRow(3, 0.3, "smell", (0.5, 0.5, 0.1), (0.5, 0.25, 0.25), 0.5)
+    desk.store.restore([replace(record, model_digest="older", history=(narrow, wide, unknown))])
+    later = Desk(desk.disk)
+    later.hello(b"a")
+    later.settle(b"a", "s", 4, 5)
+    later.say(b"a", m.QueryHistory(1, "s"), m.QueryHistory(2, "s", limit=4))
+    for past in later.heard(b"a", m.History):
+        assert [row["version"] for row in past.rows] == [4, 5]
 
 
 def test_a_damaged_record_costs_its_own_session_and_no_other() -> None:
