@@ -33,6 +33,13 @@ class EvaluationError(ValueError):
     """Sessions that cannot be evaluated with this bundle; the text says why."""
 
 
+class NothingToEvaluate(EvaluationError):
+    """No session has a label and something that the bundle takes."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no labelled session to evaluate")
+
+
 def no_progress(done: int, total: int) -> None:
     pass
 
@@ -77,7 +84,7 @@ def evaluate_as_trained(
         overlong=recipe.get("overlong", "subsample"), device=device, on_progress=on_progress,
     )  # fmt: skip
     if not result["n"]:
-        raise EvaluationError("there is no labelled session to evaluate")
+        raise NothingToEvaluate
     return result
 
 
@@ -94,11 +101,15 @@ def evaluate_conditions(
     device: str | torch.device = "cpu",
     on_progress: OnProgress = no_progress,
 ) -> dict[str, dict[str, Any]]:
-    """`evaluate_as_trained` by the name of each condition."""
-    return {
-        condition.name: evaluate_as_trained(bundle, sessions, condition, device, on_progress)
-        for condition in conditions
-    }
+    """`evaluate_as_trained` by the name of each condition; `n` is 0, and nothing else is known, where one leaves
+    nothing of any session."""
+    results: dict[str, dict[str, Any]] = {}
+    for condition in conditions:
+        try:
+            results[condition.name] = evaluate_as_trained(bundle, sessions, condition, device, on_progress)
+        except NothingToEvaluate:
+            results[condition.name] = {"n": 0}
+    return results
 
 
 def evaluate_recording(bundle: Bundle, path: Path | str, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -134,7 +145,7 @@ def evaluate_sequences(
 ) -> dict[str, Any]:
     """`score_heads` of each head's answers, with `n` and `segments`."""
     if not sequences:
-        raise EvaluationError("there is no labelled session to evaluate")
+        raise NothingToEvaluate
     step_model = bundle.step_model(device)
     answers = stream_answers(step_model, sequences, on_progress)
     told: dict[str, Float32Array] = {}

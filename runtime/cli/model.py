@@ -29,6 +29,7 @@ from grf_core.training.checks import RecipeError
 from grf_core.training.evaluation import (
     EVERY_HALF_SECOND,
     EvaluationError,
+    NothingToEvaluate,
     OnProgress,
     evaluate_as_trained,
     evaluate_conditions,
@@ -180,7 +181,10 @@ def _evaluate_recipe(
     results = evaluate_conditions(bundle, sessions, asked, device, show)
     for name, metrics in results.items() if conditions else ():
         click.echo(f"{name}: {json.dumps(metrics)}", err=True)
-    return next(iter(results.values()))
+    headline = next(iter(results.values()))
+    if not headline["n"]:
+        raise NothingToEvaluate
+    return headline
 
 
 def _unseen(bundle: Bundle, names: list[str]) -> set[str]:

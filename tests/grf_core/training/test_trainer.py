@@ -97,6 +97,19 @@ def test_a_dataset_without_a_test_half_gives_a_bundle_whose_card_says_so(tmp_pat
     assert "No session was held out" in (result.path / "README.md").read_text()
 
 
+@pytest.mark.parametrize("recipe", [SHORT, replace(WHOLE, schedule=SHORT.schedule)])
+def test_a_condition_that_leaves_nothing_of_the_test_half_costs_no_bundle(tmp_path: Path, recipe: Recipe) -> None:
+    """A modality that many sessions lack may be in none of the test half."""
+    dataset = tiny_dataset()
+    deaf = tuple(replace(session, streams=session.streams[1:]) for session in dataset.test)
+    recipe = replace(recipe, load=lambda _: replace(dataset, test=deaf))
+    result = train_seeds(recipe, None, tmp_path, [0, 1])
+    assert result.test["calm"]["n"] == 16
+    assert result.test["left alone"] == {"n": 0}
+    rows = [line for line in (result.path / "README.md").read_text().splitlines() if line.startswith("| left alone")]
+    assert [row.rpartition("|")[0].rpartition("|")[2].strip() for row in rows] == ["0", "-"]
+
+
 @pytest.mark.parametrize("regime", ["streaming", "whole"])
 def test_a_stopped_run_goes_on_to_the_very_same_end(tmp_path: Path, regime: RegimeName) -> None:
     recipe = replace(
