@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,11 +96,29 @@ def labelled_session(recorded: RecordedSessionSegments) -> LabelledSession:
     A recording has the time of each segment's last frame only: the others are spread evenly since the last frame of
     the segment before. In a stream's first segment they follow each other as they do in the rest of the stream.
     """
-    by_stream: dict[str, list[Segment]] = {}
-    for segment in distinct_segments(recorded.segments):
-        by_stream.setdefault(segment.stream, []).append(segment)
-    streams = tuple(_stream(by_stream[stream]) for stream in sorted(by_stream))
+    streams = tuple(_stream(stream) for stream in _by_stream(distinct_segments(recorded.segments)))
     return LabelledSession(recorded.name, recorded.labels, streams)
+
+
+def fitted_session(recorded: RecordedSessionSegments, max_frames: Mapping[str, int]) -> RecordedSessionSegments:
+    """What a model takes of a session: only the modalities that `max_frames` names, and longer segments in pieces, with
+    the times that `labelled_session` gives their frames."""
+    segments = [segment for segment in distinct_segments(recorded.segments) if segment.modality in max_frames]
+    if any(len(segment.frames) > max_frames[segment.modality] for segment in segments):
+        segments = [piece for stream in _by_stream(segments) for piece in _pieces(stream, max_frames)]
+    return replace(recorded, segments=segments)
+
+
+def _pieces(stream: list[Segment], max_frames: Mapping[str, int]) -> list[Segment]:
+    whole, begin = _stream(stream), 0
+    pieces: list[Segment] = []
+    for segment in stream:
+        end, most = begin + len(segment.frames), max_frames[segment.modality]
+        for stop in [*range(begin + most, end, most), end]:
+            end_s, frames = float(whole.times_s[stop - 1]), whole.frames[begin:stop]
+            pieces.append(Segment(whole.stream, whole.modality, len(pieces) + 1, end_s, frames))
+            begin = stop
+    return pieces
 
 
 def _label_records(session: LabelledSession) -> Iterator[RecordedSession]:
@@ -126,8 +144,15 @@ def _tracks(changes: Iterable[tuple[float, str, Label]], whole: Labels) -> dict[
     }
 
 
-def _stream(segments: list[Segment]) -> StreamFrames:
-    ordered = sorted(segments, key=lambda segment: (segment.event_time_s, segment.sequence))
+def _by_stream(segments: Sequence[Segment]) -> list[list[Segment]]:
+    """Of each stream its segments in order."""
+    streams: dict[str, list[Segment]] = {}
+    for segment in sorted(segments, key=lambda segment: (segment.stream, segment.event_time_s, segment.sequence)):
+        streams.setdefault(segment.stream, []).append(segment)
+    return list(streams.values())
+
+
+def _stream(ordered: list[Segment]) -> StreamFrames:
     times_s = _frame_times([segment.event_time_s for segment in ordered], [len(s.frames) for s in ordered])
     return StreamFrames(
         ordered[0].stream, ordered[0].modality, np.concatenate([segment.frames for segment in ordered]), times_s

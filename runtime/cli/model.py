@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from grf_core.bundle import Bundle, load_bundle
 from grf_core.data.archives import DataFileError
-from grf_core.data.conversion import labelled_session
+from grf_core.data.conversion import RecordedSessionSegments, fitted_session, labelled_session
 from grf_core.data.mosi import MosiDataError
-from grf_core.data.recordings import RecordingsError, is_recordings, read_recordings
+from grf_core.data.recordings import Recordings, RecordingsError, is_recordings, read_recordings
 from grf_core.data.unpickling import UnpicklingRefused
 from grf_core.training import trainer
 from grf_core.training.checkpoint import CheckpointError
@@ -38,9 +38,10 @@ from grf_core.training.evaluation import (
 )
 from grf_core.training.objective import LabelError
 from grf_core.training.preparation import TrainingError
-from grf_core.training.recipe import Recipe
+from grf_core.training.recipe import Recipe, RegimeName
 from grf_core.training.recipes import RECIPES
-from grf_core.training.recipes.custom import custom_recipe
+from grf_core.training.recipes.custom import custom_conditions, custom_recipe
+from grf_core.training.recipes.custom_sessions import typical_segment_s
 from grf_core.training.run import Progress as EpochProgress
 
 CUSTOM = "custom"
@@ -126,7 +127,7 @@ def evaluate(
     loaded = load_bundle(bundle)
     with _told_in_one_line(), _threads(threads), _session_bar() as show:
         if data is not None and recipe is None and is_recordings(data):
-            result = _evaluate_recordings(loaded, data, _device(device), show)
+            result = _evaluate_recordings(loaded, data, conditions, _device(device), show)
         else:
             chosen = _recipe_of(loaded, recipe)
             result = _evaluate_recipe(loaded, chosen, data, conditions, _device(device), show)
@@ -156,14 +157,27 @@ def _recipe_of(bundle: Bundle, override: str | None) -> Recipe:
     return RECIPES[name]
 
 
-def _evaluate_recordings(bundle: Bundle, data: Path, device: str, show: OnProgress) -> dict[str, Any]:
-    sessions = [session for session in read_recordings(data).sessions if session.labels and session.segments]
+def _evaluate_recordings(bundle: Bundle, data: Path, conditions: bool, device: str, show: OnProgress) -> dict[str, Any]:
+    sessions = _fitted(bundle, read_recordings(data))
     chosen = _unseen(bundle, [session.name for session in sessions])
     sessions = [session for session in sessions if session.name in chosen]
-    if bundle.training.get("recipe", {}).get("regime") == "whole":
-        whole = [labelled_session(session) for session in sessions]
+    regime: RegimeName = "whole" if bundle.training.get("recipe", {}).get("regime") == "whole" else "streaming"
+    whole = [labelled_session(session) for session in sessions]
+    if conditions:
+        asked = list(custom_conditions(bundle.config, typical_segment_s(sessions), regime))
+        _tell(evaluate_conditions(bundle, whole, asked, device, show))
+    if regime == "whole":
         return evaluate_as_trained(bundle, whole, EVERY_HALF_SECOND, device, show)
     return evaluate_recorded(bundle, sessions, device, show)
+
+
+def _fitted(bundle: Bundle, recordings: Recordings) -> list[RecordedSessionSegments]:
+    """The labelled sessions, as training took them: a recipe may leave modalities out, and bound segments."""
+    most = {modality.name: modality.max_frames for modality in bundle.config.modalities}
+    if others := sorted(recordings.head.modalities.keys() - most.keys()):
+        click.echo(f"left out, since the bundle does not take it: {', '.join(others)}", err=True)
+    fitted = [fitted_session(session, most) for session in recordings.sessions if session.labels]
+    return [session for session in fitted if session.segments]
 
 
 def _evaluate_recipe(
@@ -179,12 +193,17 @@ def _evaluate_recipe(
         sessions = [session for session in sessions if session.session in chosen]
     asked = recipe.conditions if conditions else recipe.conditions[:1]
     results = evaluate_conditions(bundle, sessions, asked, device, show)
-    for name, metrics in results.items() if conditions else ():
-        click.echo(f"{name}: {json.dumps(metrics)}", err=True)
+    if conditions:
+        _tell(results)
     headline = next(iter(results.values()))
     if not headline["n"]:
         raise NothingToEvaluate
     return headline
+
+
+def _tell(results: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, metrics in results.items():
+        click.echo(f"{name}: {json.dumps(metrics)}", err=True)
 
 
 def _unseen(bundle: Bundle, names: list[str]) -> set[str]:

@@ -36,7 +36,7 @@ def custom_recipe(options: object, data: Path) -> Recipe:
     overlong: Overlong = given.get("overlong", "subsample")
     check_choice("overlong", overlong, get_args(Overlong))
     config = custom_config(given, sessions, regime)
-    typical_s = typical_segment_s(sessions)
+    typical_s = typical_segment_s(sessions.recordings.sessions)
     train, test = split_test(given.get("test", {}), sessions, config)
     return Recipe(
         name=text("name", given.get("name", "custom")),
@@ -45,7 +45,7 @@ def custom_recipe(options: object, data: Path) -> Recipe:
         cutting=_cutting(given.get("cutting"), typical_s),
         augmentation=made(Augmentation, "augmentation", given.get("augmentation", {})),
         load=lambda _: _dataset(sessions.recordings, train, test, given),
-        conditions=tuple(_conditions(config, typical_s, regime)),
+        conditions=tuple(custom_conditions(config, typical_s, regime)),
         limits=text("limits", given.get("limits", DEFAULT_LIMITS)),
         objective=_objective(given.get("objective", {}), config),
         regime=regime,
@@ -82,7 +82,8 @@ def _cutting(options: object, typical_s: float) -> Cutting:
     return made(Cutting, "cutting", options)
 
 
-def _conditions(config: GRFConfig, typical_s: float, regime: RegimeName) -> Iterator[Condition]:
+def custom_conditions(config: GRFConfig, typical_s: float, regime: RegimeName) -> Iterator[Condition]:
+    """Of a model that was trained on recordings; `typical_s` as `typical_segment_s` finds it in them."""
     cutting = Cutting(typical_s, typical_s)
     whole = regime == "whole"
     yield Condition("whole sessions" if whole else f"segments of {typical_s:.3g} s", cutting)

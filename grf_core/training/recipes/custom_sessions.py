@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from grf_core.config import GRFConfig
-from grf_core.data.conversion import labelled_session
+from grf_core.data.conversion import RecordedSessionSegments, labelled_session
 from grf_core.data.recordings import Recordings, read_recordings
 from grf_core.data.sessions import LabelledSession
 from grf_core.training.checks import RecipeError, check_float
@@ -40,10 +40,10 @@ def custom_sessions(data: Path, group_pattern: object) -> CustomSessions:
     return CustomSessions(recordings, labelled, _group_of(group_pattern, labelled))
 
 
-def typical_segment_s(sessions: CustomSessions) -> float:
+def typical_segment_s(sessions: Sequence[RecordedSessionSegments]) -> float:
     """The median time between two segments of a stream; 1 s where no stream has two."""
     gaps_s: list[float] = []
-    for session in sessions.recordings.sessions:
+    for session in sessions:
         by_stream: dict[str, list[float]] = {}
         for segment in session.segments:
             by_stream.setdefault(segment.stream, []).append(segment.event_time_s)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grf_core.data.conversion import labelled_session, read_sessions, write_sessions
+from grf_core.data.conversion import fitted_session, labelled_session, read_sessions, write_sessions
 from grf_core.data.sessions import Cutting, LabelledSession, Labels, LabelTrack, StreamFrames
 from grf_core.recording import RecordedSegment, RecordedSession, RecordingHead, RecordingWriter
 
@@ -81,6 +81,27 @@ def test_a_recorded_session_becomes_streams_whose_frames_fill_the_time_between_s
     np.testing.assert_allclose(watch.times_s, [0.75, 1.0, 1.25, 1.5, 1.75, 2.0])
     assert clip.times_s.tolist() == [3.0]
     assert session.end_s == 3.0
+
+
+def test_a_session_is_fitted_to_what_a_model_takes(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.grfrec",
+        RecordedSegment("s", "clip", "pulse", 1, 3.0, frames(9)),
+        RecordedSegment("s", "watch", "imu", 2, 2.0, frames(3, 4, 5, 6, 7)),
+        RecordedSegment("s", "watch", "imu", 1, 1.0, frames(1, 2)),
+        RecordedSegment("s", "watch", "imu", 1, 1.0, frames(1, 2)),
+    )
+    (session,) = read_sessions(path)
+    shorter = fitted_session(session, {"imu": 2}).segments
+    assert [(s.stream, s.sequence, s.frames[:, 0].tolist()) for s in shorter] == [
+        ("watch", 1, [1, 2]),
+        ("watch", 2, [3, 4]),
+        ("watch", 3, [5, 6]),
+        ("watch", 4, [7]),
+    ]
+    np.testing.assert_allclose([s.event_time_s for s in shorter], [1.0, 1.4, 1.8, 2.0])
+    as_recorded = fitted_session(session, {"imu": 5, "pulse": 1}).segments
+    assert [(s.stream, s.sequence) for s in as_recorded] == [("clip", 1), ("watch", 2), ("watch", 1)]
 
 
 def test_sessions_of_other_tenants_have_names_of_their_own(tmp_path: Path) -> None:

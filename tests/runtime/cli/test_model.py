@@ -88,6 +88,28 @@ def test_a_bundle_trained_on_everything_is_evaluated_all_the_same_and_that_is_sa
     assert "trained on all 40 sessions" in evaluated.stderr
 
 
+@pytest.mark.parametrize("regime", ["streaming", "whole"])
+def test_a_recipe_that_takes_less_than_the_recording_has_is_evaluated_on_it(
+    tmp_path: Path, recording: Path, regime: str
+) -> None:
+    config = f"{CONFIG}regime: {regime}\nmodalities: {{right: {{max_frames: 1}}}}\n"
+    told = last_line(train_custom(tmp_path, recording, config))
+    evaluated = run("evaluate", tmp_path / "bundle", "--data", recording)
+    assert last_line(evaluated)["n"] == 11
+    assert last_line(evaluated) == pytest.approx(next(iter(told.values())))
+    assert "left out, since the bundle does not take it: left" in evaluated.stderr
+
+
+def test_a_bundle_of_a_users_recordings_is_evaluated_under_the_conditions_of_its_card(
+    tmp_path: Path, recording: Path
+) -> None:
+    told = last_line(train_custom(tmp_path, recording))
+    evaluated = run("evaluate", tmp_path / "bundle", "--data", recording, "--conditions")
+    assert last_line(evaluated)["n"] == 11
+    conditions = dict(re.findall(r"^(.*): (\{.*\})$", evaluated.stderr, flags=re.M))
+    assert {name: json.loads(figures) for name, figures in conditions.items()} == told
+
+
 def test_epochs_and_resume_are_taken_from_the_command_line(tmp_path: Path, recording: Path) -> None:
     assert train_custom(tmp_path, recording, CONFIG, "--epochs", "3").exit_code == 0
     metrics = tmp_path / "runs" / "sides-0" / "metrics.jsonl"
