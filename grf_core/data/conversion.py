@@ -20,7 +20,7 @@ from grf_core.data.sessions import (
     Times,
     cut_session,
 )
-from grf_core.recording import RecordedSegment, RecordedSession, RecordingHead, RecordingWriter, read_recording
+from grf_core.recording import Record, RecordedSegment, RecordedSession, RecordingHead, RecordingWriter, read_recording
 from grf_core.recording_format import DEFAULT_TENANT
 
 DEFAULT_FRAME_PERIOD_S = 0.1
@@ -64,9 +64,14 @@ def write_sessions(
 
 def read_sessions(path: Path | str) -> list[RecordedSessionSegments]:
     """Every session of a recording, in the order of its first record; RecordingError for what is none."""
+    return sessions_of(read_recording(path))
+
+
+def sessions_of(records: Iterable[Record]) -> list[RecordedSessionSegments]:
+    """Every session, in the order of its first record."""
     sessions: dict[tuple[str, str], RecordedSessionSegments] = {}
     changes: dict[tuple[str, str], list[tuple[float, str, Label]]] = {}
-    for record in read_recording(path):
+    for record in records:
         key = (record.tenant, record.session)
         session = sessions.setdefault(key, RecordedSessionSegments(*key))
         if isinstance(record, RecordedSegment):

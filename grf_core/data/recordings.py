@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from grf_core.data.conversion import RecordedSessionSegments, read_sessions
-from grf_core.recording import RecordingHead, read_recording
+from grf_core.data.conversion import RecordedSessionSegments, sessions_of
+from grf_core.recording import RecordingError, RecordingHead, read_recording
 from grf_core.recording_format import MAGIC
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".grfrec"
 
 
 class RecordingsError(ValueError):
-    """Recordings that do not go together; the text names the file."""
+    """A file that is no recording, or recordings that do not go together; the text names the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,33 +29,53 @@ class Recordings:
 
 
 def is_recordings(path: Path) -> bool:
-    """Whether this is a recording, or a folder that holds some."""
+    """Whether this is a recording, or a folder that holds some. By its name too: a damaged one is told as such."""
     if path.is_dir():
         return any(path.glob(f"*{SUFFIX}"))
-    if not path.is_file():
-        return False
+    if not path.is_file() or path.suffix == SUFFIX:
+        return path.is_file()
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
 def read_recordings(path: Path) -> Recordings:
-    """RecordingError for a file that is none, RecordingsError for files that contradict each other."""
+    """RecordingsError for a file that is none, and for files that contradict each other. A file that ends within a
+    record is read up to there, which is logged."""
     files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
     if not files:
         raise RecordingsError(f"{path} has no {SUFFIX} file")
-    heads = [read_recording(file).head for file in files]
+    heads: list[RecordingHead] = []
     widths: dict[str, int] = {}
-    for file, head in zip(files, heads, strict=True):
-        for name, width in head.modalities.items():
+    for file in files:
+        with _naming(file):
+            heads.append(read_recording(file).head)
+        for name, width in heads[-1].modalities.items():
             if widths.setdefault(name, width) != width:
                 raise RecordingsError(f"{file}: {name!r} is {width} wide, and {widths[name]} in another file")
     sessions: dict[str, RecordedSessionSegments] = {}
     for file in files:
-        for session in read_sessions(file):
+        for session in _sessions_in(file):
             if session.name in sessions:
                 raise RecordingsError(f"{file}: session {session.name!r} is in another file too")
             sessions[session.name] = session
     return Recordings(RecordingHead(*_described(heads), widths), list(sessions.values()))
+
+
+def _sessions_in(file: Path) -> list[RecordedSessionSegments]:
+    with _naming(file):
+        reader = read_recording(file)
+        sessions = sessions_of(reader)
+    if reader.truncated:
+        log.warning("%s ends in the middle of a record, at byte %d; what is before it is used", file, reader.end)
+    return sessions
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except RecordingError as error:
+        raise RecordingsError(f"{file}: {error}") from None
 
 
 def _described(heads: list[RecordingHead]) -> tuple[str, str, str]:

@@ -28,7 +28,7 @@ DEFAULT_LIMITS = "Nobody has written down what this model must not be taken for:
 
 
 def custom_recipe(options: object, data: Path) -> Recipe:
-    """RecordingError or OSError if the recordings cannot be read, RecipeError for everything else that does not fit."""
+    """RecordingsError or OSError if the recordings cannot be read, RecipeError for all else that does not fit."""
     given = mapping("recipe", options, FIELDS)
     sessions = custom_sessions(data, given.get("group_pattern"))
     regime: RegimeName = given.get("regime", "streaming")

@@ -114,6 +114,25 @@ def test_recordings_that_contradict_each_other_are_refused(tmp_path: Path) -> No
         custom_recipe({}, tmp_path)
 
 
+@pytest.mark.parametrize(("damage", "told"), [(b"", "not a recording"), (b"\0" * 200, "0 bytes; 1 to")])
+def test_of_several_recordings_the_damaged_one_is_named(tmp_path: Path, damage: bytes, told: str) -> None:
+    recorded(tmp_path, SESSIONS[:10])
+    recorded(tmp_path, SESSIONS[10:])
+    whole = (tmp_path / "1.grfrec").read_bytes()
+    (tmp_path / "1.grfrec").write_bytes(damage and whole + damage)
+    with pytest.raises(RecordingsError, match=f"1.grfrec: at byte .*{told}"):
+        custom_recipe({}, tmp_path)
+
+
+def test_a_recording_that_was_cut_short_is_learned_from_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = recorded(tmp_path)
+    path.write_bytes(path.read_bytes()[:-10])
+    assert len(custom_recipe({"test": {"share": 0}}, tmp_path).load(None).train) == 24
+    assert [f"{path} ends in the middle of a record" in text for text in caplog.messages] == [True]
+
+
 def test_labels_along_the_session_and_numbered_classes_are_learned(tmp_path: Path) -> None:
     changing = {
         "state": LabelTrack(np.array([0.0, 1.0]), (0, 1)),

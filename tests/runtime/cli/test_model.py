@@ -169,6 +169,14 @@ def test_a_bundle_of_an_unknown_recipe_asks_for_a_recording(tmp_path: Path, reco
     assert "give a recording" in result.stderr
 
 
+def test_a_damaged_recording_is_not_taken_for_data_of_another_kind(tmp_path: Path, recording: Path) -> None:
+    train_custom(tmp_path, recording)
+    recording.write_bytes(b"")
+    result = run("evaluate", tmp_path / "bundle", "--data", recording)
+    assert result.exit_code == 1
+    assert "x.grfrec: at byte 0: not a recording" in result.stderr
+
+
 def test_the_example_of_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
     example, *_ = [code for code in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "RecordingWriter" in code]
