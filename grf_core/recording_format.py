@@ -13,7 +13,7 @@ import math
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 import msgpack
@@ -85,7 +85,8 @@ def encode_head(head: RecordingHead) -> bytes:
 
 
 def encode_record(record: Record, head: RecordingHead) -> bytes:
-    """One whole chunk. A record that a reader would refuse is refused."""
+    """One whole chunk. A record that a reader would refuse is refused. NumPy's numbers are numbers."""
+    record = _in_plain_numbers(record)
     check_record(record, head)
     if isinstance(record, RecordedSession):
         return _chunk(_session_fields(record), b"")
@@ -101,6 +102,20 @@ def encode_record(record: Record, head: RecordingHead) -> bytes:
         "shape": list(record.frames.shape),
     }
     return _chunk(fields, np.ascontiguousarray(record.frames, dtype="<f4").tobytes())
+
+
+def _in_plain_numbers(record: Record) -> Record:
+    if isinstance(record, RecordedSession):
+        labels = record.labels
+        if isinstance(labels, Mapping):
+            labels = {name: _plain(value) for name, value in labels.items()}
+        return replace(record, labels=labels, event_time_s=_plain(record.event_time_s))
+    sequence, event_time_s, arrival_s = map(_plain, (record.sequence, record.event_time_s, record.arrival_s))
+    return replace(record, sequence=sequence, event_time_s=event_time_s, arrival_s=arrival_s)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _session_fields(record: RecordedSession) -> dict[str, Any]:
@@ -213,11 +228,14 @@ def _check_segment(segment: RecordedSegment, head: RecordingHead) -> None:
         raise ValueError(f"event_time_s {segment.event_time_s!r:.30} is not a finite number")
     if segment.arrival_s is not None and not _is_finite(segment.arrival_s):
         raise ValueError(f"arrival_s {segment.arrival_s!r:.30} is not a finite number")
+    if not isinstance(segment.frames, np.ndarray) or segment.frames.dtype != np.float32:
+        kind = getattr(segment.frames, "dtype", type(segment.frames).__name__)
+        raise ValueError(f"frames are {kind!s:.30}, not an array of float32")
     shape, width = segment.frames.shape, head.modalities[segment.modality]
     if len(shape) != 2 or shape[0] < 1 or shape[1] != width:
         raise ValueError(f"shape {list(shape)} is not [T, {width}], the width of {segment.modality!r:.60}")
-    if segment.frames.dtype != np.float32 or not np.isfinite(segment.frames).all():
-        raise ValueError("frames are not all finite float32")
+    if not np.isfinite(segment.frames).all():
+        raise ValueError("frames are not all finite: what is missing has to be filled, or left out")
 
 
 def _check_text(name: str, value: object, *, empty: bool = False) -> None:

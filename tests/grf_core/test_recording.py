@@ -190,7 +190,8 @@ def test_a_recording_can_be_read_again(tmp_path: Path) -> None:
         ("shape", RecordedSegment("s", "a", "imu", 1, 0.0, np.ones((0, 2), np.float32))),
         ("shape", RecordedSegment("s", "a", "imu", 1, 0.0, np.ones(2, np.float32))),
         ("finite", RecordedSegment("s", "a", "pulse", 1, 0.0, np.array([[math.nan]], np.float32))),
-        ("finite", RecordedSegment("s", "a", "pulse", 1, 0.0, np.ones((1, 1)))),  # type: ignore[arg-type]  # float64
+        ("are float64", RecordedSegment("s", "a", "pulse", 1, 0.0, np.ones((1, 1)))),  # type: ignore[arg-type]  # as who checks no types may
+        ("are list", RecordedSegment("s", "a", "pulse", 1, 0.0, [[1.0]])),  # type: ignore[arg-type]  # likewise
         ("event_time_s", RecordedSegment("s", "a", "pulse", 1, math.inf, np.ones((1, 1), np.float32))),
         ("arrival_s", RecordedSegment("s", "a", "pulse", 1, 0.0, np.ones((1, 1), np.float32), math.nan)),
         ("sequence", RecordedSegment("s", "a", "pulse", 0, 0.0, np.ones((1, 1), np.float32))),
@@ -199,6 +200,8 @@ def test_a_recording_can_be_read_again(tmp_path: Path) -> None:
         ("tenant", RecordedSession("s", tenant="x" * 5_000)),
         ("label 'mood'", RecordedSession("s", {"mood": math.nan})),
         ("label 'mood'", RecordedSession("s", {"mood": True})),
+        ("label 'mood'", RecordedSession("s", {"mood": np.float32("nan")})),
+        ("label 'mood'", RecordedSession("s", {"mood": np.bool_(True)})),
         ("event_time_s", RecordedSession("s", {"mood": "low"}, event_time_s=math.inf)),
     ],
 )
@@ -210,6 +213,17 @@ def test_a_record_that_no_reader_would_take_is_not_written(tmp_path: Path, reaso
         assert writer.size_bytes == before
         writer.write(SESSION)
     assert list(read_recording(tmp_path / "x.grfrec")) == [SESSION]
+
+
+def test_numbers_of_numpy_are_written_as_numbers(tmp_path: Path) -> None:
+    one = np.ones((1, 1), np.float32)
+    with RecordingWriter(tmp_path / "x.grfrec", HEAD) as writer:
+        writer.write(RecordedSession("s", {"mood": np.int64(2), "effort": np.float32(0.5)}, event_time_s=np.float32(3)))
+        writer.write(RecordedSegment("s", "a", "pulse", np.int64(1), np.float32(1.5), one, arrival_s=np.float64(2)))
+    told, segment = read_recording(tmp_path / "x.grfrec")
+    assert told == RecordedSession("s", {"mood": 2, "effort": 0.5}, event_time_s=3.0)
+    assert isinstance(segment, RecordedSegment)
+    assert (segment.sequence, segment.event_time_s, segment.arrival_s) == (1, 1.5, 2.0)
 
 
 GOOD_SEGMENT = {
