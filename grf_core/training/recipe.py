@@ -76,6 +76,8 @@ class Schedule:
         for name in ("final_learning_rate", "weight_decay", "late_weight"):
             check_float(name, getattr(self, name), 0.0)
         check_float("averaging", self.averaging, 0.0, 1.0)
+        if self.averaging == 1:
+            raise RecipeError("averaging", "1 is not less than 1")
         check_float("validation_share", self.validation_share, 0.0, 1.0)
         if not isinstance(self.stop_on, str):
             raise RecipeError("stop_on", f"{self.stop_on!r:.60} is not the name of a metric")

@@ -54,10 +54,19 @@ FLOAT_1_2 = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 """1e-3 is a number in YAML 1.2 and in everybody's mind, and text in the YAML 1.1 that PyYAML reads."""
 
 
+BOOL = "tag:yaml.org,2002:bool"
+BOOL_1_2 = re.compile(r"^(true|True|TRUE|false|False|FALSE)$")
+"""likewise `no` is a text: it is what a class may be called"""
+
+
 class RecipeLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
-    pass
+    yaml_implicit_resolvers = {  # noqa: RUF012  # as PyYAML has it
+        first: [(tag, pattern) for tag, pattern in known if tag != BOOL]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
+RecipeLoader.add_implicit_resolver(BOOL, BOOL_1_2, list("tTfF"))
 RecipeLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT_1_2, list("-+.0123456789"))
 
 

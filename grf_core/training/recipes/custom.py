@@ -13,7 +13,7 @@ from typing import Any, get_args
 from grf_core.config import GRFConfig, HeadConfig
 from grf_core.data.recordings import Recordings
 from grf_core.data.sessions import Cutting, Dataset, LabelledSession
-from grf_core.training.checks import RecipeError, check_choice
+from grf_core.training.checks import RecipeError, check_choice, check_float
 from grf_core.training.objective import class_name
 from grf_core.training.recipe import Augmentation, Condition, Objective, Overlong, Recipe, RegimeName, Schedule
 from grf_core.training.recipes.custom_model import custom_config
@@ -25,6 +25,9 @@ FIELDS = (
     "cutting", "augmentation", "limits",
 )  # fmt: skip
 DEFAULT_LIMITS = "Nobody has written down what this model must not be taken for: `limits` of the recipe file does."
+
+SHORTEST_S = 0.001
+"""Of a segment in training: each window of a session costs memory, though it be empty."""
 
 
 def custom_recipe(options: object, data: Path) -> Recipe:
@@ -39,7 +42,7 @@ def custom_recipe(options: object, data: Path) -> Recipe:
     typical_s = typical_segment_s(sessions.recordings.sessions)
     train, test = split_test(given.get("test", {}), sessions, config)
     return Recipe(
-        name=text("name", given.get("name", "custom")),
+        name=_folder_name(given.get("name", "custom")),
         config=config,
         schedule=made(Schedule, "schedule", given.get("schedule", {})),
         cutting=_cutting(given.get("cutting"), typical_s),
@@ -79,7 +82,20 @@ def _class_weights(head: HeadConfig, value: object) -> object:
 def _cutting(options: object, typical_s: float) -> Cutting:
     if options is None:
         return Cutting(typical_s / 2, typical_s * 2, vary=0.5)
-    return made(Cutting, "cutting", options)
+    given = mapping("cutting", options, tuple(field.name for field in fields(Cutting)))
+    for name in ("shortest_s", "longest_s"):
+        if name not in given:
+            raise RecipeError(f"cutting.{name}", "missing")
+        check_float(f"cutting.{name}", given[name], SHORTEST_S)
+    check_float("cutting.vary", given.get("vary", 0.0), 0.0, 1.0)
+    return made(Cutting, "cutting", given)
+
+
+def _folder_name(value: object) -> str:
+    name = text("name", value)
+    if {"/", "\0"} & {*name} or name in (".", ".."):
+        raise RecipeError("name", f"{name!r:.60} does not name a folder: the run's is called so")
+    return name
 
 
 def custom_conditions(config: GRFConfig, typical_s: float, regime: RegimeName) -> Iterator[Condition]:

@@ -83,6 +83,8 @@ def _head(name: str, options: object, found: set[Label]) -> HeadConfig:
     labels = given.get("labels", sorted(in_data))
     if not isinstance(labels, list) or not all(isinstance(label, str | int | float) for label in labels):
         raise RecipeError(f"{field}.labels", "a list of class labels is expected")
+    if any(isinstance(label, bool) for label in labels):
+        raise RecipeError(f"{field}.labels", "true and false are no class labels; as text they stand in quotes")
     classes = tuple(class_name(label) for label in labels)
     if in_data - set(classes):
         raise RecipeError(f"{field}.labels", f"the recordings also have {', '.join(sorted(in_data - set(classes)))}")

@@ -14,7 +14,7 @@ from grf_core.data.conversion import RecordedSessionSegments, labelled_session
 from grf_core.data.recordings import Recordings, read_recordings
 from grf_core.data.sessions import LabelledSession
 from grf_core.training.checks import RecipeError, check_float
-from grf_core.training.preparation import split_groups, split_validation
+from grf_core.training.preparation import TrainingError, split_groups, split_validation
 from grf_core.training.recipes.fields import mapping, text
 
 DEFAULT_SHARE = 0.2
@@ -90,10 +90,14 @@ def _share(share: object, sessions: CustomSessions, config: GRFConfig) -> set[st
     if share == 0:
         return set()
     rng = np.random.default_rng(SEED)
-    if sessions.group_of is None:
-        _, held_out = split_validation(sessions.labelled, config, share, rng)
-    else:
-        _, held_out = split_groups(sessions.labelled, sessions.group_of, share, rng)
+    try:
+        if sessions.group_of is None:
+            _, held_out = split_validation(sessions.labelled, config, share, rng)
+        else:
+            _, held_out = split_groups(sessions.labelled, sessions.group_of, share, rng)
+    except TrainingError:
+        told = f"{share} of these {len(sessions.labelled)} sessions leaves none to train on, or none to test on"
+        raise RecipeError("test.share", told) from None
     return {session.session for session in held_out}
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,17 @@ def test_a_recipe_file_that_does_not_fit_is_told_in_one_line(
     assert result.exit_code == 1
     assert told in result.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_classes_may_be_called_yes_and_no(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    answers = tuple(
+        replace(one, labels={"up": {"up": "yes", "down": "no"}[one.labels["side"]]}) for one in dataset.train
+    )
+    write_sessions(tmp_path / "x.grfrec", HEAD, answers, Cutting(0.5, 0.5), 8)
+    config = "heads: {up: {labels: [no, yes]}}\nobjective: {class_weights: {up: {no: 1, yes: 2}}}\n"
+    last_line(train_custom(tmp_path, tmp_path / "x.grfrec", config, "--epochs", "1"))
+    assert load_bundle(tmp_path / "bundle").config.heads[0].labels == ("no", "yes")
 
 
 def test_custom_needs_data_and_a_recipe_file_and_nothing_else_takes_one(tmp_path: Path) -> None:
