@@ -155,13 +155,15 @@ class LocalRuntime:
     def _wait_for_worker(self) -> None:
         import ray
 
-        deadline_s = time.monotonic() + READY_WITHIN_S
+        deadline_s, first = time.monotonic() + READY_WITHIN_S, _FirstWorker()
         while time.monotonic() < deadline_s:
             try:
                 if ray.get(self._controller.routes.remote(), timeout=READY_WITHIN_S)["workers"]:
                     return
             except ray.exceptions.RayError as error:
                 raise StartError(f"the controller did not start: {error}") from None
+            if reason := first.why_it_failed():
+                raise StartError(f"the worker does not start: {reason}")
             time.sleep(0.1)
         raise StartError(
             f"no worker was ready within {READY_WITHIN_S:g} s; its log is under /tmp/ray/session_latest/logs"
@@ -174,6 +176,32 @@ class LocalRuntime:
             return bool(ray.get(self._controller.stop.remote(drain_s), timeout=drain_s + 10.0))
         except ray.exceptions.RayError:
             return False
+
+
+class _FirstWorker:
+    """Has it failed for good, as where a model of the operator's own raises? It would be tried again, for ever."""
+
+    def __init__(self) -> None:
+        self._made: Any = None
+        """of a call that is answered once it is made"""
+
+    def why_it_failed(self) -> str:
+        """The last line of what it raised; "" while it may still come."""
+        import ray
+
+        from runtime.actor_names import NAMESPACE
+        from runtime.controller_actor import WORKERS
+
+        try:
+            self._made = self._made or ray.get_actor(f"{WORKERS}0", NAMESPACE).process.remote()
+            if ray.wait([self._made], timeout=0)[0]:
+                ray.get(self._made)
+        except ValueError:  # the controller has not asked for it yet
+            pass
+        except ray.exceptions.RayActorError as error:
+            self._made = None
+            return str(error).strip().splitlines()[-1] if error.actor_init_failed else ""
+        return ""
 
 
 @contextmanager

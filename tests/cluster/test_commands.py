@@ -89,3 +89,11 @@ def test_a_runtime_told_to_stop_while_ray_starts_ends_in_order(tmp_path: Path) -
                 kill(pid)
     assert (code, said.splitlines()[-1]) == (0, "grf: all that was settled is saved")
     assert not is_held(runtime.state_dir)
+
+
+def test_a_model_of_the_operators_own_that_raises_is_told_at_once(tmp_path: Path) -> None:
+    runtime = RunningRuntime(tmp_path / "state", "runtime.bundle=python:json:loads")  # which takes no device
+    done = grf("up", "--detach", *runtime.set_flags())
+    assert done.returncode == 1
+    assert "the worker does not start: json.decoder.JSONDecodeError: Expecting value" in done.stderr
+    assert not is_held(runtime.state_dir)
