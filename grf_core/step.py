@@ -75,7 +75,10 @@ class ModelSignature:
 
 @dataclass(frozen=True, slots=True)
 class StepBatch:
-    """One micro-batch: row b fuses `frames[b]` into `contexts[b]`. Modalities may be mixed freely."""
+    """One micro-batch: row b fuses `frames[b]` into `contexts[b]`. Modalities may be mixed freely.
+
+    A step changes nothing of it: frames that were fused too early are fused again.
+    """
 
     contexts: torch.Tensor
     """[B, K, D] float32 on the model's device; a fresh row's content is ignored."""

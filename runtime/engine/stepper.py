@@ -17,6 +17,7 @@ NO_SEGMENTS_FAULT: tuple[type[BaseException], ...] = (
     torch.OutOfMemoryError,
     getattr(torch, "AcceleratorError", torch.OutOfMemoryError),  # since torch 2.8
 )
+ROUNDING = 1e-5
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -47,7 +48,11 @@ def _run_batch(model: StepModel, slab: Slab, steps: Sequence[RowStep]) -> list[s
     _check_shape(result, slab, len(steps))
     shares = next_shares(slab.shares[in_slots], batch.fresh, batch.ranks, result.gate)
     slab.scatter([step.out_slot for step in steps], result.contexts, result.outputs, shares, result.gate)
-    return _faults(_finite_rows(result))
+    faults = _faults(_finite_rows(result))
+    gate = np.asarray(result.gate)
+    for row in np.flatnonzero(np.abs(gate - 0.5) > 0.5 + ROUNDING):
+        faults[row] = faults[row] or f"the step gave a gate of {gate[row]:g}, which is not from 0 to 1"
+    return faults
 
 
 def _faults(finite: list[bool]) -> list[str]:

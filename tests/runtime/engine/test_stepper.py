@@ -137,6 +137,17 @@ def test_outputs_that_are_not_finite_fail_the_segment_though_the_context_is(fiel
     assert [bool(fault) for fault in faults] == [False, True, False]
 
 
+@pytest.mark.parametrize("gate", [7.0, -0.1, 1.001])
+def test_a_gate_that_would_make_nonsense_of_the_shares_fails_the_segment(gate: float) -> None:
+    def spoil(result: StepResult) -> StepResult:
+        result.gate[1] = gate
+        return result
+
+    slab = Slab(SIGNATURE, 8, torch.device("cpu"))
+    faults = run_steps(Broken(spoil), slab, steps_of(slab, [0, 1, 2], [True, False, False]))
+    assert faults == ["", f"the step gave a gate of {gate:g}, which is not from 0 to 1", ""]
+
+
 class InPlace(ToyModel):
     """Steps rows where they are, but none of a batch that holds a poisoned segment."""
 
