@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import tracemalloc
 import zipfile
@@ -87,7 +88,8 @@ def test_a_row_that_cannot_be_read_is_told_with_its_line_and_column(tmp_path: Pa
         "line 4 is empty",
         "line 5 has 2 cells, and the first line names 3",
     ]
-    assert np.array_equal([sample.value for sample in samples[4:]], [[1, np.nan], [1, 2]], equal_nan=True)
+    rest = np.array([sample.value for sample in samples[4:]])
+    assert np.array_equal(rest, [[1.0, math.nan], [1.0, 2.0]], equal_nan=True)
     with pytest.raises(BadSample, match="line 3: no number in 'a': 'high'"):
         decoder(DecodeOptions())(samples[1])
 

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from connectors.config import load_config
 from connectors.errors import SnapshotError
+from connectors.http_push import HttpSource
 from connectors.outcome import NOT_AS_IT_SHOULD_BE
 from connectors.snapshots import SnapshotFile, StateFolder
 from connectors.supervisor import Supervisor
@@ -116,7 +117,9 @@ def test_all_that_is_posted_is_published_though_its_times_are_alike_or_it_has_no
     async def send(supervisor: Supervisor, stop: asyncio.Event) -> None:
         while "it" not in supervisor.runners or supervisor.runners["it"].health != "running":
             await asyncio.sleep(0.01)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{supervisor._sources['it'].port}") as client:
+        source = supervisor._sources["it"]
+        assert isinstance(source, HttpSource)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{source.port}") as client:
             for number in range(4):
                 for path in ("/belt", "/bed/timed"):
                     await client.post(path, json={"a": number, "b": 0.0, "t": 1_700_000_000})

@@ -160,7 +160,7 @@ def test_a_recipe_file_that_does_not_fit_is_told_in_one_line(
 def test_classes_may_be_called_yes_and_no(tmp_path: Path) -> None:
     dataset = tiny_dataset()
     answers = tuple(
-        replace(one, labels={"up": {"up": "yes", "down": "no"}[one.labels["side"]]}) for one in dataset.train
+        replace(one, labels={"up": {"up": "yes", "down": "no"}[str(one.labels["side"])]}) for one in dataset.train
     )
     write_sessions(tmp_path / "x.grfrec", HEAD, answers, Cutting(0.5, 0.5), 8)
     config = "heads: {up: {labels: [no, yes]}}\nobjective: {class_weights: {up: {no: 1, yes: 2}}}\n"
