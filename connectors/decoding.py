@@ -217,13 +217,18 @@ def _number(content: Any, field: str | int, options: DecodeOptions) -> float:
     return math.nan
 
 
+def iso8601_s(text: str) -> float:
+    """Seconds since 1970 of a time in ISO 8601: UTC, unless it names a zone. Raises ValueError, TypeError."""
+    when = datetime.fromisoformat(text)
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
 def _stamp(content: Any, options: DecodeOptions) -> float:
     assert options.time is not None
     value = _at(content, options.time)
     try:
         if options.time_unit == "iso8601":
-            when = datetime.fromisoformat(value)
-            stamp_s = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+            stamp_s = iso8601_s(value)
         elif options.time_unit == "ros":
             stamp_s = float(_part(value, "sec")) + float(_part(value, "nanosec")) * 1e-9
         else:

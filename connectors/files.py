@@ -28,10 +28,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from connectors.base import Options, Position, Sample
-from connectors.decoding import SECONDS
 from connectors.errors import SourceBroken
 from connectors.recorded import RecordedOptions, RecordedSource
-from connectors.tables import Table, open_table
+from connectors.tables import UNIT_S, Table, open_table
 
 RESYNC_ROWS = 1024
 """a position is the rows at the last of these points, and how many merged rows after it"""
@@ -44,7 +43,9 @@ class TableOptions(Options):
     )
     format: Literal["auto", "csv", "npz", "npy", "parquet"] = Field("auto", description="auto: by the file's suffix.")
     time: str = Field("t", description="Column of times; npz: the array. npy: the file beside it that has them.")
-    time_unit: Literal["s", "ms", "us", "ns"] = Field("s", description="Of the times.")
+    time_unit: Literal["s", "ms", "us", "ns", "iso8601"] = Field(
+        "s", description="Of the times. iso8601: of a csv; UTC, unless they name a zone."
+    )
     columns: tuple[str, ...] = Field((), description="csv, parquet: the features, in order.  [default: all others]")
     values: str = Field("values", description="npz: the array [rows, features].")
     delimiter: str = Field(",", min_length=1, max_length=1, description="csv.")
@@ -77,7 +78,7 @@ class FilesSource(RecordedSource):
         tables = [(open_table(path, options), _key(path, options), options) for path, options in files]
         rows, skip = _rows_of(position, len(tables))
         merged = heapq.merge(
-            *(_timed(index, table, SECONDS[options.time_unit], rows[index])
+            *(_timed(index, table, UNIT_S[options.time_unit], rows[index])
               for index, (table, _, options) in enumerate(tables))
         )  # fmt: skip
         since, next_rows = 0, list(rows)

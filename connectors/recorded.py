@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from abc import abstractmethod
@@ -15,6 +16,10 @@ from pydantic import Field
 from connectors.base import MAX_BATCH, Position, Sample, Source, SourceOptions
 from connectors.errors import ConnectorError, SourceBroken
 
+log = logging.getLogger("grf.connect")
+
+LONG_WAIT_S = 60.0
+"""so long a recording is rarely silent: one wrong time, or milliseconds taken for seconds, looks like that"""
 Message = TypeVar("Message")
 
 
@@ -91,6 +96,8 @@ class RecordedSource(Source):
                     if end > begin:
                         yield batch[begin:end]
                         begin = end
+                    if wait_s > LONG_WAIT_S:
+                        log.warning("the next sample of %s is due in %.0f s, by its time", sample.stream_key, wait_s)
                     await asyncio.sleep(pace.wait_s(sample, time.monotonic()))
             yield batch[begin:]
 

@@ -13,12 +13,15 @@ from typing import IO, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from connectors.decoding import SECONDS, Unreadable
+from connectors.decoding import SECONDS, Unreadable, iso8601_s
 from connectors.errors import DISK, SourceBroken, Translation, need, translated
 
 LARGEST_ARRAY_BYTES = 4 << 30
 MAX_LINE_BYTES = 1 << 20
 ROWS_AT_ONCE = 4096
+ISO8601 = "iso8601"
+UNIT_S = {**SECONDS, ISO8601: 1.0}
+"""in which a table gives its times"""
 TIMES = "mM"
 """numpy's kinds of durations and times, which know their own unit"""
 
@@ -63,6 +66,8 @@ def open_table(path: Path, options: Any) -> Table:
     kind = path.suffix.removeprefix(".").lower() if options.format == "auto" else options.format
     if kind not in ("csv", "npz", "npy", "parquet"):
         raise SourceBroken(f"{path}: format cannot be told from its name; say csv, npz, npy or parquet")
+    if options.time_unit == ISO8601 and kind != "csv":
+        raise SourceBroken(f"{path}: time_unit {ISO8601} is for texts, of a csv; timestamps of Parquet need no unit")
     with translated(BROKEN, str(path)):
         match kind:
             case "csv":
@@ -80,6 +85,7 @@ class CsvTable:
     def __init__(self, path: Path, options: TableShape) -> None:
         self._path = path
         self._delimiter = options.delimiter
+        self._has_iso8601 = options.time_unit == ISO8601
         with self._opened() as file:
             self._names = self._parsed(file.readline(MAX_LINE_BYTES))
         self._time = _column(path, self._names, options.time)
@@ -107,9 +113,10 @@ class CsvTable:
         if not any(cells):
             return None, Unreadable(f"line {line} is empty")
         try:
-            time = float(cells[self._time])
-        except (ValueError, IndexError):
-            return None, Unreadable(f"line {line}: no number in the column of times, {self._cell(cells, self._time)}")
+            time = iso8601_s(cells[self._time]) if self._has_iso8601 else float(cells[self._time])
+        except (ValueError, IndexError, OverflowError):
+            kind = "ISO 8601" if self._has_iso8601 else "number"
+            return None, Unreadable(f"line {line}: no {kind} in the column of times, {self._cell(cells, self._time)}")
         try:
             return time, [float(cells[column]) for column in self._columns]
         except ValueError:
@@ -205,7 +212,7 @@ class ParquetTable:
             _column(path, names, name)
         if not self._columns:
             raise SourceBroken(f"{path}: has no column beside {options.time!r}")
-        self._unit_ns = SECONDS[options.time_unit] * 1e9
+        self._unit_ns = UNIT_S[options.time_unit] * 1e9
 
     def rows(self, first: int) -> Iterator[tuple[float | None, Any]]:
         group, skip = 0, first

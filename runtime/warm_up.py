@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from grf_core.step import Float32Array, ModelSignature, StepBatch, StepModel
+from runtime.engine.stepper import check_shape
 
 SWITCH_S = 0.00005
 """how long the store's thread may keep the loop from running: each operation of the model may have to wait so long for
@@ -21,11 +22,15 @@ ROWS = (1, 64)
 
 
 def warm_up(model: StepModel) -> None:
-    """Let the model choose its kernels and allocate its buffers: the first step of a kind takes many times as long."""
+    """Let the model choose its kernels and allocate its buffers: the first step of a kind takes many times as long.
+
+    Raises ValueError for a model that answers in another shape than its signature says: it would refuse everything.
+    """
     for rows in ROWS:
         for rank, modality in enumerate(model.signature.modalities):
             frames = np.zeros((min(8, modality.max_frames), modality.width), np.float32)
-            model.step(_batch(model.signature, model.device, rows, rank, frames))
+            result = model.step(_batch(model.signature, model.device, rows, rank, frames))
+            check_shape(result, model.signature, rows)
 
 
 def quieten_interpreter() -> None:

@@ -25,6 +25,10 @@ RegressionLoss = Literal["l1", "l2", "huber"]
 Balanced = Literal["balanced"]
 
 
+MOST_STRETCH = 2.0
+"""seven times as fast or as slow is common then; with more, some sessions last for years"""
+
+
 @dataclass(frozen=True, slots=True)
 class Augmentation:
     """What a session may suffer while it is trained on. Nothing of it happens in validation."""
@@ -44,8 +48,9 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("drop_stream", "drop_segment", "crop"):
             check_float(name, getattr(self, name), 0.0, 1.0)
-        for name in ("arrival_jitter_s", "noise", "shift", "scale", "mix", "stretch"):
+        for name in ("arrival_jitter_s", "noise", "shift", "scale", "mix"):
             check_float(name, getattr(self, name), 0.0)
+        check_float("stretch", self.stretch, 0.0, MOST_STRETCH)
 
 
 CALM = Augmentation()

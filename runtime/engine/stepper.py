@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from grf_core.step import NO_SLOT, RowStep, StepBatch, StepModel, StepResult, StepRows, next_shares
+from grf_core.step import NO_SLOT, ModelSignature, RowStep, StepBatch, StepModel, StepResult, StepRows, next_shares
 from runtime.engine.slab import IntArray, Slab
 
 NO_SEGMENTS_FAULT: tuple[type[BaseException], ...] = (
@@ -45,7 +45,7 @@ def _run_batch(model: StepModel, slab: Slab, steps: Sequence[RowStep]) -> list[s
     in_slots = np.array([step.in_slot for step in steps], dtype=np.int64)
     batch = _batch(slab, steps, in_slots)
     result = model.step(batch)
-    _check_shape(result, slab, len(steps))
+    check_shape(result, model.signature, len(steps))
     shares = next_shares(slab.shares[in_slots], batch.fresh, batch.ranks, result.gate)
     slab.scatter([step.out_slot for step in steps], result.contexts, result.outputs, shares, result.gate)
     faults = _faults(_finite_rows(result))
@@ -70,11 +70,12 @@ def _batch(slab: Slab, steps: Sequence[RowStep], in_slots: IntArray) -> StepBatc
     )
 
 
-def _check_shape(result: StepResult, slab: Slab, rows: int) -> None:
-    expected = (rows, *slab.contexts.shape[1:])
+def check_shape(result: StepResult, signature: ModelSignature, rows: int) -> None:
+    """Raises ValueError for a model that does not give what its signature says."""
+    expected = (rows, *signature.context_shape)
     if tuple(result.contexts.shape) != expected:
         raise ValueError(f"the model returned contexts {tuple(result.contexts.shape)} for {expected}")
-    if result.outputs.shape != (rows, slab.outputs.shape[1]) or result.gate.shape != (rows,):
+    if result.outputs.shape != (rows, signature.output_width) or result.gate.shape != (rows,):
         raise ValueError(f"the model returned outputs {result.outputs.shape}, gate {result.gate.shape} for {rows} rows")
 
 

@@ -94,6 +94,38 @@ def test_a_row_that_cannot_be_read_is_told_with_its_line_and_column(tmp_path: Pa
         decoder(DecodeOptions())(samples[1])
 
 
+def test_a_csv_may_have_its_times_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("t,a\n1970-01-01T00:00:01Z,1\n1970-01-01 00:00:02.5,2\n1970-01-01T01:00:03+01:00,3\n4.0,4\n")
+    samples, reason = read(table(path, time_unit="iso8601"))
+    assert [sample.event_time_s for sample in samples] == [1.0, 2.5, 3.0, None]
+    assert "line 5: no ISO 8601 in the column of times, 't': '4.0'" in str(samples[3].value)
+    np.savez(tmp_path / "t.npz", t=[1.0], values=[[1.0]])
+    assert "iso8601 is for texts, of a csv" in read(table(tmp_path / "t.npz", time_unit="iso8601"))[1]
+    assert reason == ""
+
+
+def test_a_recording_in_its_own_time_says_that_it_waits_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As for one time in milliseconds among seconds."""
+    path = tmp_path / "belt.csv"
+    path.write_text("t,a\n1,1\n1.5,2\n1000,3\n1002,4\n")
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr("connectors.recorded.asyncio.sleep", sleep)
+    source = FilesOptions.model_validate({"speed": 1, "tables": [{"path": str(path)}]}).build()
+    samples, _ = read(source)
+    assert (len(samples), len(waited)) == (4, 3)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the next sample of belt is due in 999 s, by its time",
+        "the next sample of belt is due in 1001 s, by its time",
+    ]
+
+
 def test_a_csv_of_a_spreadsheet_begins_with_a_mark_that_is_no_part_of_a_name(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_bytes(b"\xef\xbb\xbft,a\r\n1,2\r\n")

@@ -3,7 +3,9 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from grf_core.step import StepBatch, StepResult
@@ -34,6 +36,20 @@ def test_every_modality_is_stepped_alone_and_in_a_batch() -> None:
     model = Noting()
     warm_up(model)
     assert sorted(model.seen) == [(rank, rows) for rank in range(len(model.signature.modalities)) for rows in ROWS]
+
+
+class Wide(ToyModel):
+    """Gives one output more than it says."""
+
+    def step(self, batch: StepBatch) -> StepResult:
+        result = super().step(batch)
+        return replace(result, outputs=np.pad(result.outputs, ((0, 0), (0, 1))))
+
+
+def test_a_model_that_does_not_give_what_its_signature_says_does_not_start() -> None:
+    """It would be ready, and refuse every segment."""
+    with pytest.raises(ValueError, match=r"the model returned outputs \(1, \d+\)"):
+        warm_up(Wide())
 
 
 @pytest.mark.usefixtures("interpreter_as_it_was")

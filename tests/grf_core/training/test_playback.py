@@ -7,6 +7,7 @@ import pytest
 
 from grf_core.data.sessions import Cutting, LabelledSession, StreamFrames
 from grf_core.normalisation import Normalisation, Statistics
+from grf_core.training.checks import RecipeError
 from grf_core.training.playback import disturbed, elapsed_s, normalised, play, restricted
 from grf_core.training.recipe import Augmentation
 from tests.grf_core.models import small_config
@@ -85,6 +86,11 @@ def test_normalised_frames_have_mean_zero_and_deviation_one_and_bounds() -> None
     statistics = Statistics((2.0, 2.0, 0.0), (2.0, 4.0, 1.0))
     (stream,) = normalised(session, Normalisation({"audio": statistics}, {})).streams
     assert stream.frames.tolist() == [[-1.0, -0.5, 0.0], [1.0, 0.5, 1e4]]
+
+
+def test_a_session_cannot_be_stretched_beyond_reason() -> None:
+    with pytest.raises(RecipeError, match=r"stretch.*1000 is not from 0\.0 to 2\.0"):
+        Augmentation(stretch=1000)
 
 
 def test_a_stretched_session_says_the_same_in_another_time_at_the_same_rate() -> None:
