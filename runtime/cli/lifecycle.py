@@ -70,13 +70,15 @@ def _start_detached(settings: Settings, config: str | None, flags: tuple[str, ..
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / LOG_FILE
     with path.open("ab") as log, path.open("rb") as written:
-        written.seek(0, os.SEEK_END)
+        began = written.seek(0, os.SEEK_END)
         # Nothing of ours: who reads what we say to its end would wait for the runtime's end.
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         while (code := process.poll()) is None and not _is_ready(directory, process.pid):
             _tell_progress(written)
             time.sleep(LOOK_EVERY_S)
         _tell_progress(written)
+        if code is not None and written.tell() == began:
+            click.echo("grf: it has ended and could not say why (a full disk?); without --detach it does", err=True)
     ready = f"grf is ready: http://{settings.runtime.host}:{settings.runtime.http_port}; " if code is None else "grf: "
     click.echo(f"{ready}its log is {path}", err=code is not None)
     return code or 0

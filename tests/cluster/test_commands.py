@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +75,18 @@ def test_a_runtime_that_cannot_start_says_why_to_whoever_detaches_it(tmp_path: P
     assert done.returncode == 1
     assert "redis" in done.stderr
     assert not is_held(runtime.state_dir)
+
+
+def test_a_detached_runtime_that_can_write_no_log_is_not_silent(tmp_path: Path) -> None:
+    """As on a full disk."""
+    runtime = RunningRuntime(tmp_path / "state")
+    command = [sys.executable, "-m", "runtime.cli.run", "up", "--detach", *runtime.set_flags()]
+    no_files = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (0, 0))
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False, preexec_fn=no_files
+    )
+    assert done.returncode != 0
+    assert "could not say why (a full disk?)" in done.stderr
 
 
 def test_a_runtime_told_to_stop_while_ray_starts_ends_in_order(tmp_path: Path) -> None:
