@@ -72,6 +72,8 @@ class Open:
     """lowest sequence number that will ever be sent from now on; what lies below is durable or given up"""
     known_durable: int = 0
     """highest sequence number the client has seen acknowledged as durable: less on the worker means a reset"""
+    known_born: int = 0
+    """`born` of the last Opened: if that session was deleted since, none is made; 0 makes one if there is none"""
 
 
 class SegmentEntry(NamedTuple):
@@ -232,6 +234,8 @@ class Opened:
     last_sequence: int
     """highest sequence number ever seen of this stream: a new publisher numbers on from here"""
     version: int
+    born: int = 0
+    """another one once the session was deleted and began anew; 0 if that is not known"""
 
 
 class StreamAck(NamedTuple):

@@ -72,6 +72,8 @@ class SessionRecord:
     """newest settled event time of each modality that has one"""
     streams: tuple[StreamRecord, ...]
     reset_reason: str = ""
+    born: int = 0
+    """tells this session from one of its name that was deleted; 0 if it is older than such marks"""
     history: Sequence[HistoryRow] = ()
     """settled since the record was saved last, oldest first; kept beside the record, not in it"""
     sealed: bytes = field(default=b"", compare=False, repr=False)
@@ -98,6 +100,7 @@ def encode_record(record: SessionRecord) -> bytes:
         record.freshness_s,
         record.streams,
         record.reset_reason,
+        record.born,
     ]
     return pack(fields)
 
@@ -129,9 +132,12 @@ def _record(
     freshness_s: dict[str, float],
     streams: list[list[Any]],
     reset_reason: str,
+    born: int = 0,
 ) -> SessionRecord:
     if len(lineage) != 16 or version < 0:
         raise RecordError(f"{key}: damaged version or lineage")
+    if not 0 <= born < 2**63:
+        raise RecordError(f"{key}: damaged birth")
     if isnan(event_time_s) or isnan(watermark_s):
         raise RecordError(f"{key}: a time is not a number")
     return SessionRecord(
@@ -149,6 +155,7 @@ def _record(
         freshness_s={str(name): float(value) for name, value in freshness_s.items()},
         streams=tuple(_stream(*stream) for stream in streams),
         reset_reason=str(reset_reason),
+        born=int(born),
     )
 
 

@@ -115,7 +115,9 @@ class SessionLoader:
         if isinstance(session, Refusal):
             self._refuse_all(key, "slow_down", session.text, session.retry_after_ms)
             return
-        if record is not None:
+        if record is None:
+            session.born = self._owned.next_birth(key)
+        else:
             try:
                 tenure = f"{self._incarnation}@{self._owned.tenure_of(key)}"
                 checkpoint.restore(self._engine, session, record, tenure, now_s)

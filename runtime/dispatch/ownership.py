@@ -17,6 +17,7 @@ class OwnedGroups:
         """given up, with their epochs; the controller may not know it yet"""
         self._lost: Counter[int] = Counter()
         """how often each group was lost"""
+        self._births = 0
 
     def replace(self, epochs: Mapping[int, int]) -> set[int]:
         """Own these groups and no others; return those lost, a group that came back at another epoch included.
@@ -54,6 +55,11 @@ class OwnedGroups:
         """Another one whenever a session may have been cut off since: the group was lost, or changed hands."""
         group = key_group(key)
         return f"{self._epochs.get(group, 0)}.{self._lost[group]}"
+
+    def next_birth(self, key: SessionKey) -> int:
+        """A number that no session of this name has had: no two workers have a group at the same epoch."""
+        self._births += 1
+        return self._epochs[key_group(key)] << 32 | self._births
 
     @property
     def epochs(self) -> dict[int, int]:

@@ -68,11 +68,13 @@ class Publishing:
             refuse("unknown_modality", f"unknown modality {message.modality[:80]!r}; the model has {known}")
             return
         run = partial(self._open, peer, message, now_s)
-        self._loader.visit(SessionKey(peer.tenant, message.session), Visit(run, refuse, creates=True))
+        self._loader.visit(SessionKey(peer.tenant, message.session), Visit(run, refuse, creates=not message.known_born))
 
     def _open(self, peer: Peer, message: m.Open, now_s: float, session: Session | None) -> None:
-        assert session is not None, "an open creates its session"
         refuse = partial(self._outbox.refuse_segment, peer, message.session, message.stream, message.base)
+        if session is None:
+            refuse("not_found", "the session was deleted since the stream was opened")
+            return
         known = session.streams.get(message.stream)
         if known is not None and self._is_superseded(peer, known):
             refuse("stream_taken", "a newer connection of this client has opened the stream")
@@ -124,7 +126,7 @@ class Publishing:
             self._outbox.refuse_segment(peer, message.session, message.stream, sequence, code, text)
         last = max(stream.received.highest, message.base - 1)
         stream.told_durable = stream.durable
-        opened = m.Opened(message.session, message.stream, stream.durable, last, session.live_version)
+        opened = m.Opened(message.session, message.stream, stream.durable, last, session.live_version, session.born)
         self._outbox.send(peer.identity, opened)
 
     def _tell_loser(self, previous: str, peer: Peer, message: m.Open) -> None:

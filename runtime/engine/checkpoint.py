@@ -72,6 +72,7 @@ def _record(
         freshness_s={name: seen for name, seen in zip(names, session.settled_freshness_s, strict=True) if seen > -inf},
         streams=tuple(_stream_record(session, name, state, names) for name, state in session.streams.items()),
         reset_reason=session.reset_reason,
+        born=session.born,
         history=SettledRun(history, names),
     )
 
@@ -137,6 +138,7 @@ def restore(engine: Engine, session: Session, record: SessionRecord, incarnation
     session.settled_version = session.durable_version = record.version
     session.lineage = record.lineage
     session.reset_reason = record.reset_reason
+    session.born = record.born
     if record.model_digest != engine.signature.digest:
         session.reset_reason = "the model was replaced"
         return

@@ -110,6 +110,7 @@ class Session:
     """State of one session in memory. The engine owns the transitions; this owns the data."""
 
     __slots__ = (
+        "born",
         "dirty",
         "durable_version",
         "freshness_s",
@@ -159,6 +160,8 @@ class Session:
         """when the engine will look whether the session has fallen silent; inf: it will not"""
         self.lacks_rows = False
         """its next step waits until rows of the slab are free"""
+        self.born = 0
+        """tells it from one of its name that was deleted"""
         self.reset_reason = ""
         """why the session does not continue what was stored of it"""
         self.last_active_s = now_s

@@ -221,7 +221,7 @@ class RelayCore:
             case m.Opened(session, stream):
                 relay = self._streams.get((session, stream))
                 if relay is not None:
-                    relay.opened(message.durable, message.last_sequence, message.version)
+                    relay.opened(message.durable, message.last_sequence, message.version, message.born)
                     self._due[session, stream] = None
             case m.Nack(session=session, stream=stream) if stream:
                 relay = self._streams.get((session, stream))
@@ -244,6 +244,8 @@ class RelayCore:
                     self._left[name] = now_s + relay.leave_for_s()
                 else:
                     self._paused[name] = now_s + random.uniform(0.1, 1.0) * TAKE_BACK_WITHIN_S
+        elif nack.code == "not_found":
+            relay.deleted()
         elif nack.code in m.NOTICE_CODES:
             relay.remark(nack)
         elif nack.code in m.RETRY_CODES:

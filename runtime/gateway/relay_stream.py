@@ -43,6 +43,8 @@ class RelayStream:
         self._known_last = 0
         """highest number that the worker has, or was sent"""
         self._known_durable = 0
+        self._known_born = 0
+        self._was_deleted = False
         self._left_at_durable = 0
         self._times_left = 0
         """in a row, while no more of it became durable"""
@@ -141,7 +143,7 @@ class RelayStream:
     def open(self) -> m.Open:
         self.state = "opening"
         self._told_oldest = self.oldest
-        return m.Open(self.session, self.stream, self.modality, self.oldest, self._known_durable)
+        return m.Open(self.session, self.stream, self.modality, self.oldest, self._known_durable, self._known_born)
 
     def take(self, max_segments: int) -> list[Posted]:
         """The next segments to send, in order."""
@@ -163,8 +165,11 @@ class RelayStream:
 
     # ---- what the worker says ----
 
-    def opened(self, durable: int, last: int, version: int) -> None:
-        is_reset = durable < self._known_durable
+    def opened(self, durable: int, last: int, version: int, born: int) -> None:
+        """`born` tells whether the session was deleted since: durable numbers may not, if none was known here."""
+        is_another = self._was_deleted or born != (self._known_born or born)
+        is_reset = is_another or durable < self._known_durable
+        self._known_born, self._was_deleted = born, False
         self.state = "open"
         self._known_durable, self._known_last, self.fused_upto = durable, last, durable
         if is_reset:
@@ -174,6 +179,12 @@ class RelayStream:
             posted.is_admitted = posted.is_admitted or posted.sequence <= last
         self.acknowledge(durable, durable, version)
         self._admit_waiting("session_reset" if is_reset else "")
+
+    def deleted(self) -> None:
+        """The worker has no such session any more. What had been fused went with it; what had not opens it anew."""
+        self.close()
+        self._known_born, self._was_deleted = 0, True
+        self._forget_former_life()
 
     def _forget_former_life(self) -> None:
         """The session was deleted, or an older one was restored: what it had fused is gone with it."""

@@ -54,6 +54,7 @@ records = st.builds(
     freshness_s=st.dictionaries(st.text(), times, max_size=3),
     streams=st.lists(streams, max_size=3).map(tuple),
     reset_reason=st.text(),
+    born=st.integers(0, 2**63 - 1),
     history=st.just(()),
 )
 
@@ -69,6 +70,11 @@ def plain(record: SessionRecord) -> dict[str, Any]:
 @given(records)
 def test_a_record_is_read_back_as_it_was_written(record: SessionRecord) -> None:
     assert plain(decode_record(KEY, encode_record(record))) == plain(record)
+
+
+def test_a_record_from_before_there_were_births_is_read() -> None:
+    older = msgpack.packb(msgpack.unpackb(encode_record(dataclasses.replace(SAMPLE, born=7)))[:-1])
+    assert plain(decode_record(KEY, older)) == plain(SAMPLE)
 
 
 # ---- what is not a record ----

@@ -485,7 +485,7 @@ def test_float32_is_little_endian() -> None:
 
 SAMPLES: tuple[m.Message, ...] = (
     m.Hello("watch-7", "north", "s3cret"),
-    m.Open("run/1", "accelerometer", "imu", 41, 40),
+    m.Open("run/1", "accelerometer", "imu", 41, 40, 7),
     m.Segments(
         (
             m.StreamSegments(

@@ -131,6 +131,11 @@ class World:
         for _ in range(steps):
             self.step()
 
+    def delete(self, session: str, through: SimulatedGateway) -> None:
+        """As whoever asks this gateway does; the others do not hear of it."""
+        through.core.forget_session(session)
+        through.to_worker.append([bytes(frame) for frame in encode(m.Delete(1, session))])
+
     def stored(self, session: str) -> SessionRecord | None:
         key = SessionKey("default", session)
         return self.store.load([key]).get(key)

@@ -193,6 +193,33 @@ def test_a_stream_is_not_left_while_the_worker_may_lack_what_it_had() -> None:
     assert isinstance(core.outgoing(world.now_s + 0.1), m.Open)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_what_another_gateway_held_of_a_deleted_session_does_not_bring_it_back(seed: int) -> None:
+    world = World(seed, gateways=2, policy=EnginePolicy(order=OrderPolicy(idle_timeout_s=60.0), capacity=64))
+    ours, others = world.gateways
+    held = posted(world, others, 1)
+    fused(world, held)
+    fused(world, posted(world, ours, 2))
+    world.delete("s", through=ours)
+    assert refusal(world, held) == "session_reset"
+    world.run(2_000)
+    assert world.stored("s") is None
+    anew = posted(world, others, 0)
+    fused(world, anew)
+    record = world.stored("s")
+    assert record is not None
+    assert record.born > 0
+
+
+def test_a_worker_that_crashes_makes_no_session_anew() -> None:
+    world = World(17, gateways=1, policy=EnginePolicy(order=OrderPolicy(), capacity=64))
+    (gateway,) = world.gateways
+    held = posted(world, gateway, 1)
+    fused(world, held)
+    world.crash_worker()
+    durable(world, held)
+
+
 def test_a_gateway_that_left_a_stream_takes_it_back_for_what_is_new() -> None:
     world = World(15, gateways=2, policy=EnginePolicy(order=OrderPolicy(), capacity=64))
     ours, others = world.gateways
