@@ -119,13 +119,13 @@ class CsvTable:
             return None, Unreadable(f"line {line}: no {kind} in the column of times, {self._cell(cells, self._time)}")
         try:
             return time, [float(cells[column]) for column in self._columns]
-        except ValueError:
+        except (ValueError, IndexError):
             return time, self._where_there_are(line, cells)
-        except IndexError:
-            return time, Unreadable(f"line {line} has {len(cells)} cells, and the first line names {len(self._names)}")
 
     def _where_there_are(self, line: int, cells: Sequence[str]) -> list[float] | Unreadable:
-        """Of cells that are not all numbers: an empty one is NaN."""
+        """Of cells that are not all numbers, or not all there: an empty one is NaN."""
+        if len(cells) <= max(self._columns):
+            return Unreadable(f"line {line} has {len(cells)} cells, and the first line names {len(self._names)}")
         values = []
         for column in self._columns:
             try:

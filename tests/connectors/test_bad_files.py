@@ -80,15 +80,16 @@ def test_rows_that_are_no_numbers_come_for_the_pipeline_to_count(tmp_path: Path)
 
 def test_a_row_that_cannot_be_read_is_told_with_its_line_and_column(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    path.write_text("t,a,b\nnoon,3,3\n2,high,3\n\n3,1\n4,1,\n5,1,2\n")
+    path.write_text("t,a,b\nnoon,3,3\n2,high,3\n\n3,1\n3,\n4,1,\n5,1,2\n")
     samples, _ = read(table(path))
-    assert [sample.value.reason for sample in samples[:4]] == [
+    assert [sample.value.reason for sample in samples[:5]] == [
         "line 2: no number in the column of times, 't': 'noon'",
         "line 3: no number in 'a': 'high'",
         "line 4 is empty",
         "line 5 has 2 cells, and the first line names 3",
+        "line 6 has 2 cells, and the first line names 3",
     ]
-    rest = np.array([sample.value for sample in samples[4:]])
+    rest = np.array([sample.value for sample in samples[5:]])
     assert np.array_equal(rest, [[1.0, math.nan], [1.0, 2.0]], equal_nan=True)
     with pytest.raises(BadSample, match="line 3: no number in 'a': 'high'"):
         decoder(DecodeOptions())(samples[1])
