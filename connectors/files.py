@@ -32,9 +32,6 @@ from connectors.errors import SourceBroken
 from connectors.recorded import RecordedOptions, RecordedSource
 from connectors.tables import UNIT_S, Table, open_table
 
-RESYNC_ROWS = 1024
-"""a position is the rows at the last of these points, and how many merged rows after it"""
-
 
 class TableOptions(Options):
     path: str = Field(min_length=1, description="A file, or a pattern with * for many.")
@@ -81,25 +78,27 @@ class FilesSource(RecordedSource):
             *(_timed(index, table, UNIT_S[options.time_unit], rows[index])
               for index, (table, _, options) in enumerate(tables))
         )  # fmt: skip
-        since, next_rows = 0, list(rows)
         for row in merged:
-            next_rows[row.table] = row.row + 1
-            since += 1
-            if since > skip:
-                yield Sample(tables[row.table][1], row.values, row.stamp_s, None, [rows, since])
-            if since == RESYNC_ROWS:
-                since, skip, rows = 0, 0, list(next_rows)
-        if since < skip:
+            rows[row.table] = row.row + 1
+            if skip:
+                skip -= 1
+            else:
+                # Of every table, for one may get rows that come before what was read of the others.
+                yield Sample(tables[row.table][1], row.values, row.stamp_s, None, [rows.copy(), 0])
+        if skip:
             raise SourceBroken(f"there are fewer rows than the {sum(rows) + skip} that were read: other files")
 
 
 def _rows_of(position: Position, n_tables: int) -> tuple[list[int], int]:
-    """First row of each table, and how many merged rows after them are known."""
+    """First row of each table, and how many merged rows after them are known.
+
+    None are, but in snapshots that another version wrote.
+    """
     if position is None:
         return [0] * n_tables, 0
     match position:
         case [list(rows), int(skip)] if len(rows) == n_tables:
-            return rows, skip
+            return rows.copy(), skip
     raise SourceBroken(f"a position in other files than these {n_tables}")
 
 

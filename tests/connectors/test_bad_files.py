@@ -30,13 +30,13 @@ from tests.connectors.materials import write_bag, write_mcap, write_table
 N = 200
 
 
-def read(source: Source) -> tuple[list[Sample], str]:
+def read(source: Source, position: Any = None) -> tuple[list[Sample], str]:
     """All that comes, and the error that ends it."""
 
     async def main() -> tuple[list[Sample], str]:
         samples: list[Sample] = []
         try:
-            async with source.opened():
+            async with source.opened(position=position):
                 async for batch in source:
                     samples += batch
         except SourceBroken as error:
@@ -125,6 +125,30 @@ def test_a_recording_in_its_own_time_says_that_it_waits_for_long(
         "the next sample of belt is due in 999 s, by its time",
         "the next sample of belt is due in 1001 s, by its time",
     ]
+
+
+@pytest.mark.parametrize("read_before", [6, 7])
+def test_rows_that_are_added_to_one_of_several_tables_are_read_by_the_next_run(
+    tmp_path: Path, read_before: int
+) -> None:
+    """Those too that are older than what was read of the others."""
+    (tmp_path / "a.csv").write_text("t,x\n1,1\n2,2\n")
+    (tmp_path / "b.csv").write_text("t,x\n1,10\n2,20\n3,30\n4,40\n5,50\n")
+    source = table(tmp_path / "*.csv")
+    first, _ = read(source)
+    with (tmp_path / "a.csv").open("a") as file:
+        file.write("3.5,3\n6,4\n")
+    second, _ = read(source, first[read_before - 1].position)
+    values = [int(sample.value[0]) for sample in [*first[:read_before], *second]]
+    assert sorted(values) == [1, 2, 3, 4, 10, 20, 30, 40, 50]
+
+
+def test_a_position_of_rows_and_of_merged_rows_after_them_is_taken(tmp_path: Path) -> None:
+    """As snapshots have it that were written before all tables' rows were in every position."""
+    (tmp_path / "a.csv").write_text("t,x\n1,1\n3,3\n")
+    (tmp_path / "b.csv").write_text("t,x\n2,2\n4,4\n")
+    samples, _ = read(table(tmp_path / "*.csv"), [[1, 0], 2])
+    assert [int(sample.value[0]) for sample in samples] == [4]
 
 
 def test_a_csv_of_a_spreadsheet_begins_with_a_mark_that_is_no_part_of_a_name(tmp_path: Path) -> None:
