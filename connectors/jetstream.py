@@ -75,6 +75,8 @@ class NatsSource(Source):
         self._subscription: Any = None
         self._last = 0
         """number of the newest message, or of the last before the first there is"""
+        self._removed = 0
+        """number up to which it is counted what the limits removed"""
         self._errors: Translation = {}
 
     @property
@@ -104,7 +106,8 @@ class NatsSource(Source):
             assert isinstance(position, int)
             if state.last_seq < position:
                 raise SourceBroken(f"{self._place}: ends at {state.last_seq}, and {position} was read: another stream")
-            self.dropped += max(0, state.first_seq - (position + 1))
+            self._last = position
+            self._count_removed(state.first_seq - 1)
             self._last = max(position, state.first_seq - 1)
         else:
             self._last = state.last_seq if self._options.start == "new" else max(0, state.first_seq - 1)
@@ -128,17 +131,22 @@ class NatsSource(Source):
                 # Many at once only for a moment: servers differ in whether they answer before all of them are there.
                 messages = await self._fetched(MAX_BATCH, HURRY_S) or await self._fetched(1, FETCH_S)
                 if messages:
-                    await self._count_removed(messages[0].metadata.sequence.stream)
+                    await self._look_for_removed(messages[0].metadata.sequence.stream)
                     yield [self._sample(message) for message in messages]
                 else:
                     await _cancellable(self._connection.flush(ANSWER_WITHIN_S))  # raises if the connection is lost
                     await _cancellable(self._subscription.consumer_info())  # or the consumer, with its server
 
-    async def _count_removed(self, next_number: int) -> None:
+    async def _look_for_removed(self, next_number: int) -> None:
         """Before the next message lie those of other subjects, and what the limits removed since the newest."""
         if next_number > self._last + 1:
             state = (await _cancellable(self._jetstream.stream_info(self._options.stream))).state
-            self.dropped += max(0, min(state.first_seq, next_number) - (self._last + 1))
+            self._count_removed(min(state.first_seq, next_number) - 1)
+
+    def _count_removed(self, until: int) -> None:
+        """Since the newest message, and once: a source that gets none is opened again where it was."""
+        self.dropped += max(0, until - max(self._last, self._removed))
+        self._removed = max(self._removed, until)
 
     async def _fetched(self, batch: int, timeout_s: float) -> list[Any]:
         """None within this time is no error."""
