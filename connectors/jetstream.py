@@ -75,6 +75,8 @@ class NatsSource(Source):
         self._subscription: Any = None
         self._last = 0
         """number of the newest message, or of the last before the first there is"""
+        self._new_after: int | None = None
+        """number of the last message that was there when the source was first opened"""
         self._removed = 0
         """number up to which it is counted what the limits removed"""
         self._errors: Translation = {}
@@ -102,6 +104,10 @@ class NatsSource(Source):
 
     async def _subscribe(self, state: Any, position: Position) -> None:
         api = need("nats.js.api", "nats")
+        if position is None and self._options.start == "new":
+            # Opened again before anything came: what has come since then is new as well.
+            self._new_after = state.last_seq if self._new_after is None else min(self._new_after, state.last_seq)
+            position = self._new_after
         if position is not None:
             assert isinstance(position, int)
             if state.last_seq < position:
@@ -110,7 +116,7 @@ class NatsSource(Source):
             self._count_removed(state.first_seq - 1)
             self._last = max(position, state.first_seq - 1)
         else:
-            self._last = state.last_seq if self._options.start == "new" else max(0, state.first_seq - 1)
+            self._last = max(0, state.first_seq - 1)
         subject = self._options.subjects[0] if self._options.subjects else ">"
         self._subscription = await self._jetstream.pull_subscribe(
             subject,

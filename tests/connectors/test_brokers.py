@@ -99,6 +99,21 @@ def test_what_a_streams_limits_removed_is_counted_and_new_means_from_now_on(nats
     run(main())
 
 
+def test_what_comes_before_a_source_that_begins_with_what_is_new_is_opened_again_is_new_too(nats: Nats) -> None:
+    run_nats(nats, lambda jetstream: jetstream.add_stream(name="NEW", subjects=["NEW.>"]))
+
+    async def main() -> None:
+        await publish_nats(nats, "NEW.row", range(3))
+        source = NatsOptions(servers=(f"nats://127.0.0.1:{nats.port}",), stream="NEW", start="new").build()
+        async with source.opened():
+            pass  # and the network is lost
+        await publish_nats(nats, "NEW.row", range(3, 5))
+        async with source.opened():
+            assert numbers(await take(source, 2)) == [3, 4]
+
+    run(main())
+
+
 def test_what_limits_remove_before_a_slow_reader_comes_to_it_is_counted_and_other_subjects_are_not(nats: Nats) -> None:
     run_nats(nats, lambda jetstream: jetstream.add_stream(name="SLOW", subjects=["SLOW.>"], max_msgs=8))
 
