@@ -217,7 +217,7 @@ class Runner:
         return LOOK_EVERY_S if wake_in_s is None else min(wake_in_s, LOOK_EVERY_S)
 
     async def _take(self, samples: Sequence[Sample]) -> None:
-        if self._is_replayable and samples[-1].position is None:
+        if self._is_replayable and samples and samples[-1].position is None:
             raise SourceBroken("a sample of a replayable source has no position: nothing could go on after it")
         self._is_within_batch = True
         rest = samples

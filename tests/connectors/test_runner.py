@@ -169,6 +169,23 @@ def test_a_replayable_source_whose_samples_have_no_position_is_broken_before_any
     run_virtually(main())
 
 
+def test_a_batch_with_nothing_in_it_is_no_reason_to_stop() -> None:
+    """As a source of one's own may give, that leaves out samples of a batch."""
+
+    class Sparse(ScriptedSource):
+        async def __aiter__(self) -> AsyncGenerator[Sequence[Sample], None]:
+            yield []
+            async for batch in super().__aiter__():
+                yield batch
+
+    async def main() -> None:
+        bench = Bench(Sparse(rows(3)))
+        await bench.runner.run()
+        assert (bench.runner.health, bench.values) == ("ended", {"a": 3})
+
+    run_virtually(main())
+
+
 def test_no_sample_of_a_live_source_is_taken_for_one_that_came_again() -> None:
     async def main() -> None:
         untimed = [Sample("arrival", [number], None, 100.0) for number in range(3)]
