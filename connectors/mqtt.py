@@ -132,14 +132,15 @@ class MqttSource(Source):
         with translated(self._errors, self._place):
             self._client = self._connection(aiomqtt)
             await self._stack.enter_async_context(self._client)
+            # Now, for it has one from here on: should subscribing fail, the next connection finds it.
+            if position is not None and not self._session_is_kept:
+                session = self._options.client_id
+                log.warning("%s: has no session %s any more: what it had kept for us is lost", self._place, session)
             codes = await self._client.subscribe([(topic, self._subscription()) for topic in self._options.topics])
         for topic, code in zip(self._options.topics, codes, strict=True):
             if code.is_failure:
                 raise SourceBroken(f"{self._place}: {topic} cannot be subscribed: {code}")
         self._was_open = True
-        if position is not None and not self._session_is_kept:
-            session = self._options.client_id
-            log.warning("%s: has no session %s any more: what it had kept for us is lost", self._place, session)
 
     def _connection(self, aiomqtt: Any) -> Any:
         packets = need("paho.mqtt.packettypes", "mqtt")

@@ -269,6 +269,28 @@ def test_a_session_that_the_broker_has_lost_is_told(
     assert ("has no session client-lost any more" in caplog.text) is not persistent
 
 
+def test_a_lost_session_is_told_though_the_connection_is_lost_before_it_is_subscribed(
+    mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next one finds a session: that which the first has begun."""
+
+    async def lost(*_: Any) -> None:
+        raise aiomqtt.MqttError("lost")
+
+    async def main() -> None:
+        source = mqtt_options(mosquitto.port, "begun").build()
+        with monkeypatch.context() as patch:
+            patch.setattr(aiomqtt.Client, "subscribe", lost)
+            with pytest.raises(SourceUnavailable):
+                async with source.opened(position=1):
+                    pass
+        async with source.opened(position=1):
+            pass
+
+    run(main())
+    assert caplog.text.count("has no session client-begun any more") == 1
+
+
 def test_a_queue_of_qos_0_gives_up_the_oldest_and_counts(mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("connectors.mqtt.QUEUE", 5)
 
