@@ -86,7 +86,7 @@ class McapSource(RecordedSource):
             reason = str(error) or type(error).__name__
             log.warning("%s has no index that can be read (%s): it is read in the order it was written", path, reason)
             return False
-        if summary is None or not summary.chunk_indexes:
+        if summary is None or not summary.chunk_indexes or not _names_its_channels(summary):
             return False
         largest = max(index.uncompressed_size for index in summary.chunk_indexes)
         if largest > LARGEST_CHUNK_BYTES:
@@ -146,6 +146,14 @@ class McapSource(RecordedSource):
                 decode = need("mcap_ros2.decoder", "mcap").DecoderFactory().decoder_for("cdr", schema)
             self._decoders[channel.id] = decode
         return self._decoders[channel.id]
+
+
+def _names_its_channels(summary: Any) -> bool:
+    """With their schemas: a writer may leave them out of the index, and messages cannot be found by it then."""
+    channels = summary.channels
+    used = {number for index in summary.chunk_indexes for number in index.message_index_offsets}
+    schemas = {channel.schema_id for channel in channels.values()} - {0}
+    return bool(channels) and used <= channels.keys() and schemas <= summary.schemas.keys()
 
 
 def _number_of(position: Position) -> int:

@@ -319,6 +319,24 @@ def test_a_bag_cut_short_or_without_its_description_is_told(tmp_path: Path) -> N
         run(RosOptions.model_validate({"path": str(bag)}).build().open(position=None))
 
 
+@pytest.mark.parametrize("left_out", ["repeat_channels", "repeat_schemas"])
+@pytest.mark.parametrize("topics", [[], ["/row"]])
+def test_an_mcap_whose_index_does_not_say_what_its_channels_are_is_read_as_it_was_written(
+    tmp_path: Path, left_out: str, topics: list[str]
+) -> None:
+    path = tmp_path / "t.mcap"
+    writer = Writer(
+        str(path), repeat_channels=left_out != "repeat_channels", repeat_schemas=left_out != "repeat_schemas"
+    )
+    writer.start()
+    channel = writer.register_channel("/row", "json", writer.register_schema("row", "jsonschema", b"{}"))
+    for number in range(N):
+        writer.add_message(channel, number, b"{}", number)
+    writer.finish()
+    samples, error = read(McapOptions.model_validate({"path": str(path), "topics": topics}).build())
+    assert (len(samples), error) == (N, "")
+
+
 @pytest.mark.parametrize("indexed", [True, False])
 def test_topics_that_are_not_in_an_mcap_are_told(tmp_path: Path, indexed: bool) -> None:
     path = tmp_path / "t.mcap"
