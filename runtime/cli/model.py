@@ -167,13 +167,15 @@ def _recipe_of(bundle: Bundle, override: str | None) -> Recipe:
 
 
 def _evaluate_recordings(bundle: Bundle, data: Path, conditions: bool, device: str, show: OnProgress) -> dict[str, Any]:
-    sessions = _fitted(bundle, read_recordings(data))
+    recordings = read_recordings(data)
+    sessions = _fitted(bundle, recordings)
     chosen = _unseen(bundle, [session.name for session in sessions])
     sessions = [session for session in sessions if session.name in chosen]
     regime: RegimeName = "whole" if bundle.training.get("recipe", {}).get("regime") == "whole" else "streaming"
-    whole = [labelled_session(session) for session in sessions]
+    whole = [labelled_session(session) for session in sessions] if conditions or regime == "whole" else []
     if conditions:
-        asked = list(custom_conditions(bundle.config, typical_segment_s(sessions), regime))
+        # As training finds it: of all that was recorded, before anything is cut or left out.
+        asked = list(custom_conditions(bundle.config, typical_segment_s(recordings.sessions), regime))
         _tell(evaluate_conditions(bundle, whole, asked, device, show))
     if regime == "whole":
         return evaluate_as_trained(bundle, whole, EVERY_HALF_SECOND, device, show)

@@ -101,10 +101,11 @@ def test_a_recipe_that_takes_less_than_the_recording_has_is_evaluated_on_it(
     assert "left out, since the bundle does not take it: left" in evaluated.stderr
 
 
+@pytest.mark.parametrize("modalities", ["", "modalities: {right: {max_frames: 1}}\n"])
 def test_a_bundle_of_a_users_recordings_is_evaluated_under_the_conditions_of_its_card(
-    tmp_path: Path, recording: Path
+    tmp_path: Path, recording: Path, modalities: str
 ) -> None:
-    told = last_line(train_custom(tmp_path, recording))
+    told = last_line(train_custom(tmp_path, recording, CONFIG + modalities))
     evaluated = run("evaluate", tmp_path / "bundle", "--data", recording, "--conditions")
     assert last_line(evaluated)["n"] == 11
     conditions = dict(re.findall(r"^(.*): (\{.*\})$", evaluated.stderr, flags=re.M))
