@@ -105,6 +105,8 @@ def decoder(options: DecodeOptions) -> Decode:
 
 def undecoded(sample: Sample) -> Decoded:
     """For an encoder that takes the sample as it is."""
+    if isinstance(sample.value, Unreadable):
+        raise BadSample("field", sample.value.reason)
     return Decoded(sample.value, sample.event_time_s, None, sample.identity)
 
 

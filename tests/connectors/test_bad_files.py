@@ -20,7 +20,7 @@ from mcap.writer import CompressionType, IndexType, Writer
 
 from connectors.base import Sample, Source
 from connectors.contract import run
-from connectors.decoding import DecodeOptions, decoder
+from connectors.decoding import DecodeOptions, decoder, undecoded
 from connectors.errors import BadSample, ConnectorError, SourceBroken
 from connectors.files import FilesOptions
 from connectors.mcap_files import McapOptions
@@ -91,8 +91,9 @@ def test_a_row_that_cannot_be_read_is_told_with_its_line_and_column(tmp_path: Pa
     ]
     rest = np.array([sample.value for sample in samples[5:]])
     assert np.array_equal(rest, [[1.0, math.nan], [1.0, 2.0]], equal_nan=True)
-    with pytest.raises(BadSample, match="line 3: no number in 'a': 'high'"):
-        decoder(DecodeOptions())(samples[1])
+    for decode in (decoder(DecodeOptions()), undecoded):  # an encoder is not given it either
+        with pytest.raises(BadSample, match="line 3: no number in 'a': 'high'"):
+            decode(samples[1])
 
 
 def test_a_csv_may_have_its_times_as_text(tmp_path: Path) -> None:
