@@ -73,7 +73,7 @@ class Open:
     known_durable: int = 0
     """highest sequence number the client has seen acknowledged as durable: less on the worker means a reset"""
     known_born: int = 0
-    """`born` of the last Opened: if that session was deleted since, none is made; 0 makes one if there is none"""
+    """`born` of the last Opened: if that session was deleted since, none is opened; 0 makes one if there is none"""
 
 
 class SegmentEntry(NamedTuple):

@@ -72,7 +72,7 @@ class Publishing:
 
     def _open(self, peer: Peer, message: m.Open, now_s: float, session: Session | None) -> None:
         refuse = partial(self._outbox.refuse_segment, peer, message.session, message.stream, message.base)
-        if session is None:
+        if session is None or message.known_born not in (0, session.born):  # its base is a number of the one before
             refuse("not_found", "the session was deleted since the stream was opened")
             return
         known = session.streams.get(message.stream)

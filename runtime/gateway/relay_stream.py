@@ -69,7 +69,8 @@ class RelayStream:
     @property
     def oldest(self) -> int:
         """What lies below is durable, or given up by its poster."""
-        oldest = max(self._declared_oldest, self._known_durable + 1 - REFUSALS_KEPT)
+        durable = 0 if self._was_deleted else self._known_durable
+        oldest = max(self._declared_oldest, durable + 1 - REFUSALS_KEPT)
         return min(oldest, min(self._numbered, default=oldest))
 
     # ---- the posters' side ----
@@ -181,9 +182,10 @@ class RelayStream:
         self._admit_waiting("session_reset" if is_reset else "")
 
     def deleted(self) -> None:
-        """The worker has no such session any more. What had been fused went with it; what had not opens it anew."""
+        """The worker has no such session any more. What had been fused went with it; what had not opens it anew, at 1:
+        whoever begins again would else be told that what lies below the old numbers is there."""
         self.close()
-        self._known_born, self._was_deleted = 0, True
+        self._known_born, self._was_deleted, self._declared_oldest = 0, True, 1
         self._forget_former_life()
 
     def _forget_former_life(self) -> None:

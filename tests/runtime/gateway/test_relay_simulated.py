@@ -8,7 +8,7 @@ import pytest
 from runtime import messages as m
 from runtime.engine.policies import EnginePolicy, OrderPolicy
 from runtime.gateway.posted import Posted
-from runtime.gateway.relay_stream import LEAVE_S
+from runtime.gateway.relay_stream import LEAVE_S, REFUSALS_KEPT
 from tests.runtime.gateway.simulation import FRAMES, TICK_S, Poster, SimulatedGateway, World
 
 STEPS_BETWEEN_FAULTS = 120
@@ -209,6 +209,27 @@ def test_what_another_gateway_held_of_a_deleted_session_does_not_bring_it_back(s
     record = world.stored("s")
     assert record is not None
     assert record.born > 0
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_a_session_deleted_beside_this_gateway_begins_at_1_also_for_who_goes_on_first(is_made_anew: bool) -> None:
+    world = World(18, gateways=2)
+    ours, others = world.gateways
+    last = REFUSALS_KEPT + 76
+    for number in range(1, last, 50):
+        durable(world, *(posted(world, others, number + place) for place in range(50)))
+    world.delete("s", through=ours)
+    if is_made_anew:
+        durable(world, ours.core.post("s", "ankle", "imu", Posted(1.0, FRAMES, 1, world.now_s), 1))
+    else:
+        world.run(500)
+    assert refusal(world, posted(world, others, last + 1, oldest=last)) == "session_reset"
+    again = posted(world, others, 1)
+    durable(world, again)
+    assert not again.is_duplicate
+    record = world.stored("s")
+    assert record is not None
+    assert record.version == 1 + is_made_anew
 
 
 def test_a_worker_that_crashes_makes_no_session_anew() -> None:
