@@ -50,6 +50,8 @@ class RelayCore:
         """longest unused first"""
         self._due: OrderedDict[StreamName, None] = OrderedDict()
         """streams that may have something to send, in turns"""
+        self._gaps: OrderedDict[StreamName, None] = OrderedDict()
+        """streams that wait for a gap to be told: not for the window, which may be full of what waits behind the gap"""
         self._paused: dict[StreamName, float] = {}
         """streams told to slow down, and until when"""
         self._left: dict[StreamName, float] = {}
@@ -82,6 +84,8 @@ class RelayCore:
         self._streams.move_to_end(name)
         self._due[name] = None
         taken = relay.post(posted, oldest)
+        if relay.tells_gap():
+            self._gaps[name] = None
         if not relay.is_all_told:
             self._left.pop(name, None)
         return taken
@@ -187,6 +191,11 @@ class RelayCore:
         message = self._link.outgoing()
         if message is not None or self._link.welcome is None:
             return message
+        while self._gaps:
+            name, _ = self._gaps.popitem(last=False)
+            relay = self._streams.get(name)
+            if relay is not None and relay.state == "open" and relay.has_unsent:
+                return self._segments(relay, 1)
         while self._due and (room := self._window(self._link.welcome)) > 0:
             name, _ = self._due.popitem(last=False)
             relay = self._streams.get(name)
@@ -216,8 +225,10 @@ class RelayCore:
             case m.Ack(streams):
                 for ack in streams:
                     relay = self._streams.get((ack.session, ack.stream))
-                    if relay is not None and relay.acknowledge(ack.fused, ack.durable, ack.version, ack.taken):
-                        self._due[ack.session, ack.stream] = None
+                    if relay is not None:
+                        relay.acknowledge(ack.fused, ack.durable, ack.version, ack.taken)
+                        if relay.tells_gap():
+                            self._gaps[ack.session, ack.stream] = None
             case m.Opened(session, stream):
                 relay = self._streams.get((session, stream))
                 if relay is not None:

@@ -211,9 +211,9 @@ class RelayStream:
                 posted.code = code or posted.code
                 self._let_go(posted)
 
-    def acknowledge(self, fused: int, durable: int, version: int, taken: int = 0) -> bool:
+    def acknowledge(self, fused: int, durable: int, version: int, taken: int = 0) -> None:
         """The worker has every number up to `fused`, has committed those up to `durable`; up to `taken` they have left
-        the window. Return whether something is to be sent now.
+        the window.
 
         What is not admitted waits for more: its number may have been refused.
         """
@@ -229,14 +229,15 @@ class RelayStream:
             if posted.sequence <= durable:
                 self._let_go(posted)
                 posted.is_durable = not posted.code
-        return self._is_gap_to_be_told()
 
-    def _is_gap_to_be_told(self) -> bool:
-        """Numbers were given up while one below them was on its way: the worker waits for them until it hears so."""
+    def tells_gap(self) -> bool:
+        """Numbers were given up below some that were sent: the worker waits for them until it hears so, with the lowest
+        that was sent. True if that is to be sent again for it."""
         if self.state != "open" or not self._numbered or self.oldest <= max(self._told_oldest, self.fused_upto + 1):
             return False
-        self._numbered[min(self._numbered)].is_sent = False
-        return True
+        lowest = self._numbered[min(self._numbered)]
+        was_sent, lowest.is_sent = lowest.is_sent, False
+        return was_sent
 
     def refuse(self, nack: m.Nack) -> bool:
         """The worker has refused this number for good; True if that is news. The number stays until it is durable."""

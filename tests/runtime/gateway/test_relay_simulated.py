@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -130,6 +132,32 @@ def test_numbers_may_be_given_up_while_one_below_them_is_on_its_way(seed: int) -
     assert record is not None
     assert record.version == 3
     assert [stream.settled_upto for stream in record.streams] == [9]
+
+
+def test_a_gap_is_told_though_the_window_is_full_of_what_waits_behind_it() -> None:
+    world = World(19, gateways=1)
+    (gateway,) = world.gateways
+    while gateway.core.welcome is None:
+        world.step()
+    narrow = replace(gateway.core.welcome, window_segments=4)
+    gateway.core.receive(narrow, world.now_s)
+    first = posted(world, gateway, 1)
+    while not first.is_sent:
+        world.step()
+    durable(world, first, *(posted(world, gateway, number, oldest=3) for number in range(3, 9)))
+
+
+def test_a_number_posted_again_tells_that_those_below_it_were_given_up() -> None:
+    world = World(20, gateways=1)
+    (gateway,) = world.gateways
+    durable(world, posted(world, gateway, 1))
+    second, third = posted(world, gateway, 2), posted(world, gateway, 3)
+    assert gateway.core.withdraw("s", "wrist", second)
+    world.run(500)
+    assert third.is_sent
+    assert not third.is_fused, "the worker waits for the one before"
+    assert posted(world, gateway, 3, oldest=3) is third
+    durable(world, third)
 
 
 def test_another_gateway_goes_on_where_the_first_was() -> None:
