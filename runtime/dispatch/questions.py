@@ -171,13 +171,17 @@ class Questions:
         while self._deadlines and self._deadlines[0][0] <= now_s:
             _, ticket, key = heapq.heappop(self._deadlines)
             waiting = self._waiting.get(key, {})
-            peer_query = waiting.pop(ticket, None)
-            if peer_query is None:
+            if ticket not in waiting:
                 continue
+            peer, query = waiting[ticket]
+            later_ms = 0 if key in self._engine.sessions else self._slow_down_ms(peer.tenant)
+            if later_ms:  # it has waited already: so it waits here, not to be asked anew
+                heapq.heappush(self._deadlines, (now_s + later_ms / 1000, ticket, key))
+                continue
+            del waiting[ticket]
             self._n_waiting -= 1
             if not waiting:
                 del self._waiting[key]
-            peer, query = peer_query
             self._query(peer, key, replace(query, wait_ms=0), now_s)
 
     def disown(self) -> None:
@@ -239,7 +243,8 @@ class Questions:
         self._ask(peer, question, partial(_delete, epochs, key), partial(self._deleted, peer, key, question, session))
 
     def _delete_loaded(self, peer: Peer, key: SessionKey, question: m.Delete, session: Session | None) -> None:
-        self._delete(peer, key, question)
+        if not self._is_slowed(peer, question):  # many may have waited for one load
+            self._delete(peer, key, question)
 
     def _deleted(
         self, peer: Peer, key: SessionKey, question: m.Delete, was: Session | None, is_stored: bool, now_s: float
@@ -260,14 +265,19 @@ class Questions:
 
     def _is_slowed(self, peer: Peer, question: Question) -> bool:
         """Is it to be asked again later, for too much of its tenant waits for the store already?"""
-        tenant = peer.tenant
+        later_ms = self._slow_down_ms(peer.tenant)
+        if later_ms:
+            text = f"{MAX_AT_STORE} requests of the tenant wait for the store"
+            self._outbox.refuse_request(peer, question.request, "slow_down", text, later_ms)
+        return later_ms > 0
+
+    def _slow_down_ms(self, tenant: str) -> int:
+        """When to try again; 0 if the store may be asked now."""
         if self._at_store[tenant] < MAX_AT_STORE:
-            return False
+            return 0
         later_ms = min(SLOW_DOWN_MS * (1 + self._slowed[tenant] // MAX_AT_STORE), MOST_SLOW_DOWN_MS)
         self._slowed[tenant] += 1
-        text = f"{MAX_AT_STORE} requests of the tenant wait for the store"
-        self._outbox.refuse_request(peer, question.request, "slow_down", text, later_ms)
-        return True
+        return later_ms
 
     def _answered(self, tenant: str, done: Callable[[Answer, float], None], answer: Answer, now_s: float) -> None:
         self._came_back(tenant)

@@ -13,6 +13,7 @@ import pytest
 from runtime import messages as m
 from runtime.dispatch import dispatcher
 from runtime.dispatch.questions import MAX_AT_STORE, Question
+from runtime.keys import SessionKey
 from runtime.wire import PROTOCOL_VERSION, encode
 from tests.runtime.dispatch.desk import FRAMES, Desk
 from tests.runtime.toy_model import POISON
@@ -155,6 +156,37 @@ def test_a_tenant_that_asks_more_than_the_store_answers_is_slowed_and_no_other(q
     desk.all_heard(b"a")
     desk.say(b"a", replace(question, request=1000))
     assert not [nack for nack in desk.heard(b"a", m.Nack) if nack.code == "slow_down"]
+
+
+def test_deletions_that_wait_for_a_load_do_not_all_go_to_the_store_after_it() -> None:
+    desk = opened_desk()
+    desk.settle(b"a", "s", 1)
+    desk.dispatcher.engine.forget(SessionKey("default", "s"))
+    desk.store_is_stuck = True
+    desk.all_heard(b"a")
+    desk.say(b"a", m.Open("s", "mic", "audio", 2), *(m.Delete(number, "s") for number in range(1, 2 * MAX_AT_STORE)))
+    desk.run_jobs()
+    desk.work()
+    assert len(desk.jobs) == MAX_AT_STORE
+    assert [nack.code for nack in desk.heard(b"a", m.Nack) if nack.request] == ["slow_down"] * (MAX_AT_STORE - 1)
+
+
+def test_queries_whose_time_is_over_together_do_not_all_go_to_the_store_at_once() -> None:
+    desk = opened_desk()
+    questions = [m.Query(number, f"nobody-{number}", 1, wait_ms=5000) for number in range(1, 3 * MAX_AT_STORE + 1)]
+    for start in range(0, len(questions), MAX_AT_STORE):
+        desk.say(b"a", *questions[start : start + MAX_AT_STORE])
+    desk.all_heard(b"a")
+    desk.store_is_stuck = True
+    desk.work(5.5)
+    assert len(desk.jobs) == MAX_AT_STORE
+    for _ in range(6):
+        desk.run_jobs()
+        desk.work(0.1)
+        assert len(desk.jobs) <= MAX_AT_STORE
+    answers = desk.heard(b"a", m.Nack)
+    assert [nack.code for nack in answers] == ["not_found"] * len(questions)
+    assert sorted(nack.request for nack in answers) == [question.request for question in questions]
 
 
 @pytest.mark.parametrize(
