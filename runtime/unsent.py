@@ -23,6 +23,7 @@ Frames = Sequence[Frame]
 class Unsent:
     def __init__(self) -> None:
         self._waiting: dict[bytes, deque[Frames]] = {}
+        """by connection, longest untried first"""
         self._bytes: dict[bytes, int] = {}
         self.n_bytes = 0
 
@@ -51,16 +52,24 @@ class Unsent:
             dropped.append(heaviest)
         return dropped
 
-    def send(self, sends: Callable[[bytes, Frames], bool]) -> bool:
-        """Send what waits, each connection's as far as `sends` says that it was taken. True if anything was."""
+    def send(self, sends: Callable[[bytes, Frames], bool], is_over: Callable[[], bool]) -> bool:
+        """Send what waits, each connection's as far as `sends` says that it was taken, until `is_over`.
+
+        True if anything was, or not all were tried.
+        """
         n_bytes = self.n_bytes
-        for identity, messages in list(self._waiting.items()):
+        for identity in list(self._waiting):
+            messages = self._waiting[identity] = self._waiting.pop(identity)  # the last to be tried again
             while messages and sends(identity, messages[0]):
                 size = _size_of(messages.popleft())
                 self._bytes[identity] -= size
                 self.n_bytes -= size
+                if is_over():
+                    break
             if not messages:
                 self.forget(identity)
+            if is_over():
+                return True
         return self.n_bytes < n_bytes
 
     def forget(self, identity: bytes) -> None:

@@ -38,6 +38,8 @@ RECEIVE_QUEUE_MESSAGES = 100
 """per connection, in the transport: messages may be large, and beyond these TCP slows their sender"""
 SEND_QUEUE_MESSAGES = 256
 """per connection, in the transport; what else waits for a connection that does not read waits in `Unsent`"""
+SEND_UNSENT_FOR_S = 0.001
+"""how long that is tried in a turn: ten thousand connections that read nothing take 45 ms, whoever they are"""
 SEND_AGAIN_S, SEND_AGAIN_AT_LAST_S = 0.002, 0.064
 """for so long it waits, and twice as long each time that nothing was taken"""
 
@@ -206,8 +208,9 @@ class WorkerLoop:
 
     def _send(self) -> None:
         if not self._unsent.is_empty:
-            was_sent = self._unsent.send(self._sends)
-            self._send_again_s = SEND_AGAIN_S if was_sent else min(2 * self._send_again_s, SEND_AGAIN_AT_LAST_S)
+            until_s = time.monotonic() + SEND_UNSENT_FOR_S
+            is_to_go_on = self._unsent.send(self._sends, partial(_is_past, until_s))
+            self._send_again_s = SEND_AGAIN_S if is_to_go_on else min(2 * self._send_again_s, SEND_AGAIN_AT_LAST_S)
         for identity, message in self.dispatcher.outbox.take():
             frames = encode(message)
             if identity in self._unsent or not self._sends(identity, frames):
@@ -241,3 +244,7 @@ class WorkerLoop:
             is_due = due_s is not None and due_s <= self._clock()
             self._poller.poll(0 if is_due or dispatcher.has_work else 10)
             self._bell.hear()
+
+
+def _is_past(until_s: float) -> bool:
+    return time.monotonic() >= until_s

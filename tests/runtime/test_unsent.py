@@ -38,6 +38,10 @@ class Transport:
         return True
 
 
+def never() -> bool:
+    return False
+
+
 def test_a_connection_that_reads_nothing_is_dropped_with_all_that_waits() -> None:
     waiting = Unsent()
     for _ in range(4):
@@ -62,6 +66,33 @@ def test_beyond_what_all_may_leave_unread_the_heaviest_is_dropped() -> None:
     assert b"c" in waiting
 
 
+def test_a_turn_tries_some_of_those_that_read_nothing_and_the_next_one_others() -> None:
+    waiting, transport, tried = Unsent(), Transport(), list[bytes]()
+    for identity in (b"a", b"b", b"c"):
+        waiting.add(identity, [b""])
+
+    def sends(identity: bytes, frames: Sequence[Frame]) -> bool:
+        tried.append(identity)
+        return transport.sends(identity, frames)
+
+    for _ in range(3):
+        assert waiting.send(sends, lambda: len(tried) % 2 == 0), "not all were tried"
+    assert tried == [b"a", b"b", b"c", b"a", b"b", b"c"]
+    assert not waiting.send(sends, never)
+
+
+def test_a_turn_ends_while_a_connection_reads_all_that_waited_for_it() -> None:
+    waiting, transport = Unsent(), Transport()
+    for number in range(9):
+        waiting.add(b"a", [bytes([number])])
+    transport.room[b"a"] = 9
+    assert waiting.send(transport.sends, lambda: len(transport.sent[b"a"]) % 4 == 0)
+    assert len(transport.sent[b"a"]) == 4
+    waiting.send(transport.sends, never)
+    assert transport.sent[b"a"] == [bytes([number]) for number in range(9)]
+    assert waiting.is_empty
+
+
 @given(
     steps=st.lists(st.tuples(st.sampled_from([b"a", b"b", b"c"]), st.integers(0, 3), st.integers(0, 2000)), max_size=60)
 )
@@ -73,7 +104,7 @@ def test_messages_are_sent_whole_and_in_order_or_their_connection_goes(
     dropped: set[bytes] = set()
     for number, (identity, room, size) in enumerate(steps):
         transport.room[identity] += room
-        waiting.send(transport.sends)
+        waiting.send(transport.sends, never)
         if identity in dropped:
             continue
         message = number.to_bytes(2, "big") + bytes(size)
@@ -83,7 +114,7 @@ def test_messages_are_sent_whole_and_in_order_or_their_connection_goes(
             dropped.update(waiting.add(identity, frames))
         assert waiting.n_bytes <= unsent.ALL_BYTES
     transport.room.update(dict.fromkeys(told, len(steps)))
-    waiting.send(transport.sends)
+    waiting.send(transport.sends, never)
     assert waiting.is_empty
     assert waiting.n_bytes == 0
     for identity, messages in told.items():
