@@ -210,6 +210,7 @@ class Dispatcher:
             for session in [session for key, session in self.engine.sessions.items() if key_group(key) in lost]:
                 self._publishing.forget(session, "not_owner", f"key group {key_group(session.key)} has moved")
             self._questions.disown()
+            self._tell_routes()  # also those who have nothing open here: what they left to others is to be sent again
 
     def keep_to_lease(self, now_s: float) -> None:
         """Serve nothing once the lease is over, by the clock that never stands still (`runtime.leases`)."""
@@ -220,8 +221,12 @@ class Dispatcher:
         """Tell all clients who serves what, if that is news."""
         if routes != self._routes:
             self._routes = routes
+            self._tell_routes()
+
+    def _tell_routes(self) -> None:
+        if self._routes is not None:
             for peer in self.peers.all():
-                self.outbox.send(peer.identity, routes)
+                self.outbox.send(peer.identity, self._routes)
 
     def release(self, groups: Collection[int]) -> None:
         """Give these key groups up as soon as what is settled of them is saved (`owned.released` tells)."""

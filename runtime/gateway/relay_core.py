@@ -238,6 +238,9 @@ class RelayCore:
                 relay = self._streams.get((session, stream))
                 if relay is not None:
                     self._refused(relay, message, now_s)
+            case m.Routes():  # the worker that had all of a stream may have lost what of it was not durable
+                self._due.update(dict.fromkeys(self._left))
+                self._left.clear()
             case m.Moved() if not self._is_routed:
                 self._link.lose()
             case _:

@@ -221,6 +221,19 @@ def test_a_stream_is_not_left_while_the_worker_may_lack_what_it_had() -> None:
     assert isinstance(core.outgoing(world.now_s + 0.1), m.Open)
 
 
+def test_a_stream_that_is_left_is_taken_back_once_its_worker_has_lost_the_group() -> None:
+    world = World(21, gateways=2, policy=EnginePolicy(order=OrderPolicy(idle_timeout_s=600.0), capacity=64))
+    ours, others = world.gateways
+    world.dispatcher.route(m.Routes(1, []))
+    for number, gateway in enumerate((ours, others) * 4, 1):
+        fused(world, posted(world, gateway, number))
+    world.run(int(0.8 * LEAVE_S / TICK_S))
+    epochs = world.dispatcher.owned.epochs
+    world.dispatcher.own({})
+    world.dispatcher.own(epochs)
+    fused(world, posted(world, others, 9))
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_what_another_gateway_held_of_a_deleted_session_does_not_bring_it_back(seed: int) -> None:
     world = World(seed, gateways=2, policy=EnginePolicy(order=OrderPolicy(idle_timeout_s=60.0), capacity=64))
