@@ -211,12 +211,16 @@ class WorkerLoop:
             until_s = time.monotonic() + SEND_UNSENT_FOR_S
             is_to_go_on = self._unsent.send(self._sends, partial(_is_past, until_s))
             self._send_again_s = SEND_AGAIN_S if is_to_go_on else min(2 * self._send_again_s, SEND_AGAIN_AT_LAST_S)
+        dropped_now = set[bytes]()  # an acknowledgement would be taken for one of what the refusal before it was about
         for identity, message in self.dispatcher.outbox.take():
+            if identity in dropped_now:
+                continue
             frames = encode(message)
             if identity in self._unsent or not self._sends(identity, frames):
                 for dropped in self._unsent.add(identity, frames):
                     log.warning("connection %s does not read what it is sent: dropped", dropped.hex())
                     self.dispatcher.gone(dropped)
+                    dropped_now.add(dropped)
 
     def _sends(self, identity: bytes, frames: Sequence[Frame]) -> bool:
         """False if the transport takes no more for this connection now."""

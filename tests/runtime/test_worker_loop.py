@@ -8,8 +8,10 @@ from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 
 import pytest
+import zmq
 
 from runtime import messages as m
+from runtime import unsent
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.dispatch.policy import DispatchPolicy
 from runtime.dispatch.store_jobs import StoreJob
@@ -19,7 +21,7 @@ from runtime.keys import KEY_GROUPS
 from runtime.security import Tokens
 from runtime.store.sqlite import SqliteStore
 from runtime.wire import encode
-from runtime.worker_loop import FINISH_FOR_S, WorkerLoop
+from runtime.worker_loop import FINISH_FOR_S, SEND_QUEUE_MESSAGES, WorkerLoop
 from tests.cluster.running import wait_until
 from tests.runtime.toy_model import ToyModel
 from tests.runtime.worker_harness import LIMIT_S
@@ -92,6 +94,30 @@ def test_a_store_that_has_much_to_tell_keeps_nobody_waiting(loop: WorkerLoop, tu
     loop.call(ask).result(LIMIT_S)
     wait_until(lambda: len(turn_of_job) == 20, LIMIT_S, "all is told")
     assert len(set(turn_of_job)) == 20
+    loop.kill()
+
+
+@pytest.mark.parametrize("messages", range(20, 24))
+def test_a_connection_that_is_dropped_is_told_nothing_more_of_what_it_was_to_be_told(
+    loop: WorkerLoop, monkeypatch: pytest.MonkeyPatch, messages: int
+) -> None:
+    """Of a refusal and the acknowledgement behind it the second alone says that the segment was fused."""
+    monkeypatch.setattr(unsent, "CONNECTION_BYTES", 8 * unsent.MESSAGE_OVERHEAD_BYTES)
+    loop.call(lambda: loop._socket.bind("inproc://worker")).result(LIMIT_S)
+    reads_nothing = loop._context.socket(zmq.DEALER)
+    reads_nothing.setsockopt(zmq.RCVHWM, 1)
+    reads_nothing.setsockopt(zmq.ROUTING_ID, b"reads nothing")
+    reads_nothing.connect("inproc://worker")
+
+    def tell(number_of: int) -> bool:
+        for number in range(number_of):
+            loop.dispatcher.outbox.send(b"reads nothing", m.Ack((m.StreamAck("s", "mic", number, number, number),)))
+        loop._send()
+        return loop._unsent.is_empty
+
+    assert not loop.call(lambda: tell(SEND_QUEUE_MESSAGES + 5)).result(LIMIT_S)
+    assert loop.call(lambda: tell(messages)).result(LIMIT_S)
+    reads_nothing.close(linger=0)
     loop.kill()
 
 
