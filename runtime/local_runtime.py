@@ -67,7 +67,10 @@ class LocalRuntime:
         import ray
 
         saved = False
-        if ray.is_initialized():
+        if self._lock is None:
+            return saved
+        # Asked in its thread: a start that was interrupted goes on there, and Ray is there after it.
+        if self._ray_thread.submit(ray.is_initialized).result():
             if self._controller is not None:
                 saved = self._stop_workers(drain_s)
             ray.shutdown()

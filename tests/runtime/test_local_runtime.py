@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,32 @@ def test_a_ray_that_never_answers_is_an_error_that_says_so(monkeypatch: pytest.M
     with pytest.raises(StartError, match=r"Ray does not start: .*Failed to connect to GCS"):
         LocalRuntime(Settings())._start_ray("namespace", lambda text: None)
     assert done.count("init") == done.count("shutdown") == RAY_ATTEMPTS
+
+
+def test_a_start_that_is_interrupted_is_waited_for_before_ray_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Ray's processes would end with the thread that still starts them, and Ray wait for them at the exit."""
+    done, is_interrupted = list[str](), threading.Event()
+
+    def init(**_: Any) -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        is_interrupted.wait()
+        time.sleep(0.2)
+        done.append("init")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: "init" in done)
+    monkeypatch.setattr(ray, "shutdown", lambda: done.append("shutdown"))
+    runtime = LocalRuntime(Settings())
+    runtime._lock = take_lock(tmp_path)
+    runtime._ray_thread.submit(int).result()  # the thread is there: what is interrupted is not its own start
+    with pytest.raises(KeyboardInterrupt):
+        runtime._start_ray("namespace", lambda text: None)
+    is_interrupted.set()
+    runtime.stop()
+    assert done == ["init", "shutdown"]
+    assert not runtime.stop(), "it was stopped"
 
 
 @pytest.mark.parametrize("saves", [True, False])
