@@ -110,13 +110,13 @@ def stop(drain_s: float) -> bool:
     from runtime.controller_actor import stop_workers, worker_names
     from runtime.gateway.deployment import APPLICATION
 
-    controller = find_controller()
+    controller, names = find_controller(), worker_names()
     try:
         saved = bool(ray.get(controller.stop.remote(drain_s), timeout=drain_s + ANSWER_WITHIN_S))
         ray.kill(controller)
     except ray.exceptions.RayError:  # it waits for its store, for example
         ray.kill(controller)
-        saved = stop_workers(worker_names(), drain_s)
+        saved = stop_workers(names, drain_s)  # those of before: who has ended meanwhile may not have saved
     serve.delete(APPLICATION)
     return saved
 

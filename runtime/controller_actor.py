@@ -134,13 +134,19 @@ class ControllerActor:
 
 
 def stop_workers(names: Collection[str], drain_s: float) -> bool:
-    """Have these save and stop, then end all there are; True if all that was settled is saved."""
-    stopped: list[Any] = [ray.get_actor(name, NAMESPACE).stop.remote(drain_s) for name in names]
+    """Have these save and stop, then end all there are; True if each of them says that all settled is saved."""
+    stopped: list[Any] = []
+    for name in names:
+        with suppress(ValueError):  # it has ended, who knows how
+            stopped.append(ray.get_actor(name, NAMESPACE).stop.remote(drain_s))
     done: list[Any] = ray.wait(stopped, num_returns=len(stopped), timeout=drain_s + 5.0)[0] if stopped else []
     try:
-        saved = len(done) == len(stopped) and all(ray.get(done))
-    finally:
-        for name in worker_names():  # they are detached: they would outlive everything
+        saved = len(done) == len(names) and all(ray.get(done))
+    except ray.exceptions.RayError as error:
+        log.warning("a worker has failed as it was to save: %s", error)
+        saved = False
+    for name in worker_names():  # they are detached: they would outlive everything
+        with suppress(ValueError):
             ray.kill(ray.get_actor(name, NAMESPACE))
     return saved
 

@@ -87,3 +87,48 @@ def test_a_controller_that_answers_nobody_is_ended_with_its_workers(monkeypatch:
     monkeypatch.setattr(serve, "delete", lambda name: done.append(("delete", name)))
     assert cluster_runtime.stop(5.0) is False
     assert done == [("kill", controller), ("stop", ["worker-0"], 5.0), ("delete", "grf")]
+
+
+def cluster_of(monkeypatch: pytest.MonkeyPatch, *workers: str, fails: Exception | None = None) -> list[str]:
+    """Those of `workers` who have not ended; each ends as it stops, one whose name is in capitals by failing."""
+    there = list(workers)
+
+    def actor(name: str, namespace: str) -> Any:
+        if name not in there:
+            raise ValueError(name)
+        return type("Actor", (), {"stop": Remote(name), "name": name})
+
+    def get(asked: Any, timeout: float | None = None) -> Any:
+        if asked is None and fails is not None:
+            there.remove(workers[0])
+            raise fails
+        if any(name.isupper() for name in asked):
+            raise ray.exceptions.RayActorError
+        return [True for _ in asked]
+
+    controller = type("Controller", (), {"stop": Remote(None)})()
+    monkeypatch.setattr(cluster_runtime, "find_controller", lambda: controller)
+    monkeypatch.setattr(controller_actor, "worker_names", lambda: [*there, "worker-9"])  # which has ended just now
+    monkeypatch.setattr(ray, "get_actor", actor)
+    monkeypatch.setattr(ray, "wait", lambda asked, num_returns, timeout: (asked, []))
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "kill", lambda actor: there.remove(actor.name) if actor is not controller else None)
+    monkeypatch.setattr(serve, "delete", lambda name: there.append("no gateway"))
+    return there
+
+
+def test_of_a_worker_that_ends_as_it_is_to_save_it_is_not_said_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = cluster_of(monkeypatch, "worker-0", "WORKER-1")
+    assert controller_actor.stop_workers(["worker-0"], 0.0)
+    assert there == []
+    there[:] = ["worker-0", "WORKER-1"]
+    assert not controller_actor.stop_workers(["worker-0", "WORKER-1"], 0.0)
+    assert there == []
+
+
+def test_after_a_controller_that_fails_while_it_stops_all_is_ended_and_not_said_to_be_saved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = cluster_of(monkeypatch, "worker-0", "worker-1", fails=ray.exceptions.RayActorError())
+    assert not cluster_runtime.stop(0.0)
+    assert there == ["no gateway"]
