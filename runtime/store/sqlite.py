@@ -44,7 +44,8 @@ class SqliteStore:
         self.history_length = history_length
         self.busy_timeout_s = busy_timeout_s
         self._closed = False
-        self._wal_has_deleted = False
+        self._wal_has_deleted = True
+        """for all we know: who had the file before us may have been killed before it was emptied"""
         self._connection: sqlite3.Connection | None = None
         self._connect(create=True)
 

@@ -369,3 +369,17 @@ def test_what_is_read_while_a_session_is_deleted_goes_with_a_later_save(path: Pa
         assert len([*export]) == len(KEYS)
         store.save(epochs, [record(KEYS[0], version=3)])
         assert b"patient-7" not in bytes_of(path)
+
+
+def test_what_a_process_that_was_killed_has_deleted_goes_with_the_next_ones_first_save(path: Path) -> None:
+    forgotten = key("patient-7")
+    with closing(SqliteStore(path)) as killed, closing(SqliteStore(path)) as store:
+        epochs = owned(killed, *KEYS, forgotten)
+        killed.save(epochs, [record(each) for each in (*KEYS, forgotten)])
+        export = killed.records()
+        next(export)
+        assert killed.delete(epochs, forgotten)
+        assert len([*export]) == len(KEYS)
+        assert b"patient-7" in bytes_of(path)
+        store.save(epochs, [record(KEYS[0], version=2)])
+        assert b"patient-7" not in bytes_of(path)
