@@ -87,9 +87,11 @@ def who_runs(directory: Path) -> Note | None:
     return _read(directory) if is_held(directory) else None
 
 
-def has_left_note(directory: Path) -> bool:
-    """A runtime has ended here, and not everything that was settled is saved."""
-    return not is_held(directory) and (directory / NOTE_FILE).exists()
+def has_left_note(directory: Path, pid: int) -> bool:
+    """Of this runtime, which has ended: not everything that was settled is saved. The lock is not asked, for other
+    commands hold it for a moment; another runtime would have a note of its own."""
+    left = _read(directory)
+    return left is not None and left.pid == pid
 
 
 def _locks(lock: IO[str]) -> bool:

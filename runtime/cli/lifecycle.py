@@ -118,7 +118,7 @@ def down(config: str | None, flags: tuple[str, ...], ray_address: str) -> None:
             click.echo(f"grf: process {running.pid} has not stopped after {DOWN_WITHIN_S:g} s", err=True)
             sys.exit(FAILED)
         time.sleep(LOOK_EVERY_S)
-    _tell_it_is_down(not has_left_note(directory))
+    _tell_it_is_down(not has_left_note(directory, running.pid))
 
 
 def _tell_it_is_down(saved: bool) -> NoReturn:

@@ -77,4 +77,4 @@ def test_the_note_stays_where_not_all_was_saved(monkeypatch: pytest.MonkeyPatch,
     runtime._lock, runtime._controller = take_lock(tmp_path), object()
     write_note(tmp_path, Note(1, runtime.address))
     assert runtime.stop() is saves
-    assert has_left_note(tmp_path) is not saves
+    assert has_left_note(tmp_path, 1) is not saves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -12,7 +13,18 @@ from click.testing import CliRunner
 
 from runtime.cli import grf
 from runtime.cli.common import FAILED, NO_RUNTIME
-from runtime.state_dir import NOTE_FILE, Note, StartError, is_held, state_lock, take_lock, who_runs, write_note
+from runtime.state_dir import (
+    LOCK_FILE,
+    NOTE_FILE,
+    Note,
+    StartError,
+    has_left_note,
+    is_held,
+    state_lock,
+    take_lock,
+    who_runs,
+    write_note,
+)
 
 NOTE = Note(os.getpid(), "http://127.0.0.1:8000", "127.0.0.1:1", "token")
 
@@ -32,6 +44,15 @@ def test_who_holds_the_lock_is_who_the_note_says(tmp_path: Path) -> None:
         assert who_runs(directory) is None, "and nobody's once another has the lock"
     with state_lock(directory):
         assert is_held(directory)
+
+
+def test_a_note_is_of_whom_it_names_though_another_command_looks_at_the_lock(tmp_path: Path) -> None:
+    take_lock(tmp_path).close()
+    write_note(tmp_path, NOTE)
+    with (tmp_path / LOCK_FILE).open() as looked_at:
+        fcntl.flock(looked_at, fcntl.LOCK_EX)
+        assert has_left_note(tmp_path, NOTE.pid)
+    assert not has_left_note(tmp_path, NOTE.pid + 1)
 
 
 @pytest.mark.parametrize("content", ["", "7", "[]", "{}", '{"pid": "x", "address": "y"}', "\0"])
