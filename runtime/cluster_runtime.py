@@ -99,6 +99,8 @@ def _ignored(settings: Settings) -> list[str]:
         kept: Settings = _answer_of(find_controller().settings.remote(), "`grf down --address` ends it")
     except NotThere:
         return []
+    except AttributeError:
+        raise StartError("a runtime of an older version is there: `grf down --address` ends it") from None
     return [name for name in differing(kept, settings) if not name.startswith("gateway.")]
 
 

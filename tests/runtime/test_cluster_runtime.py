@@ -68,6 +68,12 @@ def test_who_starts_it_again_is_told_which_settings_have_no_effect(monkeypatch: 
     assert cluster_runtime._ignored(kept) == []
 
 
+def test_who_starts_it_beside_one_of_an_older_version_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_runtime, "find_controller", object)  # which knows no `settings`
+    with pytest.raises(StartError, match="an older version is there"):
+        cluster_runtime._ignored(load_settings([], environment={}))
+
+
 def test_a_controller_that_answers_nobody_is_ended_with_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
 
