@@ -86,8 +86,8 @@ class RelayCore:
         taken = relay.post(posted, oldest)
         if relay.tells_gap():
             self._gaps[name] = None
-        if not relay.is_all_told:
-            self._left.pop(name, None)
+        if name in self._left and not relay.is_all_told:
+            del self._left[name]
         return taken
 
     def withdraw(self, session: str, stream: str, posted: Posted) -> bool:

@@ -69,9 +69,13 @@ class RelayStream:
     @property
     def oldest(self) -> int:
         """What lies below is durable, or given up by its poster."""
+        return min(self._given_up, min(self._numbered, default=self._given_up))
+
+    @property
+    def _given_up(self) -> int:
+        """Nothing below would be wanted, were nothing held."""
         durable = 0 if self._was_deleted else self._known_durable
-        oldest = max(self._declared_oldest, durable + 1 - REFUSALS_KEPT)
-        return min(oldest, min(self._numbered, default=oldest))
+        return max(self._declared_oldest, durable + 1 - REFUSALS_KEPT)
 
     # ---- the posters' side ----
 
@@ -233,7 +237,9 @@ class RelayStream:
     def tells_gap(self) -> bool:
         """Numbers were given up below some that were sent: the worker waits for them until it hears so, with the lowest
         that was sent. True if that is to be sent again for it."""
-        if self.state != "open" or not self._numbered or self.oldest <= max(self._told_oldest, self.fused_upto + 1):
+        known = max(self._told_oldest, self.fused_upto + 1)
+        # First without a look at all that is held: it is asked for every post and acknowledgement.
+        if self.state != "open" or self._given_up <= known or not self._numbered or self.oldest <= known:
             return False
         lowest = self._numbered[min(self._numbered)]
         was_sent, lowest.is_sent = lowest.is_sent, False

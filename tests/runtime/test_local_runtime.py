@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,16 @@ def test_a_start_that_is_interrupted_is_waited_for_before_ray_is_ended(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Ray's processes would end with the thread that still starts them, and Ray wait for them at the exit."""
-    done, is_interrupted = list[str](), threading.Event()
+    done, is_waited_for = list[str](), threading.Event()
 
     def init(**_: Any) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        is_interrupted.wait()
-        time.sleep(0.2)
+        is_waited_for.wait()
         done.append("init")
+
+    def waiting(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        is_waited_for.set()
+        return call(*arguments, **options)
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "is_initialized", lambda: "init" in done)
@@ -62,7 +66,8 @@ def test_a_start_that_is_interrupted_is_waited_for_before_ray_is_ended(
     runtime._ray_thread.submit(int).result()  # the thread is there: what is interrupted is not its own start
     with pytest.raises(KeyboardInterrupt):
         runtime._start_ray("namespace", lambda text: None)
-    is_interrupted.set()
+    for name in ("submit", "shutdown"):
+        monkeypatch.setattr(runtime._ray_thread, name, partial(waiting, getattr(runtime._ray_thread, name)))
     runtime.stop()
     assert done == ["init", "shutdown"]
     assert not runtime.stop(), "it was stopped"
