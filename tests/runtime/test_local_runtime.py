@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import ray
 from runtime.local_runtime import RAY_ATTEMPTS, LocalRuntime
 from runtime.settings import Settings, load_settings
 from runtime.state_dir import Note, StartError, has_left_note, take_lock, write_note
+
+WAITED_FOR_WITHIN_S = 30.0
 
 
 def ray_that_fails(monkeypatch: pytest.MonkeyPatch, times: int) -> list[str]:
@@ -50,9 +52,11 @@ def test_a_start_that_is_interrupted_is_waited_for_before_ray_is_ended(
     done, is_waited_for = list[str](), threading.Event()
 
     def init(**_: Any) -> None:
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        is_waited_for.wait()
-        done.append("init")
+        if is_waited_for.wait(WAITED_FOR_WITHIN_S):
+            done.append("init")
+
+    def interrupted(future: Future[Any], timeout: float | None = None) -> None:
+        raise KeyboardInterrupt  # a real signal is seen late where it comes just before the wait
 
     def waiting(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         is_waited_for.set()
@@ -63,9 +67,10 @@ def test_a_start_that_is_interrupted_is_waited_for_before_ray_is_ended(
     monkeypatch.setattr(ray, "shutdown", lambda: done.append("shutdown"))
     runtime = LocalRuntime(Settings())
     runtime._lock = take_lock(tmp_path)
-    runtime._ray_thread.submit(int).result()  # the thread is there: what is interrupted is not its own start
-    with pytest.raises(KeyboardInterrupt):
-        runtime._start_ray("namespace", lambda text: None)
+    with monkeypatch.context() as while_it_starts:
+        while_it_starts.setattr(Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            runtime._start_ray("namespace", lambda text: None)
     for name in ("submit", "shutdown"):
         monkeypatch.setattr(runtime._ray_thread, name, partial(waiting, getattr(runtime._ray_thread, name)))
     runtime.stop()
