@@ -64,7 +64,9 @@ class Dispatcher:
         self._tokens = tokens
         self._loader = SessionLoader(engine, self.store, self.owned, incarnation)
         self._publishing = Publishing(engine, self._loader, self.peers, self.outbox, self.group_load)
-        self._questions = Questions(engine, self._loader, self.owned, self.store, self.outbox, self._publishing.forget)
+        self._questions = Questions(
+            engine, self._loader, self.owned, self.store, self.outbox, self._publishing.forget_deleted
+        )
         self._handover = Handover(engine, self.owned, self._publishing.forget)
         self.lease = Lease()
         self._routes: m.Routes | None = None

@@ -7,7 +7,6 @@ is counted: a slow subscriber sees the newest state and knows what it missed; no
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from itertools import count
 from typing import Any, NamedTuple
 
 from runtime.keys import SessionKey
@@ -114,7 +113,8 @@ class Peers:
         self._by_owner: dict[str, Peer] = {}
         self._by_session: dict[SessionKey, dict[bytes, Peer]] = {}
         self._taps: dict[bytes, Peer] = {}
-        self._joined = count()
+        self.joined = 0
+        """how many connections there have been"""
         self._by_tenant: Counter[str] = Counter()
 
     @property
@@ -127,7 +127,8 @@ class Peers:
 
     def welcome(self, identity: bytes, client: str, tenant: str, now_s: float) -> Peer:
         self.drop(identity)
-        peer = self._peers[identity] = Peer(identity, client, tenant, now_s, next(self._joined))
+        peer = self._peers[identity] = Peer(identity, client, tenant, now_s, self.joined)
+        self.joined += 1
         self._by_owner[peer.owner] = peer
         self._by_tenant[tenant] += 1
         return peer

@@ -6,6 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from runtime import messages as m
+from runtime.dispatch.deletions import Deletions
 from runtime.dispatch.group_load import GroupLoad
 from runtime.dispatch.loading import SessionLoader, Visit
 from runtime.dispatch.outbox import Outbox
@@ -44,6 +45,7 @@ class Publishing:
         self._peers = peers
         self._outbox = outbox
         self._group_load = group_load
+        self._deletions = Deletions(peers)
         self._opening: dict[tuple[bytes, SessionKey, str], _Opening] = {}
         """opened, and not told before the store knows: only then will they be waited for after a crash"""
 
@@ -146,6 +148,18 @@ class Publishing:
                 self._outbox.refuse_segment(peer, session.key.session, name, first, code, text, retry_after_ms=100)
         self._engine.forget(session.key)
 
+    def forget_deleted(self, key: SessionKey) -> None:
+        """The session is deleted: who has a stream of it open has to open it again, whoever begins it anew."""
+        self._deletions.add(key)
+        session = self._engine.sessions.get(key)
+        if session is not None:
+            self.forget(session, "not_open", "the session was deleted")
+
+    def _may_be_of_a_deleted_one(self, peer: Peer, session: Session, stream: StreamState) -> bool:
+        """A stream of a session that was loaded goes on with whoever comes first, unless what that one has open may be
+        of another session."""
+        return stream.owner is None and self._deletions.concern(peer, session.key)
+
     # ---- end ----
 
     def end(self, peer: Peer, message: m.End, now_s: float) -> None:
@@ -156,6 +170,8 @@ class Publishing:
     def _end(self, peer: Peer, message: m.End, now_s: float, session: Session | None) -> None:
         stream = session.streams.get(message.stream) if session else None
         if session is None or stream is None or stream.owner not in (None, peer.owner):
+            return
+        if self._may_be_of_a_deleted_one(peer, session, stream):
             return
         if stream.received.upto >= message.upto:
             self._engine.end_stream(session, message.stream, now_s)
@@ -193,7 +209,7 @@ class Publishing:
     ) -> None:
         session_id, name, oldest, entries = group
         stream = session.streams.get(name) if session else None
-        if session is None or stream is None:
+        if session is None or stream is None or self._may_be_of_a_deleted_one(peer, session, stream):
             self._refuse_group(peer, group, "not_open", "open the stream first")
             return
         stream.owner = stream.owner or peer.owner

@@ -50,15 +50,15 @@ class Questions:
         owned: OwnedGroups,
         store: StoreQueue,
         outbox: Outbox,
-        forget: Callable[[Session, m.RetryCode, str], None],
+        forget_deleted: Callable[[SessionKey], None],
     ) -> None:
-        """`forget` a resident session and tell those who publish to it why."""
+        """`forget_deleted` lets go of a session and tells those who publish to it why."""
         self._engine = engine
         self._loader = loader
         self._owned = owned
         self._store = store
         self._outbox = outbox
-        self._forget = forget
+        self._forget_deleted = forget_deleted
         self._view = StateView(engine.signature)
         self._waiting: dict[SessionKey, dict[int, tuple[Peer, m.Query]]] = {}
         """queries for a version that is not there yet, by ticket"""
@@ -237,8 +237,7 @@ class Questions:
             self._loader.visit(key, Visit(partial(self._delete_loaded, peer, key, question), refuse))
             return
         session = self._engine.sessions.get(key)
-        if session is not None:
-            self._forget(session, "not_open", "the session was deleted")
+        self._forget_deleted(key)
         epochs = self._owned.epochs_of([key])
         self._ask(peer, question, partial(_delete, epochs, key), partial(self._deleted, peer, key, question, session))
 
