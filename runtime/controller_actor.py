@@ -22,9 +22,10 @@ from typing import Any
 import ray
 from prometheus_client import start_http_server
 
-from runtime.actor_names import CONTROLLER, HEAD, NAMESPACE
+from runtime.actor_names import CONTROLLER, HEAD, NAMESPACE, address_of
 from runtime.controller import Controller
 from runtime.death_watch import DeathWatch
+from runtime.heard_gateways import HeardGateways
 from runtime.metrics import process_registry
 from runtime.orders import Orders
 from runtime.placement import Beat
@@ -32,7 +33,7 @@ from runtime.rival import RivalWatch
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreUnavailable
 from runtime.store_source import open_store
-from runtime.worker_actor import NODE_ID_CHARS, Handle, WorkerActor, log_to_stderr, place_of
+from runtime.worker_actor import NODE_ID_CHARS, Handle, WorkerActor, log_to_stderr
 
 WORKERS = "worker-"
 STORE_RETRY_S = 0.5
@@ -50,8 +51,9 @@ class ControllerActor:
         log_to_stderr(settings.runtime.log_level)
         registry = process_registry()
         server, _ = start_http_server(0, settings.runtime.host, registry)
-        self._metrics_url = f"http://{place_of(settings).address}:{server.server_port}/metrics"
+        self._metrics_url = f"http://{address_of(settings.runtime.host)}:{server.server_port}/metrics"
         self._settings = settings
+        self._gateways = HeardGateways()
         self._stopping = threading.Event()
         self._hands = RayHands(settings)
         self._controller = Controller(
@@ -110,7 +112,11 @@ class ControllerActor:
         return self._settings
 
     def routes(self) -> dict[str, Any]:
-        return self._controller.routes() | {"controller_metrics_url": self._metrics_url}
+        gateways = self._gateways.metrics_urls(time.monotonic())
+        return self._controller.routes() | {"controller_metrics_url": self._metrics_url, "gateways": gateways}
+
+    def hear_gateway(self, metrics_url: str) -> None:
+        self._gateways.hear(metrics_url, time.monotonic())
 
     def cluster(self) -> dict[str, Any]:
         return self._controller.cluster(time.monotonic())

@@ -18,4 +18,4 @@ def application(args: Mapping[str, object]) -> serve.Application:
     """`args` are settings, `layer.field: value`; the environment counts as well. Raises SettingError."""
     settings = load_settings([f"{name}={value}" for name, value in args.items()])
     start_controller(settings, detached=True)
-    return gateway_application(settings.gateway, settings.gateway.replicas, settings.runtime.log_level)
+    return gateway_application(settings)

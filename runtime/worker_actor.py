@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from runtime.actor_names import CONTROLLER, NAMESPACE
+from runtime.actor_names import CONTROLLER, NAMESPACE, address_of
 from runtime.compiled import stale_modules
 from runtime.orders import Orders
 from runtime.placement import Beat, Place
@@ -20,7 +20,6 @@ Handle = Any
 """of an actor: Ray's types do not follow methods through `options`"""
 
 NODE_ID_CHARS = 12
-EVERYWHERE = "0.0.0.0"
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +29,7 @@ def log_to_stderr(level: str) -> None:
 
 
 def place_of(settings: Settings) -> Place:
-    """How others reach this process: by the node's address, if it listens on all of them."""
-    context = ray.get_runtime_context()
-    host = settings.runtime.host
-    return Place(ray.util.get_node_ip_address() if host == EVERYWHERE else host, context.get_node_id()[:NODE_ID_CHARS])
+    return Place(address_of(settings.runtime.host), ray.get_runtime_context().get_node_id()[:NODE_ID_CHARS])
 
 
 class WorkerActor:

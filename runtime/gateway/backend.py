@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from runtime.client import AsyncStateClient
 from runtime.client.errors import ClientClosed
 from runtime.client.link import Identity
-from runtime.client.locate import Locate
+from runtime.client.locate import Locate, NotLocated
 from runtime.gateway.errors import ApiError
 from runtime.gateway.metrics import GatewayMetrics
 from runtime.gateway.policy import GatewayPolicy
@@ -186,6 +186,8 @@ class WorkerBackend:
 
     async def _tidy_often(self) -> None:
         while True:
+            with contextlib.suppress(NotLocated):  # the controller learns that this gateway is there
+                await self._table.get()
             await asyncio.sleep(TIDY_EVERY_S)
             try:
                 await self.tidy(time.monotonic())

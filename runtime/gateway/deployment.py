@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, start_http_server
 from ray import serve
 
-from runtime.actor_names import CONTROLLER, HEAD, NAMESPACE
+from runtime.actor_names import CONTROLLER, HEAD, NAMESPACE, address_of
 from runtime.gateway.app import create_app
 from runtime.gateway.backend import WorkerBackend
-from runtime.gateway.policy import GatewayPolicy
+from runtime.gateway.metrics import GatewayMetrics
 
 if TYPE_CHECKING:  # the settings are those of all layers: a replica needs none but its own
     from runtime.settings import Settings
@@ -29,13 +31,18 @@ BESIDE_EVENT_STREAMS = 500
 
 
 class ControllerRoutes:
-    """Asks the controller. Blocking; for threads other than the event loop's."""
+    """Asks the controller, and tells it where this gateway's metrics are. Blocking; for threads other than the event
+    loop's."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics_url: str) -> None:
+        self._metrics_url = metrics_url
         self._controller: Any = None
 
     def routes(self) -> Mapping[str, Any]:
-        return self._ask("routes")
+        routes = self._ask("routes")
+        with suppress(AttributeError):  # a controller that runs on while the application is deployed anew may be older
+            self._controller.hear_gateway.remote(self._metrics_url)
+        return {**routes, "gateways": sorted({*routes.get("gateways", ()), self._metrics_url})}
 
     def cluster(self) -> Mapping[str, Any]:
         return self._ask("cluster")
@@ -50,18 +57,24 @@ class ControllerRoutes:
             raise
 
 
-def gateway_application(policy: GatewayPolicy, replicas: int = 1, log_level: str = "INFO") -> serve.Application:
+def gateway_application(settings: Settings) -> serve.Application:
+    """Each replica serves its own metrics on a free port: through the proxy any of them may answer."""
+    policy, host, log_level = settings.gateway, settings.runtime.host, settings.runtime.log_level
+
     def build() -> FastAPI:
         logging.basicConfig(level=log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        return create_app(WorkerBackend(ControllerRoutes(), policy))
+        metrics = GatewayMetrics(CollectorRegistry())
+        server, _ = start_http_server(0, host, metrics.registry)
+        metrics_url = f"http://{address_of(host)}:{server.server_port}/metrics"
+        return create_app(WorkerBackend(ControllerRoutes(metrics_url), policy, metrics))
 
     gateway = serve.deployment(
         name="gateway",
-        num_replicas=replicas,
+        num_replicas=policy.replicas,
         max_ongoing_requests=policy.max_event_streams + BESIDE_EVENT_STREAMS,
         # One that is alone dies with the head only: Ray takes 20 s to see that another node is lost, and the proxies of
         # all nodes would wait so long for it.
-        ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001} if replicas == 1 else {}},
+        ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001} if policy.replicas == 1 else {}},
         graceful_shutdown_timeout_s=2.0,
         graceful_shutdown_wait_loop_s=0.5,
         logging_config={"enable_access_log": False, "log_level": log_level},
@@ -76,6 +89,4 @@ def run_gateway(settings: Settings) -> None:
         http_options={"host": settings.runtime.host, "port": settings.runtime.http_port},
         logging_config={"enable_access_log": False, "log_level": settings.runtime.log_level},
     )
-    replicas = settings.gateway.replicas
-    application = gateway_application(settings.gateway, replicas, log_level=settings.runtime.log_level)
-    serve.run(application, name=APPLICATION, route_prefix="/")
+    serve.run(gateway_application(settings), name=APPLICATION, route_prefix="/")
