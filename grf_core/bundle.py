@@ -57,6 +57,10 @@ class BundleError(ValueError):
         self.field = field
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[BundleError], tuple[str, str, str]]:
+        """It may be raised in another process."""
+        return type(self), (self.file, self.field, self.reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:

@@ -35,6 +35,10 @@ class ConfigError(ValueError):
         self.field = field
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str]]:
+        """It may be raised in another process."""
+        return type(self), (self.field, self.reason)
+
     def inside(self, parent: str) -> ConfigError:
         return ConfigError(f"{parent}.{self.field}", self.reason)
 

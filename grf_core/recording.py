@@ -47,6 +47,10 @@ class RecordingError(ValueError):
         self.offset = offset
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[RecordingError], tuple[int, str]]:
+        """It may be raised in another process."""
+        return type(self), (self.offset, self.reason)
+
 
 class RecordingWriter:
     """Appends records to a new file, or with `resume` to what an earlier writer left of one.

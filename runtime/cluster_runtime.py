@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from runtime.local_runtime import READY_WITHIN_S
+from runtime.first_service import wait_for_service
 from runtime.settings import SettingError, Settings, differing
 from runtime.state_dir import StartError
 from runtime.store.base import StoreError
@@ -63,11 +62,12 @@ def deploy(settings: Settings, on_progress: Callable[[str], None]) -> None:
     on_progress("starting the workers and the gateway")
     controller = start_controller(settings, detached=True)
     run_gateway(settings)  # while the workers load their model
-    deadline_s = time.monotonic() + READY_WITHIN_S
-    while not _answer_of(controller.routes.remote())["workers"]:
-        if time.monotonic() > deadline_s:
-            raise StartError(f"no worker was ready within {READY_WITHIN_S:g} s: see `ray logs`")
-        time.sleep(0.1)
+    try:
+        wait_for_service(
+            lambda: _answer_of(controller.routes.remote()), settings.cluster, on_progress, "`ray logs` says more"
+        )
+    except StartError as error:
+        raise StartError(f"{error}; it is tried again, until `grf down --address` ends it") from None
 
 
 def _check(settings: Settings) -> None:

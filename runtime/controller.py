@@ -122,6 +122,11 @@ class Controller:
                 self._bury(member.beat, now_s, "its process has ended")
                 self._act(now_s)
 
+    def cannot_start(self, name: str, reason: str, now_s: float) -> None:
+        """A worker that was asked for has failed for good; it is asked for again after a while."""
+        with self._lock:
+            self._note(now_s, "does not start", f"{name}: {reason}", logging.WARNING)
+
     def see_nodes(self, nodes: Iterable[str]) -> None:
         """These live, and are not about to end."""
         with self._lock:

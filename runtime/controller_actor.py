@@ -31,6 +31,7 @@ from runtime.orders import Orders
 from runtime.placement import Beat
 from runtime.rival import RivalWatch
 from runtime.settings import Settings
+from runtime.starting_workers import StartingWorkers
 from runtime.store.base import Store, StoreUnavailable
 from runtime.store_source import open_store
 from runtime.worker_actor import NODE_ID_CHARS, Handle, WorkerActor, log_to_stderr
@@ -86,6 +87,8 @@ class ControllerActor:
         while not self._stopping.wait(self._settings.runtime.heartbeat_s):
             try:
                 self._controller.tick(time.monotonic())
+                for name, reason in self._hands.starting.look().items():
+                    self._controller.cannot_start(name, reason, time.monotonic())
             except Exception:
                 log.exception("a tick of the controller failed")
 
@@ -113,7 +116,11 @@ class ControllerActor:
 
     def routes(self) -> dict[str, Any]:
         gateways = self._gateways.metrics_urls(time.monotonic())
-        return self._controller.routes() | {"controller_metrics_url": self._metrics_url, "gateways": gateways}
+        return self._controller.routes() | {
+            "controller_metrics_url": self._metrics_url,
+            "gateways": gateways,
+            "failed": self._hands.starting.failed,
+        }
 
     def hear_gateway(self, metrics_url: str) -> None:
         self._gateways.hear(metrics_url, time.monotonic())
@@ -184,6 +191,7 @@ class RayHands:
         self._thread = ThreadPoolExecutor(1, "grf-hands")
         self._nudges = ThreadPoolExecutor(1, "grf-nudges")
         """by themselves: publishers wait for them, and to end a worker takes seconds"""
+        self.starting = StartingWorkers()
         self._handles: dict[str, Handle] = {}
         self._node_of: dict[str, str] = {}
         """workers, by name"""
@@ -235,7 +243,7 @@ class RayHands:
             fallback_strategy=ANYWHERE,
             get_if_exists=True,
         )
-        actor.remote(name, self._settings)
+        self.starting.add(name, actor.remote(name, self._settings))
 
     def _emptiest_node(self, name: str, beside: Collection[str]) -> str:
         """Ray's own spreading counts resources, of which our actors may ask for none: all would be lost with a node."""

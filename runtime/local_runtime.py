@@ -9,21 +9,20 @@ import signal
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
+from runtime.first_service import READY_WITHIN_S, wait_for_service
 from runtime.settings import Settings
 from runtime.state_dir import Note, StartError, forget_note, take_lock, write_note
 from runtime.store.base import StoreError
 from runtime.store_source import open_store
 
 RAY_ATTEMPTS = 3
-READY_WITHIN_S = 120.0
 DRAIN_S = 5.0
 
 
@@ -129,7 +128,8 @@ class LocalRuntime:
         on_progress("starting the worker and the gateway")
         self._controller = start_controller(self.settings)
         run_gateway(self.settings)  # while the worker loads its model
-        self._wait_for_worker()
+        log_is = "its log is under /tmp/ray/session_latest/logs"
+        wait_for_service(self._routes, self.settings.cluster, on_progress, log_is)
         return str(ray.get_runtime_context().gcs_address)
 
     def _start_ray(self, namespace: str, on_progress: Callable[[str], None]) -> None:
@@ -155,22 +155,14 @@ class LocalRuntime:
                     raise StartError(f"Ray does not start: {error}") from None
                 on_progress("Ray did not answer in time: starting it again")
 
-    def _wait_for_worker(self) -> None:
+    def _routes(self) -> Mapping[str, Any]:
         import ray
 
-        deadline_s, first = time.monotonic() + READY_WITHIN_S, _FirstWorker()
-        while time.monotonic() < deadline_s:
-            try:
-                if ray.get(self._controller.routes.remote(), timeout=READY_WITHIN_S)["workers"]:
-                    return
-            except ray.exceptions.RayError as error:
-                raise StartError(f"the controller did not start: {error}") from None
-            if reason := first.why_it_failed():
-                raise StartError(f"the worker does not start: {reason}")
-            time.sleep(0.1)
-        raise StartError(
-            f"no worker was ready within {READY_WITHIN_S:g} s; its log is under /tmp/ray/session_latest/logs"
-        )
+        try:
+            routes: Mapping[str, Any] = ray.get(self._controller.routes.remote(), timeout=READY_WITHIN_S)
+            return routes
+        except ray.exceptions.RayError as error:
+            raise StartError(f"the controller did not start: {error}") from None
 
     def _stop_workers(self, drain_s: float) -> bool:
         import ray
@@ -179,32 +171,6 @@ class LocalRuntime:
             return bool(ray.get(self._controller.stop.remote(drain_s), timeout=drain_s + 10.0))
         except ray.exceptions.RayError:
             return False
-
-
-class _FirstWorker:
-    """Has it failed for good, as where a model of the operator's own raises? It would be tried again, for ever."""
-
-    def __init__(self) -> None:
-        self._made: Any = None
-        """of a call that is answered once it is made"""
-
-    def why_it_failed(self) -> str:
-        """The last line of what it raised; "" while it may still come."""
-        import ray
-
-        from runtime.actor_names import NAMESPACE
-        from runtime.controller_actor import WORKERS
-
-        try:
-            self._made = self._made or ray.get_actor(f"{WORKERS}0", NAMESPACE).process.remote()
-            if ray.wait([self._made], timeout=0)[0]:
-                ray.get(self._made)
-        except ValueError:  # the controller has not asked for it yet
-            pass
-        except ray.exceptions.RayActorError as error:
-            self._made = None
-            return str(error).strip().splitlines()[-1] if error.actor_init_failed else ""
-        return ""
 
 
 @contextmanager

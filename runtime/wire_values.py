@@ -26,6 +26,10 @@ class DecodeError(ValueError):
         super().__init__(text)
         self.code: messages.FinalCode = code
 
+    def __reduce__(self) -> tuple[type[DecodeError], tuple[messages.FinalCode, str]]:
+        """It may be raised in another process."""
+        return type(self), (self.code, str(self))
+
 
 def malformed(text: str) -> DecodeError:
     return DecodeError("malformed", text)

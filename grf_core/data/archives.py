@@ -34,6 +34,12 @@ class DataFileError(ValueError):
 
     def __init__(self, file: Path | str, reason: str) -> None:
         super().__init__(f"{file}: {reason}")
+        self.file = file
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[DataFileError], tuple[Path | str, str]]:
+        """It may be raised in another process."""
+        return type(self), (self.file, self.reason)
 
 
 def locate(path: Path | None, names: Sequence[str], error: type[DataFileError]) -> Path:

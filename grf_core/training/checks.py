@@ -14,6 +14,10 @@ class RecipeError(ValueError):
         self.field = field
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[str, str]]:
+        """It may be raised in another process."""
+        return type(self), (self.field, self.reason)
+
     def inside(self, parent: str) -> RecipeError:
         return RecipeError(f"{parent}.{self.field}", self.reason)
 

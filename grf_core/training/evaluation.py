@@ -39,6 +39,10 @@ class NothingToEvaluate(EvaluationError):
     def __init__(self) -> None:
         super().__init__("there is no labelled session to evaluate")
 
+    def __reduce__(self) -> tuple[type[NothingToEvaluate], tuple[()]]:
+        """It may be raised in another process."""
+        return type(self), ()
+
 
 def no_progress(done: int, total: int) -> None:
     pass

@@ -21,6 +21,10 @@ class Refused(ClientError):
         self.code = code
         self.text = text
 
+    def __reduce__(self) -> tuple[type[Refused], tuple[str, str]]:
+        """It may be raised in another process."""
+        return type(self), (self.code, self.text)
+
 
 class StreamRefused(Refused):
     """Publishing to this stream was refused for good."""

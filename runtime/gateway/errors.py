@@ -76,6 +76,10 @@ class ApiError(Exception):
         self.code = code
         self.text = text
 
+    def __reduce__(self) -> tuple[type[ApiError], tuple[str, str]]:
+        """It may be raised in another process."""
+        return type(self), (self.code, self.text)
+
 
 def status_of(code: str) -> int:
     return STATUS.get(code, 502)  # a code of a newer worker

@@ -109,5 +109,5 @@ def test_a_model_of_the_operators_own_that_raises_is_told_at_once(tmp_path: Path
     runtime = RunningRuntime(tmp_path / "state", "runtime.bundle=python:json:loads")  # which takes no device
     done = grf("up", "--detach", *runtime.set_flags())
     assert done.returncode == 1
-    assert "the worker does not start: json.decoder.JSONDecodeError: Expecting value" in done.stderr
+    assert "no worker starts: json.decoder.JSONDecodeError: Expecting value" in done.stderr
     assert not is_held(runtime.state_dir)
