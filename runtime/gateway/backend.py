@@ -55,6 +55,9 @@ class Backend(Protocol):
     async def routes(self) -> Routes:
         """Where the workers are; may be a moment old. Raises NotLocated while none is known."""
 
+    async def processes(self) -> Routes:
+        """The same, also while no worker serves. Raises NotLocated while the controller has not answered once."""
+
     async def cluster(self) -> Mapping[str, Any]:
         """What the controller knows of every worker now. Raises NotLocated while it does not answer."""
 
@@ -142,6 +145,9 @@ class WorkerBackend:
 
     async def routes(self) -> Routes:
         return await self._table.get()
+
+    async def processes(self) -> Routes:
+        return await asyncio.to_thread(self._table.read_all)
 
     async def cluster(self) -> Mapping[str, Any]:
         return await self._table.cluster()

@@ -82,15 +82,21 @@ class RouteTable:
 
     def read(self, max_age_s: float = REFRESH_S) -> Routes:
         """Raises NotLocated while no worker is known. May block."""
+        routes = self.read_all(max_age_s)
+        if not routes.workers:
+            raise NotLocated(self._why_none)
+        return routes
+
+    def read_all(self, max_age_s: float = REFRESH_S) -> Routes:
+        """Also where no worker serves. Raises NotLocated while the controller has not answered once. May block."""
         if self._lock.acquire(blocking=self._routes is None):  # one asks, the others take the last answer
             try:
                 self._refresh(max_age_s)
             finally:
                 self._lock.release()
-        routes = self._routes
-        if routes is None or not routes.workers:
+        if self._routes is None:
             raise NotLocated(self._why_none)
-        return routes
+        return self._routes
 
     async def get(self) -> Routes:
         if self._routes is not None and self._routes.workers and time.monotonic() < self._asked_s + REFRESH_S:

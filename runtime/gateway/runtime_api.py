@@ -78,7 +78,7 @@ async def get_ready(backend: TheBackend) -> Response:
 @runtime_routes.get("/sd/prometheus", response_model=list[ScrapeTarget], summary="Prometheus service discovery")
 async def get_scrape_targets(request: Request, backend: TheBackend) -> Response:
     """For `http_sd_configs`: the metrics of every worker, standbys too, of the controller and of the gateway."""
-    routes = await backend.routes()
+    routes = await backend.processes()
     gateways = routes.gateway_metrics_urls or (str(request.url.replace(path="/metrics", query="")),)
     targets = [_target(url, "worker", name) for name, url in sorted(routes.metrics_urls.items()) if url]
     if routes.controller_metrics_url:

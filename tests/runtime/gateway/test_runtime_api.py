@@ -42,10 +42,14 @@ class Controller:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.is_away = False
+        self.has_workers = True
 
     def routes(self) -> Mapping[str, Any]:
         if self.is_away:
             raise ConnectionError("gone")
+        controller = {"controller_metrics_url": "http://10.0.0.2:9102/metrics"}
+        if not self.has_workers:
+            return {"workers": [], "metrics_urls": {}} | controller
         worker = {
             "name": "w0",
             "endpoint": self.endpoint,
@@ -55,7 +59,7 @@ class Controller:
             "pid": 7,
         }
         urls = {"w0": "http://10.0.0.1:9101/metrics", "standby": "http://10.0.0.3:9103/metrics"}
-        return {"workers": [worker], "metrics_urls": urls, "controller_metrics_url": "http://10.0.0.2:9102/metrics"}
+        return {"workers": [worker], "metrics_urls": urls} | controller
 
     def cluster(self) -> Mapping[str, Any]:
         routes = self.routes()
@@ -76,6 +80,18 @@ async def test_prometheus_discovers_all_processes(worker: RunningWorker) -> None
     ]
     assert {target.labels["__metrics_path__"] for target in targets} == {"/metrics"}
     assert {target.labels["__scheme__"] for target in targets} == {"http"}
+
+
+async def test_prometheus_discovers_what_is_there_while_no_worker_serves() -> None:
+    controller = Controller("tcp://127.0.0.1:9")
+    controller.has_workers = False
+    async with in_process(create_app(WorkerBackend(controller))) as http:
+        assert error_of(await http.get("/v1/route")) == (503, "unavailable")
+        targets = (await http.get("/sd/prometheus")).json()
+    assert [(target["targets"], target["labels"]["component"]) for target in targets] == [
+        (["10.0.0.2:9102"], "controller"),
+        (["grf:80"], "gateway"),
+    ]
 
 
 async def test_the_last_routes_serve_while_the_controller_is_away(worker: RunningWorker) -> None:
