@@ -20,7 +20,7 @@ def find_beside(file: Path) -> None:
 
 
 def run_until_stopped(options: ConnectOptions) -> int:
-    """Until all sources have ended, or SIGINT or SIGTERM; then a line for each. The exit code of the command.
+    """Until all sources have ended, or SIGINT, SIGTERM or SIGHUP; then a line for each. The exit code of the command.
 
     Raises ConnectorError, OSError.
     """
@@ -37,7 +37,8 @@ def run_until_stopped(options: ConnectOptions) -> int:
 async def _run(options: ConnectOptions, folder: StateFolder) -> dict[str, Outcome]:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    hang_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)  # ignored below nohup
+    for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
         loop.add_signal_handler(number, stop.set)
     supervisor = Supervisor(options, folder)
     await supervisor.run(stop)

@@ -35,7 +35,7 @@ class LocalRuntime:
         self._show_logs = show_logs
         self._controller: Any = None
         self._lock: IO[str] | None = None
-        self._ray_thread = ThreadPoolExecutor(1, "ray")
+        self._ray_thread = ThreadPoolExecutor(1, "ray", initializer=_block_hang_up)
         """Ray is started in it and it stays while Ray does: in the main thread SIGTERM would end Ray's start in its
         middle, and Linux ends Ray's processes with the thread that started them"""
 
@@ -171,6 +171,11 @@ class LocalRuntime:
             return bool(ray.get(self._controller.stop.remote(drain_s), timeout=drain_s + 10.0))
         except ray.exceptions.RayError:
             return False
+
+
+def _block_hang_up() -> None:
+    """For this thread and what it starts: a terminal that closes tells Ray's processes as well, before all is saved."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -119,17 +119,35 @@ def _address_here() -> str:
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal interrupts as usual."""
+    """An event that SIGINT, SIGTERM and SIGHUP set; a second one of the first two interrupts as usual. Below `nohup`
+    SIGHUP stays ignored."""
     stopped = threading.Event()
+    terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def stop(number: int, frame: FrameType | None) -> None:
         if stopped.is_set():
             raise KeyboardInterrupt
         stopped.set()
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        """Kernel and shell may both tell."""
+        _leave(terminals)
+        stopped.set()
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        handlers[signal.SIGHUP] = hang_up
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield stopped
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def _leave(terminals: Iterable[int]) -> None:
+    """Write nowhere where a terminal has closed: a line that fails would end the command before anything is saved."""
+    with open(os.devnull, "wb") as nowhere:
+        for number in terminals:
+            if not os.isatty(number):
+                os.dup2(nowhere.fileno(), number)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -102,6 +104,28 @@ def test_a_runtime_told_to_stop_while_ray_starts_ends_in_order(tmp_path: Path) -
             for pid in descendants(up.pid):
                 kill(pid)
     assert (code, said.splitlines()[-1]) == (0, "grf: all that was settled is saved")
+    assert not is_held(runtime.state_dir)
+
+
+def test_a_runtime_whose_terminal_closes_saves_first(tmp_path: Path) -> None:
+    """Ray's processes are told as well, and there is nowhere to write to."""
+    runtime = RunningRuntime(tmp_path / "state")
+    arguments = [sys.executable, "-m", "runtime.cli.run", "up", *runtime.set_flags()]
+    ours, theirs = os.openpty()
+    take_terminal = partial(fcntl.ioctl, theirs, termios.TIOCSCTTY, 0)
+    with subprocess.Popen(
+        arguments, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True,
+        preexec_fn=take_terminal,
+    ) as up:  # fmt: skip
+        try:
+            os.close(theirs)
+            with os.fdopen(ours, errors="replace") as terminal:
+                assert any("grf is ready" in line for line in terminal)
+                publish(runtime)
+            assert up.wait(60) == 0, "not everything settled was saved"
+        finally:
+            for pid in descendants(up.pid):
+                kill(pid)
     assert not is_held(runtime.state_dir)
 
 
