@@ -9,7 +9,7 @@ from typing import Any
 import click
 import httpx
 
-from runtime.cli.common import NO_RUNTIME, client_options
+from runtime.cli.common import FAILED, NO_RUNTIME, NOT_AS_IT_SHOULD_BE, client_options
 
 SHOWN_EVENTS = 10
 
@@ -18,17 +18,51 @@ SHOWN_EVENTS = 10
 @client_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
 def status(address: str, tenant: str, token: str, as_json: bool) -> None:
-    """Show the workers: role, process, key groups, load, when they were last heard of; and what has happened lately."""
+    """Show the workers: role, process, key groups, load, when they were last heard of; and what has happened lately.
+
+    The exit code is 4 while too few workers are there, one cannot save, or another runtime has the store.
+    """
     try:
         answer = httpx.get(f"{address}/v1/cluster", headers={"Authorization": f"Bearer {token}"} if token else {})
+        if reason := _refusal(answer):
+            click.echo(f"grf: {reason}", err=True)
+            sys.exit(FAILED)
         answer.raise_for_status()
     except httpx.HTTPError as error:
         click.echo(f"grf: no runtime answers at {address}: {error}", err=True)
         sys.exit(NO_RUNTIME)
+    cluster = answer.json()
     if as_json:
         click.echo(answer.text)
-        return
-    cluster = answer.json()
+    else:
+        _show(cluster)
+    sys.exit(0 if is_as_it_should_be(cluster) else NOT_AS_IT_SHOULD_BE)
+
+
+def is_as_it_should_be(cluster: Mapping[str, Any]) -> bool:
+    """Are all workers there that are wanted, and does each serve and save?"""
+    workers = cluster["workers"]
+    serving = sum(worker["role"] == "serving" for worker in workers)
+    return (
+        serving >= cluster["workers_wanted"]
+        and len(workers) >= cluster["workers_wanted"] + cluster["standbys_wanted"]
+        and not cluster.get("taken_by")
+        and not any(worker.get("fenced") or worker.get("store_error") for worker in workers)
+    )
+
+
+def _refusal(answer: httpx.Response) -> str:
+    """What a gateway that answers says against it; nothing of any other server."""
+    if answer.is_success:
+        return ""
+    try:
+        error = answer.json()["error"]
+        return f"{error['code']}: {error['message']}"
+    except (ValueError, LookupError, TypeError):
+        return ""
+
+
+def _show(cluster: Mapping[str, Any]) -> None:
     for worker in cluster["workers"]:
         for line in _lines(worker):
             click.echo(line)
