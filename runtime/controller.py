@@ -22,7 +22,7 @@ from runtime.cluster_view import Event, describe, describe_state
 from runtime.granted_leases import GrantedLeases
 from runtime.keys import KEY_GROUPS
 from runtime.measured_loads import MeasuredLoads
-from runtime.metrics import ControllerMetrics
+from runtime.metrics import TAKEOVER_REASONS, ControllerMetrics
 from runtime.orders import OrderBook, Orders
 from runtime.placement import Beat, ClusterPolicy, Facts, Member, plan, targets
 from runtime.staff import Staff
@@ -274,7 +274,7 @@ class Controller:
         if reason == "moved":
             self.metrics.moved.inc(len(expected))
             self.metrics.pause_s.observe_all(self._asked.waited_s(expected, now_s))
-        kind = {"first": "claimed", "owner_gone": "failed over", "moved": "moved"}[reason]
+        kind = TAKEOVER_REASONS[reason]
         self._note(now_s, kind, f"{len(expected)} key groups to {owner}" + (f" from {', '.join(gone)}" if gone else ""))
 
     def _end_lease(self, owner: str, now_s: float) -> bool:

@@ -121,12 +121,18 @@ class WorkerMetrics:
         self._lag_s.observe_all(tally.watermark_lags_s)
 
 
+TAKEOVER_REASONS = {"first": "claimed", "owner_gone": "failed over", "moved": "moved"}
+"""why key groups got a new owner, and what the controller's log says of it"""
+
+
 class ControllerMetrics:
     """What the controller tells Prometheus."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.workers = Gauge("grf_workers", "Workers by role", ["role"], registry=registry)
         self.takeovers = Counter("grf_takeovers", "Times key groups got a new owner", ["reason"], registry=registry)
+        for reason in TAKEOVER_REASONS:  # what begins at 1 has no increase: the first death would alert nobody
+            self.takeovers.labels(reason)
         self.heartbeats = Counter("grf_heartbeats", "Heartbeats received from workers", registry=registry)
         self.moved = Counter(
             "grf_groups_moved", "Key groups that a living worker gave up for another", registry=registry

@@ -414,6 +414,8 @@ def test_roles_takeovers_and_moves_are_counted() -> None:
     move_all(cluster, "worker-0", ["worker-1"], 2.1)
     assert cluster.registry.get_sample_value("grf_workers", {"role": "serving"}) == 2
     assert (cluster.registry.get_sample_value("grf_groups_moved_total") or 0) > 300
+    deaths = cluster.registry.get_sample_value("grf_takeovers_total", {"reason": "owner_gone"})
+    assert deaths == 0, "there before the first one, which is no increase else"
     cluster.controller.died("worker-1/1", 2.2)
     assert cluster.registry.get_sample_value("grf_takeovers_total", {"reason": "owner_gone"}) == 1
     assert cluster.events("failed over")
