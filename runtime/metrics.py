@@ -100,7 +100,7 @@ class WorkerMetrics:
         self.slab_capacity = gauge("slab_rows", "Rows of the slab")
         self.connections = gauge("connections", "Clients connected")
         self.checkpoint_age_s = gauge("checkpoint_age_seconds", "Since the store last held all that was settled")
-        self.store_up = gauge("store_up", "1 while the store answers")
+        self.store_up = gauge("store_up", "0 from a save that fails until one that does not")
         self.key_groups = gauge("key_groups_owned", "Key groups served by this worker")
 
     def flush(self, tally: Tally, step_seconds: Sequence[float], refused_by_code: Mapping[str, int]) -> None:

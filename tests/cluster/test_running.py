@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,6 +92,7 @@ def test_the_metrics_answer_with_true_and_changing_values(runtime: RunningRuntim
 def test_the_real_prometheus_finds_and_scrapes_every_process(
     runtime: RunningRuntime, server_program: Callable[[str], str], tmp_path: Path
 ) -> None:
+    shutil.copy(ROOT / "deploy" / "prometheus" / "alerts.yml", tmp_path)
     config = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text()
     connect_port = free_port()
     config = config.replace("http://127.0.0.1:8000", runtime.address).replace("5s", "1s")
