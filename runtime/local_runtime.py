@@ -97,7 +97,9 @@ class LocalRuntime:
             self.settings.tokens()
             check_model(runtime.bundle, runtime.device, self.settings.order.lateness_by_modality_s)
             open_store(self.settings).close()
-        except (BundleError, StoreError, ValueError) as error:
+        except BundleError as error:
+            raise StartError(f"runtime.bundle: {error} (looked for from {Path.cwd()})") from None
+        except (StoreError, ValueError) as error:
             raise StartError(str(error)) from None
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -73,6 +73,9 @@ class RuntimeSettings:
     """of all processes"""
 
     def __post_init__(self) -> None:
+        for name in ("host", "state_dir", "bundle"):  # as from a variable of the shell that is not set
+            if not getattr(self, name):
+                raise ValueError(f"{name} must not be empty")
         for name, least in (("http_port", 1), ("data_port", 0)):  # 0 takes a free one; the gateway's has to be known
             if not least <= getattr(self, name) < 65536:
                 raise ValueError(f"{name} must be a port: {getattr(self, name)}")

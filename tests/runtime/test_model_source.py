@@ -74,12 +74,16 @@ def test_what_names_no_function_is_refused_with_the_reason(own_module: str, refe
         ("runtime.device=cuda:4096", "runtime.device: cuda:4096 is not here: torch sees"),
         ("runtime.device=toaster", "runtime.device: 'toaster' is none"),
         (
+            "runtime.bundle=bundles/none",
+            f"runtime.bundle: config.json: no such file in bundles/none (looked for from {ROOT})",
+        ),
+        (
             "order.lateness_by_modality_s=gyroscope=1,smell=1,accelerometer=1",
             "order.lateness_by_modality_s: bundles/motion has no modality smell; it has accelerometer, gyroscope",
         ),
     ],
 )
-def test_a_device_or_a_modality_that_is_not_there_is_told_before_anything_is_started(
+def test_a_device_a_bundle_or_a_modality_that_is_not_there_is_told_before_anything_is_started(
     flag: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)

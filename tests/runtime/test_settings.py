@@ -52,6 +52,8 @@ def test_origins_can_be_given_in_every_way(tmp_path: Path) -> None:
         ("order.lateness_s=soon", "order.lateness_s: cannot read 'soon' as a number"),
         ("order.lateness_s=-1", "lateness_s must not be negative"),
         ("order.mode=backwards", "order.mode: 'backwards' is none of rewind, hold, arrival"),
+        ("runtime.state_dir=", "state_dir must not be empty"),
+        ("runtime.host=", "host must not be empty"),
         ("runtime.http_port=80000", "http_port must be a port"),
         ("runtime.http_port=0", "http_port must be a port"),
         ("runtime.lease_s=0.1", "lease_s"),
