@@ -13,6 +13,7 @@ from tests.runtime.gateway.posting import path_of
 SHOWN = "[...document.querySelectorAll('#rows tr')].map(row => row.dataset.id)"
 STATUS = "document.getElementById('status').textContent"
 VERSION = "document.querySelector('#rows tr').children[5].textContent"
+COUNT = "document.getElementById('count').textContent"
 NAME = "bed <b>12</b>"
 
 
@@ -36,3 +37,21 @@ def test_sessions_come_change_and_go(address: str, server_program: Callable[[str
             await until(evaluate, "document.getElementById('empty').hidden", False)
 
     asyncio.run(asyncio.wait_for(main(), 60.0))
+
+
+def test_it_says_that_there_are_more_sessions_than_it_shows(address: str, server_program: Callable[[str], str]) -> None:
+    body = {"stream": "w", "modality": "imu", "event_time_s": 1.0, "frames": [[1.0, 2.0]], "wait": "none"}
+
+    def post(client: httpx.Client, *numbers: int) -> None:
+        for number in numbers:
+            client.post(f"{address}{path_of(f'{number}', '/segments')}", json=body).raise_for_status()
+
+    async def main(client: httpx.Client) -> None:
+        await asyncio.to_thread(post, client, *range(200))
+        async with browser(server_program("chromium"), address) as evaluate:
+            await until(evaluate, COUNT, "200")
+            await asyncio.to_thread(post, client, 200)
+            await until(evaluate, COUNT, "200+")
+
+    with httpx.Client() as client:
+        asyncio.run(asyncio.wait_for(main(client), 60.0))
