@@ -97,6 +97,8 @@ class Link:
         return self._to_send.pop(0) if self._to_send else None
 
     def tick(self, now_s: float) -> None:
+        if self.is_lost:
+            return
         if now_s >= self._asked_s + LOST_AFTER_S:
             self.is_lost = True
         if now_s >= self._ping_at_s:
@@ -111,5 +113,10 @@ class Link:
         self.is_lost = True
 
     @property
+    def is_welcome(self) -> bool:
+        """A worker has welcomed this connection, and it is not lost."""
+        return self.welcome is not None and not self.is_lost
+
+    @property
     def wake_at_s(self) -> float:
-        return min(self._ping_at_s, self._asked_s + LOST_AFTER_S)
+        return inf if self.is_lost else min(self._ping_at_s, self._asked_s + LOST_AFTER_S)

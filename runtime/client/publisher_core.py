@@ -232,6 +232,8 @@ class PublisherCore:
 
     @property
     def wake_at_s(self) -> float:
+        if not self._link.is_welcome:  # what is due waits for a connection, not for time
+            return self._link.wake_at_s
         return min(self._link.wake_at_s, self._queue.wake_at_s)
 
     def outgoing(self, now_s: float) -> m.Message | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 
 from runtime import messages as m
@@ -69,6 +71,19 @@ def test_silence_counts_from_the_first_question_that_was_not_answered() -> None:
     assert not line.link.is_lost
     line.pass_time(0.02)
     assert line.link.is_lost
+
+
+def test_a_lost_connection_has_nothing_more_to_do() -> None:
+    """Where no worker is to be had for the next one, its driver would wake up without end."""
+    line = Line()
+    line.hear(WELCOME)
+    line.pass_time(PING_EVERY_S + LOST_AFTER_S + 0.01)
+    line.sent()
+    assert line.link.wake_at_s == inf
+    line.link.tick(line.now_s + 60.0)
+    assert line.sent() == []
+    line.link.connected(line.now_s + 60.0)
+    assert line.link.wake_at_s == line.now_s + 60.0 + PING_EVERY_S
 
 
 def test_any_message_is_a_sign_of_life() -> None:

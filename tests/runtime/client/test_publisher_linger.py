@@ -58,6 +58,23 @@ def test_what_waits_for_the_window_does_not_make_the_driver_spin() -> None:
     assert scene.numbers() == [WINDOW + 2]
 
 
+def test_what_waits_for_a_connection_does_not_make_the_driver_spin() -> None:
+    scene = Scene()
+    scene.publish()
+    scene.now_s += 1.0
+    assert scene.core.wake_at_s == inf, "no worker has been found yet"
+    scene.core.connected(scene.now_s)
+    assert scene.core.wake_at_s > scene.now_s, "and none has answered"
+    scene.connect()
+    scene.core.lose()
+    scene.publish()
+    scene.now_s += 10.0
+    scene.core.tick(scene.now_s)
+    assert scene.core.wake_at_s == inf, "and the next is not found yet"
+    scene.connect()
+    assert scene.numbers() == [1, 2]
+
+
 def test_what_is_sent_again_does_not_linger() -> None:
     scene = lingering()
     scene.publish()
