@@ -76,7 +76,10 @@ class Account:
     def tell(self, event: PublisherEvent) -> None:
         """The user, or the log if the user does not want to hear: there once of each kind and stream."""
         if self.on_event is not None:
-            self.on_event(event)
+            try:
+                self.on_event(event)
+            except Exception:
+                log.exception("on_event failed at %s; the publisher goes on", event)
             return
         kind = event.code, event.session, event.stream
         if kind not in self._logged and len(self._logged) < MOST_LOGGED:

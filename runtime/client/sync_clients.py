@@ -65,6 +65,8 @@ class Publisher:
     """Publishes segments of any number of streams; keeps each until it is durable, resends by itself.
 
     `address` is a gateway (`http://host:port`) or a worker (`tcp://host:port`). Safe to use from several threads.
+    `on_event` is called by the thread that sends and receives: it should return soon, and may publish where there is
+    room, but wait for nothing of this client. What it raises is logged.
     """
 
     def __init__(

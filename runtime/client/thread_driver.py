@@ -57,7 +57,12 @@ class ThreadDriver(Generic[FleetT]):
             self._bell.ring()
 
     def wait(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Wait until `is_done`; False if the time was over first. Call with `changed` held."""
+        """Wait until `is_done`; False if the time was over first. Call with `changed` held.
+
+        Raises RuntimeError in the driver's own thread, which calls `on_event`: what it waited for would never come.
+        """
+        if threading.current_thread() is self._thread and not is_done():
+            raise RuntimeError("on_event may not wait for its own client: it is called by the thread that would answer")
         done = self.changed.wait_for(lambda: self._closing.is_set() or is_done(), timeout_s)
         if not is_done():
             self.raise_if_closed()

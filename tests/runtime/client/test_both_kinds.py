@@ -17,6 +17,7 @@ from runtime.client import (
     AsyncStateClient,
     ClientClosed,
     Publisher,
+    PublisherEvent,
     Refused,
     RequestTimeout,
     StateClient,
@@ -26,6 +27,7 @@ from tests.runtime.worker_harness import LIMIT_S, RunningWorker
 
 ENGINE = EnginePolicy(OrderPolicy(idle_timeout_s=0.02))
 FRAMES = np.ones((2, 3), np.float32)
+TOO_WIDE = np.ones((2, 7), np.float32)
 STREAM = ("s", "mic", "audio")
 AFTER_FORGETTING = 9
 """the number of a segment that would be a gap, were the stream not forgotten before it"""
@@ -230,14 +232,61 @@ def test_what_numpy_would_make_a_number_of_is_no_time(worker: RunningWorker, no_
         assert publisher.stats.published == 0
 
 
+def broken_listener(event: PublisherEvent) -> None:
+    raise ZeroDivisionError("a defect of the program")
+
+
+def publish_to_a_broken_listener(endpoint: str) -> int:
+    acme: Any = {"tenant": "acme", "token": "secret"}
+    with Publisher(endpoint, **acme, on_event=broken_listener) as publisher:
+        publisher.publish(*STREAM, TOO_WIDE, 1.0)
+        publisher.publish(*STREAM, FRAMES, 2.0)
+        publisher.flush(LIMIT_S)
+        return publisher.stats.durable
+
+
+async def publish_to_a_broken_listener_in_a_loop(endpoint: str) -> int:
+    acme: Any = {"tenant": "acme", "token": "secret"}
+    async with AsyncPublisher(endpoint, **acme, on_event=broken_listener) as publisher:
+        await publisher.publish(*STREAM, TOO_WIDE, 3.0)
+        await publisher.publish(*STREAM, FRAMES, 4.0)
+        await publisher.flush(LIMIT_S)
+        return publisher.stats.durable
+
+
+def test_a_listener_that_raises_does_not_end_its_publisher(
+    worker: RunningWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert publish_to_a_broken_listener(worker.endpoint) == 1
+    assert asyncio.run(publish_to_a_broken_listener_in_a_loop(worker.endpoint)) == 1
+    told = [record for record in caplog.records if "on_event failed" in record.getMessage()]
+    assert len(told) == 2
+    assert all(record.exc_info is not None and record.exc_info[0] is ZeroDivisionError for record in told)
+
+
+def test_a_listener_that_waits_for_its_own_publisher_is_told(worker: RunningWorker) -> None:
+    told: list[BaseException] = []
+
+    def waiting(event: PublisherEvent) -> None:
+        try:
+            publisher.wait(publisher.publish("s", "other", "audio", FRAMES, 1.0))
+        except RuntimeError as error:
+            told.append(error)
+
+    with Publisher(worker.endpoint, tenant="acme", token="secret", on_event=waiting) as publisher:
+        publisher.publish(*STREAM, TOO_WIDE, 1.0)
+        publisher.wait_until(lambda: bool(told), LIMIT_S)
+        publisher.flush(LIMIT_S)
+        assert publisher.stats.durable == 1, "what it published all the same"
+
+
 def test_a_refusal_that_nobody_listens_to_is_logged_once_a_stream(
     worker: RunningWorker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wide = np.ones((2, 7), np.float32)
     with Publisher(worker.endpoint, tenant="acme", token="secret") as publisher:
         for number in range(4):
-            publisher.publish("s", "mic", "audio", wide, float(number))
-            publisher.publish("s", "other", "audio", wide, float(number))
+            publisher.publish("s", "mic", "audio", TOO_WIDE, float(number))
+            publisher.publish("s", "other", "audio", TOO_WIDE, float(number))
         publisher.flush(LIMIT_S)
         assert publisher.stats.refused == 8
     texts = sorted(record.getMessage() for record in caplog.records)
