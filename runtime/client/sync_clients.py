@@ -64,7 +64,8 @@ def wait_for_welcome(driver: ThreadDriver[PublisherFleet] | ThreadDriver[StateFl
 class Publisher:
     """Publishes segments of any number of streams; keeps each until it is durable, resends by itself.
 
-    `address` is a gateway (`http://host:port`) or a worker (`tcp://host:port`). Safe to use from several threads.
+    `address` is a gateway (`http://host:port`) or a worker (`tcp://host:port`). Safe to use from several threads;
+    a forked process makes a client of its own.
     `on_event` is called by the thread that sends and receives: it should return soon, and may publish where there is
     room, but wait for nothing of this client. What it raises is logged.
     """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 import zmq
 
@@ -40,8 +42,11 @@ class ThreadDriver(Generic[FleetT]):
         self._closing = threading.Event()
         self._failure: BaseException | None = None
         """what ended the thread, other than `close`: a defect"""
+        self._is_inherited = False
+        """this is the copy in a forked process, which has neither the thread nor the connections"""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+        _drivers.add(self)
 
     # ---- the user's threads ----
 
@@ -69,6 +74,8 @@ class ThreadDriver(Generic[FleetT]):
         return done
 
     def raise_if_closed(self) -> None:
+        if self._is_inherited:
+            raise ClientClosed("the client is of the process that this one was forked from: make another one here")
         if self._failure is not None:
             raise ClientClosed(f"the client has failed: {self._failure!r}") from self._failure
         if self._closing.is_set():
@@ -77,7 +84,7 @@ class ThreadDriver(Generic[FleetT]):
     def close(self) -> None:
         """Stop the thread; nothing is sent any more."""
         with self.changed:
-            if self._context.closed:
+            if self._context.closed or self._is_inherited:
                 return
             self._closing.set()
             self._bell.ring()
@@ -85,6 +92,13 @@ class ThreadDriver(Generic[FleetT]):
         self._thread.join()
         self._bell.close()
         self._context.destroy(linger=0)
+
+    def inherit(self) -> None:
+        """This process was forked: the locks are replaced, for a thread that is not here may have held them."""
+        self._is_inherited = True
+        self.changed = threading.Condition()
+        self._closing = threading.Event()
+        self._closing.set()
 
     # ---- the driver's thread ----
 
@@ -203,3 +217,14 @@ class ThreadDriver(Generic[FleetT]):
                 self.core.receive(lane, decode(frames, MAX_MESSAGE_BYTES), time.monotonic())
             except DecodeError:
                 continue  # not a worker of ours, or a newer one: what it says means nothing to this client
+
+
+_drivers: WeakSet[ThreadDriver[Any]] = WeakSet()
+
+
+def _inherit_all() -> None:
+    for driver in list(_drivers):
+        driver.inherit()
+
+
+os.register_at_fork(after_in_child=_inherit_all)
