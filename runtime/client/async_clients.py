@@ -13,7 +13,7 @@ import numpy.typing as npt
 from runtime import messages as m
 from runtime.client.asking import Asking, ask_history, ask_sessions, ask_state, ask_to_delete
 from runtime.client.async_driver import AsyncDriver
-from runtime.client.errors import ClientClosed, PublisherFull
+from runtime.client.errors import ClientClosed
 from runtime.client.locate import Locate, locator
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_fleet import PublisherFleet
@@ -75,8 +75,10 @@ class AsyncPublisher:
         core = self._driver.core
         if core.policy.when_full == "block":
             n_bytes = array.nbytes + ENTRY_OVERHEAD_BYTES
-            if not await self._driver.wait(lambda: core.has_room(n_bytes), timeout_s):
-                raise PublisherFull(f"{core.unfinished} segments are not durable after {timeout_s} s")
+            if not await self._driver.wait(lambda: core.has_room(n_bytes) or core.refusal is not None, timeout_s):
+                raise core.full(timeout_s)
+            if not core.has_room(n_bytes):
+                core.raise_refusal()
         if number is not None and core.is_leaving(session, stream):
             await self._driver.wait(lambda: not core.is_leaving(session, stream), timeout_s)
         self._driver.wake()  # first: what a closed client refuses is not counted as published
@@ -112,6 +114,8 @@ class AsyncPublisher:
             core.raise_refusal()
 
     async def close(self) -> None:
+        if self._driver.is_running:
+            self._driver.core.tell_what_is_left()
         await self._driver.close()
 
     async def __aenter__(self) -> Self:
@@ -183,7 +187,9 @@ class AsyncStateClient:
     async def _updates(self, subscription: Subscription, timeout_s: float | None) -> AsyncGenerator[m.Update, None]:
         core = self._driver.core
         try:
-            while await self._driver.wait(lambda: bool(subscription.updates), timeout_s):
+            while await self._driver.wait(lambda: bool(subscription.updates) or core.refusal is not None, timeout_s):
+                if not subscription.updates:
+                    core.raise_refusal()
                 update = core.next_update(subscription)
                 self._driver.wake()
                 if update is not None:

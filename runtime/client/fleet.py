@@ -6,6 +6,7 @@ this client has something to do with, and one more to hear news while home alone
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from math import inf
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,6 +16,8 @@ from runtime.client.errors import Refused, RequestTimeout
 from runtime.client.link import Core
 from runtime.keys import SessionKey, key_group
 
+log = logging.getLogger(__name__)
+
 FIRST_PATIENCE_S = 0.2
 """a connection of home that breaks is kept for so long at least: a worker that is not there yet, and gateways, would be
 asked without pause"""
@@ -23,6 +26,8 @@ MOST_PATIENCE_S = 1.0
 those that have lost the same worker should find the next one close enough together"""
 STALE_AFTER_S = 1.0
 """of being told `not_owner` although the table was followed: the table is asked for again"""
+ABSENCE_S = 5.0
+"""without a worker, after which the log tells: a worker that is replaced is back sooner"""
 HOME = ""
 """the name of the home lane; the others are named by their endpoints"""
 
@@ -66,6 +71,8 @@ class Fleet(Generic[LaneT]):
         self._home_since_s = -inf
         self._give_home_up_at_s = inf
         self._patience_s = FIRST_PATIENCE_S
+        self._absent_since_s = inf
+        self._is_absence_told = False
 
     # ---- who goes where ----
 
@@ -124,9 +131,11 @@ class Fleet(Generic[LaneT]):
 
     def timed_out(self, text: str) -> RequestTimeout:
         """The error for what has not come in time. It tells why, if no worker is there to answer."""
-        if self.is_connected:
-            return RequestTimeout(text)
-        return RequestTimeout(f"{text}: {self._not_located or f'no worker answers at {self._home_endpoint}'}")
+        return RequestTimeout(text if self.is_connected else f"{text}: {self._absence}")
+
+    @property
+    def _absence(self) -> str:
+        return self._not_located or f"no worker answers at {self._home_endpoint}"
 
     def raise_refusal(self) -> None:
         """Raises Refused if no worker welcomes this client: a bad token, for example."""
@@ -200,6 +209,20 @@ class Fleet(Generic[LaneT]):
             self._give_home_up_at_s = inf
             self._patience_s = min(2 * self._patience_s, MOST_PATIENCE_S)
             self.home.lose()
+        self._tell_of_absence(now_s)
+
+    def _tell_of_absence(self, now_s: float) -> None:
+        """Once when it has lasted, once when it is over: a program that only publishes, or follows, would not know."""
+        if self.is_connected or self.refusal is not None:
+            if self._is_absence_told:
+                log.warning("the runtime answers again, after %.0f s", now_s - self._absent_since_s)
+            self._absent_since_s, self._is_absence_told = inf, False
+            return
+        self._absent_since_s = min(self._absent_since_s, now_s)
+        if now_s - self._absent_since_s >= ABSENCE_S and not self._is_absence_told:
+            self._is_absence_told = True
+            absent_s = now_s - self._absent_since_s
+            log.warning("no runtime answers for %.0f s; it is tried on: %s", absent_s, self._absence)
 
     @property
     def wake_at_s(self) -> float:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Literal
 
+from runtime import messages as m
+from runtime.client.errors import PublisherFull
 from runtime.client.fleet import StreamFleet
 from runtime.client.link import Identity
 from runtime.client.publisher_account import Account, PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_core import PublisherCore
 from runtime.client.stream_buffer import Receipt
 from runtime.messages import Float32Array
+
+log = logging.getLogger(__name__)
 
 
 class PublisherFleet(StreamFleet[PublisherCore]):
@@ -31,6 +36,21 @@ class PublisherFleet(StreamFleet[PublisherCore]):
     def has_room(self, n_bytes: int) -> bool:
         """One segment always fits, however large."""
         return self.home.has_room(n_bytes)
+
+    def full(self, timeout_s: float | None) -> PublisherFull:
+        """The error for room that has not come in time."""
+        return PublisherFull(str(self.timed_out(f"{self.unfinished} segments are not durable after {timeout_s} s")))
+
+    def receive(self, lane: PublisherCore, message: m.Message, now_s: float) -> None:
+        super().receive(lane, message, now_s)
+        if lane is self.home and message is self.refusal:
+            log.error("the runtime refuses this publisher, nothing is sent: %s: %s", message.code, message.text)
+
+    def tell_what_is_left(self) -> None:
+        """Before it is closed."""
+        if unfinished := self.unfinished:
+            text = "the publisher is closed while %d segments are not durable: `flush` first what must not be lost"
+            log.warning(text, unfinished)
 
     def publish(
         self,

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from runtime import messages as m
 from runtime.client.asking import Asking, ask_history, ask_sessions, ask_state, ask_to_delete
-from runtime.client.errors import PublisherFull
 from runtime.client.link import Identity
 from runtime.client.locate import Locate, locator
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
@@ -122,15 +121,18 @@ class Publisher:
         `sequence` is for sources that can be replayed: number their segments 1, 2, 3, ..., and what was durable
         before is recognised; so is what was refused then, which counts as durable now. A segment that is refused later
         is told to `on_event`, or logged. Raises PublisherFull after `timeout_s` of waiting for room, StreamRefused for
-        a stream that the runtime has refused, ValueError for frames that are not [T, F].
+        a stream that the runtime has refused, ValueError for frames that are not [T, F]; Refused, where it would wait
+        for room, for a bad token.
         """
         array, time_s, number = as_frames(frames), as_time_s(event_time_s), as_sequence(sequence)
         core = self._driver.core
         with self._driver.changed:
             if core.policy.when_full == "block":
                 n_bytes = array.nbytes + ENTRY_OVERHEAD_BYTES
-                if not self._driver.wait(lambda: core.has_room(n_bytes), timeout_s):
-                    raise PublisherFull(f"{core.unfinished} segments are not durable after {timeout_s} s")
+                if not self._driver.wait(lambda: core.has_room(n_bytes) or core.refusal is not None, timeout_s):
+                    raise core.full(timeout_s)
+                if not core.has_room(n_bytes):
+                    core.raise_refusal()
             if number is not None and core.is_leaving(session, stream):
                 self._driver.wait(lambda: not core.is_leaving(session, stream), timeout_s)
             self._driver.wake()  # first: what a closed client refuses is not counted as published
@@ -183,7 +185,10 @@ class Publisher:
                 core.raise_refusal()
 
     def close(self) -> None:
-        """Stop at once; `flush` first what must not be lost."""
+        """Stop at once; `flush` first what must not be lost. The log tells how many segments are not durable."""
+        if self._driver.is_running:
+            with self._driver.changed:
+                self._driver.core.tell_what_is_left()
         self._driver.close()
 
     def __enter__(self) -> Self:
@@ -253,7 +258,10 @@ class StateClient:
         return self._ask(ask_to_delete(session), timeout_s)
 
     def subscribe(self, session: str = "", *, timeout_s: float | None = None) -> Iterator[m.Update]:
-        """Updates of one session, or of all, from now on as they come; ends after `timeout_s` without one."""
+        """Updates of one session, or of all, from now on as they come; ends after `timeout_s` without one.
+
+        Raises Refused for a bad token.
+        """
         with self._driver.changed:
             subscription = self._driver.core.subscribe(session)
             self._driver.wake()
@@ -264,8 +272,10 @@ class StateClient:
         try:
             while True:
                 with self._driver.changed:
-                    if not self._driver.wait(lambda: bool(subscription.updates), timeout_s):
+                    if not self._driver.wait(lambda: bool(subscription.updates) or core.refusal is not None, timeout_s):
                         return
+                    if not subscription.updates:
+                        core.raise_refusal()
                     update = core.next_update(subscription)
                     self._driver.wake()
                 if update is not None:

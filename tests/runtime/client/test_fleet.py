@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 import numpy as np
+import pytest
 
 from runtime import messages as m
 from runtime.client.fleet import HOME, Fleet, LaneT
@@ -267,3 +268,35 @@ def test_who_follows_all_sessions_follows_them_at_every_worker_that_serves() -> 
     assert set(fleet.lanes) == {HOME, C}
     fleet.unsubscribe(subscription)
     assert not fleet.is_used(fleet.home)
+
+
+def test_the_log_tells_once_that_no_runtime_answers_and_once_that_it_does_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fleet = PublisherFleet(Identity("me"), PublisherPolicy())
+    fleet.not_located("http://h:1 names no worker: refused")
+    for now_s in (100.0, 104.9):
+        fleet.tick(now_s)
+    assert caplog.messages == []
+    for now_s in (105.0, 200.0):
+        fleet.tick(now_s)
+    connect(fleet, 220.0)
+    fleet.located(A)
+    for now_s in (220.0, 221.0):
+        fleet.tick(now_s)
+    fleet.home.lose()
+    fleet.tick(222.0)
+    assert caplog.messages == [
+        "no runtime answers for 5 s; it is tried on: http://h:1 names no worker: refused",
+        "the runtime answers again, after 120 s",
+    ]
+
+
+def test_the_log_tells_that_a_publisher_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = PublisherFleet(Identity("me"), PublisherPolicy())
+    fleet.home.connected(0.0)
+    fleet.receive(fleet.home, m.Nack("unauthorised", "the token is unknown"), 0.0)
+    fleet.tick(60.0)
+    assert caplog.messages == [
+        "the runtime refuses this publisher, nothing is sent: unauthorised: the token is unknown"
+    ]
