@@ -63,3 +63,9 @@ def test_every_script_is_executable_and_parses() -> None:
         assert os.access(script, os.X_OK), script
         shell = "bash" if "bash" in script.read_text().splitlines()[0] else "sh"
         subprocess.run([shell, "-n", script], check=True, timeout=30)
+
+
+@pytest.mark.parametrize("package", ["grf_core", "runtime", "connectors"])
+def test_a_package_says_that_it_has_types(package: str) -> None:
+    """Else the type checker of whoever installs it takes everything of it for Any, or refuses it."""
+    assert (ROOT / package / "py.typed").exists()
