@@ -24,7 +24,12 @@ class InvalidId(ValueError):
 
 
 def check_id(what: str, value: str) -> str:
-    """Return `value` if it can name a session, stream or client; raise InvalidId saying why not."""
+    """Return `value` if it can name a session, stream or client; raise InvalidId saying why not.
+
+    Raises TypeError for what is no text: `7` is not taken for `"7"`.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} {value!r} is no text")
     if not value:
         raise InvalidId(f"{what} is empty")
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Generic, TypeVar
 
 from runtime import messages as m
+from runtime.client.given import as_time_s
 from runtime.client.state_core import Answer, Question
 
 T = TypeVar("T")
@@ -22,13 +24,13 @@ class Asking(Generic[T]):
 
 
 def ask_state(session: str, after_version: int, wait_s: float, include_context: bool) -> Asking[dict[str, Any]]:
-    wait_ms = int(wait_s * 1000)
+    version, wait_ms = index(after_version), int(wait_s * 1000)
 
     def read(answer: Answer) -> dict[str, Any]:
         assert isinstance(answer, m.State)
         return answer.state | {"timed_out": answer.timed_out}
 
-    return Asking(lambda request: m.Query(request, session, after_version, wait_ms, include_context), read, wait_s)
+    return Asking(lambda request: m.Query(request, session, version, wait_ms, include_context), read, wait_s)
 
 
 def ask_sessions(after: str, limit: int) -> Asking[tuple[list[str], bool]]:
@@ -40,11 +42,13 @@ def ask_sessions(after: str, limit: int) -> Asking[tuple[list[str], bool]]:
 
 
 def ask_history(session: str, from_s: float, to_s: float, limit: int) -> Asking[list[dict[str, Any]]]:
+    between_s, n_rows = (as_time_s(from_s), as_time_s(to_s)), index(limit)
+
     def read(answer: Answer) -> list[dict[str, Any]]:
         assert isinstance(answer, m.History)
         return answer.rows
 
-    return Asking(lambda request: m.QueryHistory(request, session, from_s, to_s, limit), read)
+    return Asking(lambda request: m.QueryHistory(request, session, *between_s, n_rows), read)
 
 
 def ask_to_delete(session: str) -> Asking[bool]:

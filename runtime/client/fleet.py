@@ -135,7 +135,7 @@ class Fleet(Generic[LaneT]):
 
     @property
     def _absence(self) -> str:
-        return self._not_located or f"no worker answers at {self._home_endpoint}"
+        return self._not_located or f"no worker answers at {self._home_endpoint or 'the address given'}"
 
     def raise_refusal(self) -> None:
         """Raises Refused if no worker welcomes this client: a bad token, for example."""

@@ -13,6 +13,7 @@ import json
 import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
+from urllib.parse import urlsplit
 
 from runtime.client.errors import ClientError
 
@@ -28,14 +29,21 @@ Locate = Callable[[], str]
 
 
 def locator(address: str | Locate, token: str) -> Locate:
-    """How to find a worker from what the user gave. Raises ValueError for an address of no known kind."""
-    if not isinstance(address, str):
+    """How to find a worker from what the user gave. Raises ValueError or TypeError for what is no address."""
+    if callable(address):
         return address
-    if address.startswith(("http://", "https://")):
+    if not isinstance(address, str):  # such as what os.environ.get gives
+        raise TypeError(f"address {address!r} is no text")
+    if address.startswith(("http://", "https://")) and _has_host(address, needs_port=False):
         return partial(_ask_gateway, address.rstrip("/"), token, itertools.count())
-    if address.startswith(("tcp://", "ipc://")):
+    if address.startswith("ipc://") or (address.startswith("tcp://") and _has_host(address, needs_port=True)):
         return lambda: address
     raise ValueError(f"address {address!r}: expected tcp://host:port of a worker or http://host:port of a gateway")
+
+
+def _has_host(address: str, *, needs_port: bool) -> bool:
+    parts = urlsplit(address)
+    return bool(parts.hostname) and (parts.port is not None or not needs_port)
 
 
 def _ask_gateway(address: str, token: str, turns: Iterator[int]) -> str:

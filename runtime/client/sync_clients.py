@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from operator import index
 from types import TracebackType
 from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from runtime import messages as m
 from runtime.client.asking import Asking, ask_history, ask_sessions, ask_state, ask_to_delete
+from runtime.client.given import as_frames, as_sequence, as_time_s
 from runtime.client.link import Identity
 from runtime.client.locate import Locate, locator
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
@@ -24,28 +23,6 @@ from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.thread_driver import ThreadDriver
 
 T = TypeVar("T")
-NO_NUMBERS = np.datetime64, np.timedelta64, np.character, np.complexfloating
-"""that NumPy makes a float of all the same: of nanoseconds, for example"""
-
-
-def as_frames(frames: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """A private float32 copy [T, F]: the caller may reuse its array. Raises ValueError for another shape."""
-    array = np.array(frames, dtype=np.float32, order="C")
-    if array.ndim != 2:
-        raise ValueError(f"frames have shape {array.shape}, expected [T, F]")
-    return array
-
-
-def as_time_s(event_time_s: SupportsFloat) -> float:
-    """NumPy's numbers too, which msgpack would not take. Raises TypeError for what is no number."""
-    if not isinstance(event_time_s, SupportsFloat) or isinstance(event_time_s, NO_NUMBERS):
-        raise TypeError(f"event time {event_time_s!r} is no number of seconds")
-    return float(event_time_s)
-
-
-def as_sequence(sequence: SupportsIndex | None) -> int | None:
-    """Likewise."""
-    return None if sequence is None else index(sequence)
 
 
 def new_identity(client: str, tenant: str, token: str, kind: str) -> Identity:
@@ -230,7 +207,7 @@ class StateClient:
         include_context: bool = False,
         timeout_s: float = 10.0,
     ) -> dict[str, Any]:
-        """Live and settled state, once the live version is at least `after_version`, or after `wait_s`.
+        """Live and settled state, once the live version is at least `after_version`, or after `wait_s` (60 s at most).
 
         `timed_out` in the answer tells whether that version was not reached.
         Raises Refused("not_found") for a session that does not exist, RequestTimeout if no worker answers.

@@ -81,3 +81,9 @@ def test_sessions_spread_over_the_key_groups() -> None:
     counts = [groups.count(group) for group in range(KEY_GROUPS)]
     assert min(counts) > 0
     assert max(counts) < 3 * 20
+
+
+@pytest.mark.parametrize("value", [7, None, b"abc", 0])
+def test_what_is_no_text_is_no_id(value: object) -> None:
+    with pytest.raises(TypeError):  # in the words of mypyc, once it is compiled
+        check_id("session", value)  # type: ignore[arg-type]  # as who checks no types may
