@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import traceback
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -71,6 +72,11 @@ def open_model(reference: str, device: str) -> StepModel:
     model: StepModel = _factory(reference)(device)
     if not isinstance(getattr(model, "signature", None), ModelSignature) or not callable(getattr(model, "step", None)):
         raise ModelError(f"{reference} returned {type(model).__name__}, which is no StepModel")
+    if not isinstance(getattr(model, "device", None), torch.device):
+        own = getattr(model, "device", None)
+        raise ModelError(
+            f"{reference}: the device of its model is {own!r}, no torch.device: the function is given text"
+        )
     return model
 
 
@@ -82,6 +88,10 @@ def _factory(reference: str) -> Callable[[str], Any]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ModelError(f"{reference}: {error}; the module must be installed or on PYTHONPATH") from error
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
+        raise ModelError(f"{reference}: importing {module_name} fails: {told}") from error
     factory: Callable[[str], Any] | None = getattr(module, name, None)
     if not callable(factory):
         raise ModelError(f"{reference}: {module_name} has no function {name}")

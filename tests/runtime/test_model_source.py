@@ -11,6 +11,7 @@ from runtime.local_runtime import LocalRuntime
 from runtime.model_source import ModelError, check_model, open_model
 from runtime.settings import load_settings
 from runtime.state_dir import StartError
+from runtime.warm_up import warm_up
 from runtime.worker import load_model
 from tests.runtime.toy_model import ToyModel
 
@@ -95,3 +96,33 @@ def test_a_device_a_bundle_or_a_modality_that_is_not_there_is_told_before_anythi
 def test_what_the_function_returns_must_be_a_step_model(own_module: str) -> None:
     with pytest.raises(ModelError, match="object, which is no StepModel"):
         open_model(f"python:{own_module}:no_model", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "told"), [('"cpu"', "is 'cpu', no torch.device"), ("None", "is None, no torch.device")]
+)
+def test_a_model_whose_device_is_none_of_torch_is_refused_with_the_reason(
+    own_module: str, device: str, told: str, tmp_path: Path
+) -> None:
+    with (tmp_path / f"{own_module}.py").open("a") as file:
+        file.write(f"\ndef elsewhere(device):\n    model = ToyModel()\n    model.device = {device}\n    return model\n")
+    with pytest.raises(ModelError, match=re.escape(told)):
+        open_model(f"python:{own_module}:elsewhere", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [("x = y", "NameError: name 'y'"), ("def f(:", "SyntaxError: invalid syntax")]
+)
+def test_a_module_that_does_not_import_is_told_with_the_reason(
+    own_module: str, code: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / f"{own_module}.py").write_text(code)
+    with pytest.raises(ModelError, match=re.escape(told)):
+        check_model(f"python:{own_module}:toy")
+
+
+def test_the_model_of_the_guide_runs_as_it_stands(own_module: str, tmp_path: Path) -> None:
+    section = (ROOT / "docs" / "models.md").read_text().partition("## A model of your own")[2].partition("\n## ")[0]
+    code = [line.removeprefix("    ") for line in section.splitlines() if not line or line.startswith("    ")]
+    (tmp_path / f"{own_module}.py").write_text("\n".join(code))
+    warm_up(open_model(f"python:{own_module}:wave", "cpu"))
