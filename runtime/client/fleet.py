@@ -125,6 +125,11 @@ class Fleet(Generic[LaneT]):
         return self.home.welcome is not None and not self.home.is_lost
 
     @property
+    def is_done(self) -> bool:
+        """Nothing would be lost if the client was closed now. For the kinds of clients."""
+        return True
+
+    @property
     def is_answered(self) -> bool:
         """A worker has said whether it welcomes this client."""
         return self.welcome is not None or self.refusal is not None

@@ -82,6 +82,10 @@ class PublisherFleet(StreamFleet[PublisherCore]):
         return self.home.check(receipt)
 
     @property
+    def is_done(self) -> bool:
+        return self.is_flushed
+
+    @property
     def is_flushed(self) -> bool:
         """Everything is durable or refused, or never will be."""
         return self.unfinished == 0 or self.refusal is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self, SupportsFloat, SupportsIndex, TypeVar
@@ -37,11 +38,18 @@ def wait_for_welcome(driver: ThreadDriver[PublisherFleet] | ThreadDriver[StateFl
         driver.core.raise_refusal()
 
 
+def abandon(client: Publisher | StateClient, driver: ThreadDriver[Any]) -> None:
+    if driver.is_running:
+        warnings.warn(f"unclosed {client!r}", ResourceWarning, source=client, stacklevel=2)
+        driver.abandon()
+
+
 class Publisher:
     """Publishes segments of any number of streams; keeps each until it is durable, resends by itself.
 
     `address` is a gateway (`http://host:port`) or a worker (`tcp://host:port`). Safe to use from several threads;
-    a forked process makes a client of its own.
+    a forked process makes a client of its own. One
+    that is collected without `close` sends what it holds, and ends then.
     `on_event` is called by the thread that sends and receives: it should return soon, and may publish where there is
     room, but wait for nothing of this client. What it raises is logged.
     """
@@ -176,6 +184,10 @@ class Publisher:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_driver"):
+            abandon(self, self._driver)
+
 
 class StateClient:
     """Queries and follows fused state. Safe to use from several threads."""
@@ -306,3 +318,7 @@ class StateClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_driver"):
+            abandon(self, self._driver)

@@ -42,6 +42,8 @@ class ThreadDriver(Generic[FleetT]):
         self._closing = threading.Event()
         self._failure: BaseException | None = None
         """what ended the thread, other than `close`: a defect"""
+        self._is_abandoned = False
+        """nobody can close it any more: it ends by itself, once nothing is left to be sent"""
         self._is_inherited = False
         """this is the copy in a forked process, which has neither the thread nor the connections"""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -93,6 +95,13 @@ class ThreadDriver(Generic[FleetT]):
         self._bell.close()
         self._context.destroy(linger=0)
 
+    def abandon(self) -> None:
+        """The client was collected without `close`. The thread sees it at its next turn.
+
+        No lock is taken, and the bell has one: the collector may run where this thread holds it.
+        """
+        self._is_abandoned = True
+
     def inherit(self) -> None:
         """This process was forked: the locks are replaced, for a thread that is not here may have held them."""
         self._is_inherited = True
@@ -104,7 +113,7 @@ class ThreadDriver(Generic[FleetT]):
 
     def _run(self) -> None:
         try:
-            while not self._closing.is_set():
+            while not self._closing.is_set() and not (self._is_abandoned and self.core.is_done):
                 self._connect()
                 self._turn()
         except BaseException as error:
@@ -116,6 +125,11 @@ class ThreadDriver(Generic[FleetT]):
         finally:
             for _, socket in self._connections.values():
                 socket.close(linger=0)
+            if self._is_abandoned:
+                with self.changed:
+                    self._closing.set()
+                self._bell.close()
+                self._context.destroy(linger=0)
 
     def _connect(self) -> None:
         """A socket for every lane that should have one; none for those that are not wanted any more."""
