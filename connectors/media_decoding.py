@@ -1,8 +1,9 @@
 """Sound and pictures out of anything that FFmpeg reads, through PyAV: one container into samples, in time order.
 
 What is promised of each sample is in `connectors.media`. Pictures come at the rate asked for, at most: a source of 30 a
-second gives 25 by leaving out every sixth, and a slower one gives what it has. Sound is brought to 16 kHz, one channel
-(the channels' mean) and blocks of one length.
+second gives 25 by leaving out every sixth, and a slower one gives what it has. They stand as they are to be shown: a
+phone that is held upright writes them lying, and how to turn or mirror them beside it. Sound is brought to 16 kHz, one
+channel (the channels' mean) and blocks of one length.
 
 A packet that cannot be decoded becomes an `Undecodable`, unless FFmpeg conceals the damage, as it does of some codecs;
 a container that cannot be read any further is an error. Whatever a header says, no more is allocated than a picture of
@@ -19,6 +20,7 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from connectors.base import Options
@@ -138,11 +140,43 @@ class _Pictures:
         yield Decoded("pictures", pts_s, partial(self._made, frame))
 
     def _made(self, frame: Any) -> Picture:
-        if self._width is not None and frame.width > self._width:
-            height = max(2, round(frame.height * self._width / frame.width))
-            frame = frame.reformat(width=self._width, height=height)
-        picture: Picture = frame.to_ndarray(format="rgb24")
+        display = _display_of(frame)
+        width, height = (frame.height, frame.width) if display.swaps else (frame.width, frame.height)
+        if self._width is not None and width > self._width:
+            width, height = self._width, max(2, round(height * self._width / width))
+            stored_width, stored_height = (height, width) if display.swaps else (width, height)
+            frame = frame.reformat(width=stored_width, height=stored_height)
+        return _as_shown(frame.to_ndarray(format="rgb24"), display)
+
+
+class _Display(NamedTuple):
+    """How a picture is to be shown."""
+
+    swaps: bool = False
+    """its rows are the columns"""
+    mirrors_x: bool = False
+    """once they are swapped"""
+    mirrors_y: bool = False
+
+
+AS_STORED = _Display()
+
+
+def _display_of(frame: Any) -> _Display:
+    """Its matrix takes (x, y) to (a x + c y, b x + d y), by quarters of a turn; PyAV's `rotation` hides mirrors."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return AS_STORED
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    swaps = abs(a) < abs(b)
+    return _Display(swaps, (c if swaps else a) < 0, (b if swaps else d) < 0)
+
+
+def _as_shown(picture: Picture, display: _Display) -> Picture:
+    if display == AS_STORED:
         return picture
+    shown = picture.swapaxes(0, 1) if display.swaps else picture
+    return np.ascontiguousarray(shown[:: -1 if display.mirrors_y else 1, :: -1 if display.mirrors_x else 1])
 
 
 class _SoundBlocks:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -42,13 +43,16 @@ def write_media(
     rate_hz: int = SAMPLE_RATE_HZ,
     channels: int = 1,
     pictures_hz: int = PICTURES_HZ,
+    turned: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A file of the format that its suffix names; without loss by default."""
+    """A file of the format that its suffix names; without loss by default. `turned`: how PyAV is told to show it."""
     with av.open(str(path), "w") as container:
         if len(pictures):
             stream = container.add_stream(video, rate=pictures_hz)
             stream.height, stream.width = pictures[0].shape[:2]
             stream.pix_fmt = {"ffv1": "bgr0", "mjpeg": "yuvj420p"}.get(video, "yuv420p")
+            if turned is not None:
+                stream.set_display_rotation(**turned)
         if sound is not None:
             track = container.add_stream(audio, rate=rate_hz, layout="mono" if channels == 1 else "stereo")
         for number, picture in enumerate(pictures):

@@ -90,6 +90,32 @@ def test_wide_pictures_are_made_smaller_and_keep_their_shape(tmp_path: Path) -> 
     assert {sample.value.shape for sample in read(path, sound=False, width=256)} == {(96, 128, 3)}
 
 
+CORNERS = np.repeat(np.repeat(np.array([[30, 90, 150], [60, 120, 210]], np.uint8), 24, axis=0), 24, axis=1)
+"""[48, 72] of six fields, none like another"""
+
+
+@pytest.mark.parametrize(
+    ("turned", "shown"),
+    [
+        ({"degrees": 0}, CORNERS),
+        ({"degrees": 90}, np.rot90(CORNERS)),
+        ({"degrees": 180}, np.rot90(CORNERS, 2)),
+        ({"degrees": -90}, np.rot90(CORNERS, -1)),
+        ({"degrees": 0, "hflip": True}, CORNERS[:, ::-1]),
+        ({"degrees": 0, "vflip": True}, CORNERS[::-1]),
+        ({"degrees": 90, "hflip": True}, np.rot90(CORNERS)[:, ::-1]),
+        ({"degrees": -90, "hflip": True}, np.rot90(CORNERS, -1)[:, ::-1]),
+    ],
+)
+def test_pictures_stand_as_they_are_to_be_shown(tmp_path: Path, turned: dict[str, Any], shown: np.ndarray) -> None:
+    path = write_media(tmp_path / "a.mkv", [np.stack([CORNERS] * 3, axis=2)] * 2, turned=turned)
+    for sample in read(path, sound=False):
+        np.testing.assert_array_equal(picture_of(sample)[:, :, 0], shown)
+    height, width = shown.shape
+    smaller = {sample.value.shape for sample in read(path, sound=False, width=24)}
+    assert smaller == {(round(24 * height / width), 24, 3)}
+
+
 def test_after_a_position_everything_is_what_it_was(tmp_path: Path) -> None:
     path = write_media(
         tmp_path / "a.mp4", [grey(n) for n in range(25)], tone(440, 1.0), video="mpeg4", audio="aac", rate_hz=16_000
