@@ -11,6 +11,7 @@ from connectors.base import Sample
 from connectors.encoders.base import Encoder, EncoderFactory
 from connectors.errors import BadSample
 from connectors.known_streams import StreamName
+from connectors.media import time_of
 from connectors.pipeline import Accepted, Pipeline, Segment
 from connectors.routes import Target
 
@@ -45,7 +46,9 @@ class Encoding:
     async def _encode(self, target: Target, accepted: Sequence[Accepted]) -> list[Segment]:
         samples = [one.sample for one in accepted if one.sample is not None]
         try:
-            return self._pipeline.window_frames(target, await self._encoder(target).encode(samples=samples))
+            frames = await self._encoder(target).encode(samples=samples)
+            until_s = time_of(samples[-1]) - self._factories[target.route].lag_s
+            return self._pipeline.window_frames(target, frames, until_s=until_s)
         except BadSample as bad:
             if len(samples) == 1:
                 self._count(target, bad)

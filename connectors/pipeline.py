@@ -14,6 +14,7 @@ that begins later is numbered from above it, for it may be one that returns.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -218,11 +219,14 @@ class Pipeline:
             segments += self._add(target, values, times_s)
         return segments
 
-    def window_frames(self, target: Target, frames: Iterable[Frames]) -> list[Segment]:
-        """Segments of what an encoder made."""
+    def window_frames(self, target: Target, frames: Iterable[Frames], *, until_s: float = -math.inf) -> list[Segment]:
+        """Segments of what an encoder made, and of what is complete because it will give nothing before `until_s`."""
         segments: list[Segment] = []
         for values, times_s in frames:
             segments += self._add(target, values, times_s)
+        stream = self._streams.get(target.name)
+        if stream is not None and self._clock_options.on_backward != "keep":  # else the clock promises no less
+            segments += self._numbered(*target.name, stream, stream.window.pass_by(until_s))
         return segments
 
     def _add(self, target: Target, values: Values, times_s: Times) -> list[Segment]:

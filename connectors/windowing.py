@@ -1,7 +1,8 @@
 """Frames of one stream into segments: by count or by time, with overlap. Pure; its carry-over is part of the snapshot.
 
 - By count: every `frames` frames, beginning `hop` frames apart.
-- By time: the frames in [k * hop_s, k * hop_s + seconds), of event time. A window is closed by a frame after it.
+- By time: the frames in [k * hop_s, k * hop_s + seconds), of event time. A window is closed by a frame after it,
+  or once the encoder will give no frame of its time any more (`pass_by`).
 
 A pause of more than `gap_s` ends what came before it: no segment has frames from both sides of a gap. Where a window
 ends early (gap, end of stream), what has come of it becomes a segment of its own if it has `min_frames` frames at
@@ -85,6 +86,22 @@ class Window:
                 self._last_s = float(times_s[part.stop - 1])
         self._last_s = float(times_s[-1])
         return done
+
+    def pass_by(self, until_s: float) -> list[Windowed]:
+        """Segments that are complete since no frame to come is before this time; the very ones that it would close."""
+        if self._last_s is None:
+            return []
+        if until_s - self._last_s > self._options.gap_s:
+            return self.end()
+        if self._resampler is not None or not self._closes_before_gap:
+            return []
+        return self._shape.pass_by(until_s)
+
+    @property
+    def _closes_before_gap(self) -> bool:
+        """Overlapping windows that a gap may end are not: which of them are told would depend on when this is asked."""
+        overlap = self._options.hop_s is not None and self._options.hop_s < (self._options.seconds or 0)
+        return self._options.gap_s == math.inf or not overlap
 
     def end(self) -> list[Windowed]:
         """Nothing more comes, or not for a while."""
@@ -216,6 +233,9 @@ class _ByCount:
         self._carry.keep_from(start)
         return done
 
+    def pass_by(self, until_s: float) -> list[Windowed]:
+        return []
+
     def end(self) -> list[Windowed]:
         done = []
         if self._fresh:
@@ -266,6 +286,11 @@ class _ByTime:
             if time_s < newest_s:
                 self._carry.sort()
         return done
+
+    def pass_by(self, until_s: float) -> list[Windowed]:
+        if self._index is None or not self._carry.length or until_s < self._index * self._hop_s + self._seconds:
+            return []
+        return self._close_until(until_s)
 
     def _close_until(self, time_s: float) -> list[Windowed]:
         """Close all windows that end at or before this time; the next open one is the first that may hold it."""

@@ -23,6 +23,7 @@ model, a pool of processes) belongs to their `EncoderFactory`, of which there is
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
@@ -64,6 +65,10 @@ class Encoder(ABC):
 
 class EncoderFactory(ABC):
     """Makes the encoders of one route; owns what they share."""
+
+    lag_s: float = math.inf
+    """no frame of samples still to come is further before the newest sample: a window before that is closed, though
+    nothing comes (no face, silence). Infinite: nothing is known, so only the next frame closes it"""
 
     @abstractmethod
     def encoder(self, *, stream: str) -> Encoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from connectors.base import JsonValue, Sample
@@ -10,8 +11,9 @@ from connectors.encoders.processes import Processes, Workshop
 
 
 class HostedFactory(EncoderFactory):
-    def __init__(self, make: Callable[[], Workshop], *, processes: int) -> None:
+    def __init__(self, make: Callable[[], Workshop], *, processes: int, lag_s: float = math.inf) -> None:
         self._processes = Processes(make, count=processes)
+        self.lag_s = lag_s
 
     def encoder(self, *, stream: str) -> HostedEncoder:
         return HostedEncoder(self._processes, stream)

@@ -33,7 +33,7 @@ class ImageSketchOptions(EncoderOptions):
     processes: int = Field(1, ge=1, le=64, description="How many; a stream stays with one of them.")
 
     def build(self) -> HostedFactory:
-        return HostedFactory(ImageSketchWorkshop, processes=self.processes)
+        return HostedFactory(ImageSketchWorkshop, processes=self.processes, lag_s=0)
 
 
 class ImageSketchWorkshop:

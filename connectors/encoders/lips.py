@@ -51,7 +51,7 @@ class LipsOptions(EncoderOptions):
     processes: int = Field(1, ge=1, le=64, description="How many; a stream stays with one of them.")
 
     def build(self) -> HostedFactory:
-        return HostedFactory(partial(LipsWorkshop, self.movement_hz, self.tracking), processes=self.processes)
+        return HostedFactory(partial(LipsWorkshop, self.movement_hz, self.tracking), processes=self.processes, lag_s=0)
 
 
 class LipsWorkshop:

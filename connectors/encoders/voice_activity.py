@@ -43,7 +43,7 @@ class VoiceActivityOptions(EncoderOptions):
     processes: int = Field(1, ge=1, le=64, description="How many; a stream stays with one of them.")
 
     def build(self) -> HostedFactory:
-        return HostedFactory(VoiceActivityWorkshop, processes=self.processes)
+        return HostedFactory(VoiceActivityWorkshop, processes=self.processes, lag_s=CHUNK_S)
 
 
 class Chunk(NamedTuple):

@@ -25,6 +25,7 @@ from connectors.encoders.hosted import HostedFactory
 from connectors.encoders.processes import Job, Outcome
 from connectors.encoders.text_embedding import TextEmbedding
 from connectors.encoders.transcription import TranscriptionOptions, TranscriptionWork, TranscriptionWorkshop, Utterance
+from connectors.encoders.voice_activity import CHUNK_S
 from connectors.errors import ConnectorError
 
 Units = Literal["sentence", "token"]
@@ -38,7 +39,12 @@ class WordsOptions(EncoderOptions, TranscriptionOptions):
     processes: int = Field(1, ge=1, le=64, description="How many; a stream stays with one of them.")
 
     def build(self) -> HostedFactory:
-        return HostedFactory(partial(WordsWorkshop, self), processes=self.processes)
+        return HostedFactory(partial(WordsWorkshop, self), processes=self.processes, lag_s=self._lag_s)
+
+    @property
+    def _lag_s(self) -> float:
+        """A token has the time at which it was said, and is final when its utterance is over."""
+        return CHUNK_S if self.units == "sentence" else self.longest_s + self.lead_s + 2 * CHUNK_S
 
 
 class WordsWorkshop:

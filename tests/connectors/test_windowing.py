@@ -68,6 +68,25 @@ def test_windows_by_time_lie_on_the_grid_and_close_with_the_next_frame() -> None
     assert told(one.end()) == [([3], 14.5)]
 
 
+def test_a_window_closes_once_no_frame_of_its_time_will_come() -> None:
+    one = window(seconds=1.0)
+    assert one.pass_by(9.0) == []
+    assert told(one.add(*frames([10.2, 10.9]))) == []
+    assert one.pass_by(10.95) == []
+    assert told(one.pass_by(11.0)) == [([0, 1], 10.9)]
+    assert one.pass_by(20.0) == []
+    assert told(one.add(*frames([20.5], 2))) == []
+    assert told(one.end()) == [([2], 20.5)]
+
+
+def test_a_gap_ends_a_window_as_soon_as_it_is_known() -> None:
+    one = window(frames=3, gap_s=0.5)
+    assert told(one.add(*frames([1.0, 1.2]))) == []
+    assert one.pass_by(1.7) == []
+    assert told(one.pass_by(1.8)) == [([0, 1], 1.2)]
+    assert told(one.add(*frames([1.9, 2.0, 2.1], 2))) == [([2, 3, 4], 2.1)]
+
+
 def test_windows_by_time_overlap() -> None:
     one = window(seconds=1.0, hop_s=0.5)
     segments = told(one.add(*frames([0.0, 0.3, 0.6, 1.1, 1.7])))
@@ -158,3 +177,26 @@ def test_segments_depend_on_the_frames_only_and_every_frame_is_told_or_counted(
     if "resample_hz" not in options:
         in_segments = {number for numbers, _ in told(expected) for number in numbers}
         assert len(in_segments) + whole.left_out == len(times_s)
+
+
+@given(OPTIONS, STEPS, st.lists(st.integers(min_value=1, max_value=7), max_size=40), st.sampled_from([0.0, 0.3, 5.0]))
+def test_when_a_window_is_passed_by_changes_no_segment(
+    options: dict[str, Any], steps: list[float], batches: list[int], silent_s: float
+) -> None:
+    """An encoder passes by at the end of each of its batches, and how samples are batched must change nothing."""
+    times_s = (100.0 + np.cumsum(steps)).tolist()
+    end_s = (times_s[-1] if times_s else 100.0) + silent_s
+    whole, parts = window(**options), window(**options)
+    expected = whole.add(*frames(times_s)) + whole.pass_by(end_s) + whole.end()
+    segments: list[Windowed] = []
+    start = 0
+    for size in [*batches, len(times_s)]:
+        segments += parts.add(*frames(times_s[start : start + size], start))
+        start = min(start + size, len(times_s))
+        next_s = times_s[start] if start < len(times_s) else end_s
+        for until_s in (parts_s for parts_s in (next_s - 0.2, next_s) if not start or parts_s >= times_s[start - 1]):
+            segments += parts.pass_by(until_s)
+    segments += parts.pass_by(end_s) + parts.end()
+    assert [event_s for _, event_s in segments] == [event_s for _, event_s in expected]
+    assert all(np.array_equal(one.values, other.values) for one, other in zip(segments, expected, strict=True))
+    assert parts.left_out == whole.left_out

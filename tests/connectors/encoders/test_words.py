@@ -313,6 +313,20 @@ def test_a_folder_that_holds_no_model_is_told(tmp_path: Path) -> None:
         TextEmbedding(str(tmp_path))
 
 
+@pytest.mark.parametrize("units", ["sentence", "token"])
+def test_no_frame_is_further_back_than_the_lag_that_closes_windows(sentence: Sound, units: Any) -> None:
+    options = WordsOptions(recognizer=PocketsphinxOptions(grammar=GRAMMAR), units=units)
+    lag_s, work = options.build().lag_s, WordsWorkshop(options).work("s")
+    newest_s, frames = -np.inf, []
+    for sample in blocks(SILENCE, sentence, SILENCE, sentence, SILENCE):
+        for one in work.encode([sample]):
+            assert one.times_s[0] >= newest_s - lag_s
+            frames.append(one)
+        assert sample.event_time_s is not None
+        newest_s = sample.event_time_s
+    assert frames
+
+
 @pytest.mark.parametrize(("units", "partials"), [("sentence", True), ("sentence", False), ("token", True)])
 def test_words_become_frames_at_the_times_they_were_known(sentence: Sound, units: Any, partials: bool) -> None:
     options = WordsOptions(recognizer=PocketsphinxOptions(grammar=GRAMMAR), units=units, partials=partials)

@@ -1,0 +1,77 @@
+"""Samples through encoders into windows: what closes a window where an encoder gives nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from connectors.base import Sample
+from connectors.clock import ClockOptions
+from connectors.encoders.base import Encoder, EncoderFactory, Frames
+from connectors.encoding import Encoding
+from connectors.pipeline import Pipeline
+from connectors.routes import RouteOptions
+
+ROUTE = {
+    "match": "{name}/pictures", "session": "{name}", "stream": "face", "modality": "face",
+    "encoder": {"kind": "image_sketch"}, "window": {"seconds": 1.0},
+}  # fmt: skip
+NOBODY = 0.0
+
+
+class Faces(EncoderFactory):
+    """A frame for every sample that is not NOBODY, at its time."""
+
+    def __init__(self, lag_s: float) -> None:
+        self.lag_s = lag_s
+
+    def encoder(self, *, stream: str) -> Encoder:
+        return _Faces()
+
+
+class _Faces(Encoder):
+    async def encode(self, *, samples: Sequence[Sample]) -> Sequence[Frames]:
+        seen = [sample for sample in samples if sample.value != NOBODY]
+        times_s = [sample.event_time_s for sample in seen]
+        return [Frames(np.array([[sample.value] for sample in seen], np.float32), np.array(times_s))] if seen else []
+
+
+def closed_at(lag_s: float, samples: Sequence[Sample], **clock: Any) -> list[tuple[float, float]]:
+    """The time of each segment and of the sample that completed it."""
+    pipeline = Pipeline([RouteOptions.model_validate(ROUTE)], ClockOptions.model_validate(clock))
+    encoding = Encoding(pipeline, {0: Faces(lag_s)})
+    found: list[tuple[float, float]] = []
+
+    async def main() -> None:
+        for sample in samples:
+            assert sample.event_time_s is not None
+            for segment in await encoding.take([sample], wall_s=0.0):
+                found.append((segment.event_time_s, sample.event_time_s))
+
+    asyncio.run(main())
+    return found
+
+
+def pictures(*values: float) -> list[Sample]:
+    """Two a second, from 10.0 on."""
+    return [Sample("cam/pictures", value, 10.0 + number / 2) for number, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("lag_s", "closed_s"), [(0.0, 11.0), (0.5, 11.5), (1.0, 12.0), (math.inf, 13.0)], ids=lambda value: f"{value:g}"
+)
+def test_a_face_that_goes_away_closes_its_window_while_pictures_go_on(lag_s: float, closed_s: float) -> None:
+    assert closed_at(lag_s, pictures(1, 2, NOBODY, NOBODY, NOBODY, NOBODY, 3)) == [(10.5, closed_s)]
+
+
+def test_where_time_may_go_back_only_the_next_frame_closes_a_window() -> None:
+    assert closed_at(0.0, pictures(1, 2, NOBODY, NOBODY, 3), on_backward="keep") == [(10.5, 12.0)]
+
+
+def test_who_is_never_seen_makes_no_segment() -> None:
+    assert closed_at(0.0, pictures(NOBODY, NOBODY, NOBODY, NOBODY)) == []
