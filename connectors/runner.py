@@ -34,7 +34,7 @@ log = logging.getLogger("grf.connect")
 LOOK_EVERY_S = 0.25
 """at a source that is silent, and between two flushes of its metrics"""
 TELL_EVERY_S = 10.0
-"""of bad samples in the log; the metrics count each"""
+"""of bad samples in the log, and of those given up; the metrics count each"""
 STOP_WITHIN_S = 10.0
 """for what was published to become durable when the command is stopped, or the source is broken"""
 
@@ -90,6 +90,8 @@ class Runner:
         self._is_within_batch = False
         """some of a batch's samples are segments and some are not: no barrier can be here"""
         self._dropped = 0
+        self._dropped_told = 0
+        self._dropped_told_at_s = -math.inf
         self._flushed_at_s = -math.inf
         self._bad_told_at_s = -math.inf
         self._bad_untold = 0
@@ -316,10 +318,17 @@ class Runner:
         self._metrics.uncommitted.labels(self.name).set(self._delivery.uncommitted)
         self._metrics.dropped(self.name, "samples", self._source.dropped - self._dropped)
         self._dropped = self._source.dropped
+        self._tell_dropped()
         self._bad_untold += sum(tally.bad.values())
         if tally.last_bad and self._clocks.now_s() >= self._bad_told_at_s + TELL_EVERY_S:
             log.warning("%s: %d samples left out, the last: %s", self.name, self._bad_untold, tally.last_bad)
             self._bad_told_at_s, self._bad_untold = self._clocks.now_s(), 0
+
+    def _tell_dropped(self) -> None:
+        untold = self._dropped - self._dropped_told
+        if untold > 0 and self._clocks.now_s() >= self._dropped_told_at_s + TELL_EVERY_S:
+            log.warning("%s: %d samples given up: nobody took them in time", self.name, untold)
+            self._dropped_told_at_s, self._dropped_told = self._clocks.now_s(), self._dropped
 
 
 def _stopped_by_s() -> float:

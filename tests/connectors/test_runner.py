@@ -319,6 +319,28 @@ def test_a_live_source_is_numbered_by_the_client_and_has_no_snapshot() -> None:
     run_virtually(main())
 
 
+def test_samples_given_up_are_told_as_it_happens_and_not_each(caplog: pytest.LogCaptureFixture) -> None:
+    """A week may pass until the command ends, and tells its counts."""
+
+    class Overrun(ScriptedSource):
+        async def __aiter__(self) -> AsyncGenerator[Sequence[Sample], None]:
+            async for batch in super().__aiter__():
+                for sample in batch:
+                    self.dropped += 2
+                    await asyncio.sleep(1.0)
+                    yield [sample]
+
+    async def main() -> None:
+        bench = Bench(Overrun(rows(15), delivery="live"))
+        await bench.runner.run()
+        assert bench.metric("dropped_total", what="samples") == 30
+
+    with caplog.at_level("WARNING", "grf.connect"):
+        run_virtually(main())
+    assert len(caplog.messages) == 2
+    assert all("samples given up: nobody took them in time" in text for text in caplog.messages)
+
+
 # ---- encoders ----
 
 
