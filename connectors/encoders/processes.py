@@ -16,6 +16,7 @@ time are bad.
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import signal
@@ -26,10 +27,13 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from connectors.base import JsonValue, Sample
 from connectors.errors import BadSample, ConnectorError, SourceBroken, SourceUnavailable
+
+log = logging.getLogger("grf.connect")
 
 MAX_JOBS = 64
 """streams that go over in one call"""
@@ -213,6 +217,7 @@ class Processes:
 
     async def _start_again(self, process: _Process) -> ConnectorError:
         """What to tell those who waited for the one that died."""
+        log.warning("the process of an encoder (%s) died; it is started again", _name_of(self._make))
         process.executor.shutdown(wait=False)
         process.executor = _executor()
         try:
@@ -220,6 +225,11 @@ class Processes:
         except BrokenProcessPool as broken:
             return SourceBroken(f"the encoder's process died, and a new one does not start: {broken}")
         return error or _Died()
+
+
+def _name_of(make: Callable[[], Workshop]) -> str:
+    made = make.func if isinstance(make, partial) else make
+    return getattr(made, "__name__", repr(made)).removesuffix("Workshop")
 
 
 def _executor() -> ProcessPoolExecutor:

@@ -113,7 +113,7 @@ def test_the_event_loop_goes_on_while_a_process_works() -> None:
     run(main())
 
 
-def test_a_process_that_is_killed_is_started_again_and_every_stream_goes_on() -> None:
+def test_a_process_that_is_killed_is_started_again_and_every_stream_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         processes = Processes(Counting, count=1)
         await processes.open()
@@ -129,6 +129,7 @@ def test_a_process_that_is_killed_is_started_again_and_every_stream_goes_on() ->
         await processes.close()
 
     run(main())
+    assert caplog.messages == ["the process of an encoder (Counting) died; it is started again"] * 3
 
 
 def test_a_sample_that_kills_the_process_is_bad_and_the_streams_beside_it_lose_nothing() -> None:
