@@ -5,6 +5,8 @@
 - `units: sentence`: a frame is the embedding of the utterance's words so far, each time they change, at the time up to
   which sound was heard for them; the last one is final. With `partials: false` there is that one only.
 - `units: token`: the final words, a frame for each token in its context, spread over the time in which they were said.
+  So they come late by the length of an utterance, and beside other streams a runtime refuses them as late unless it
+  waits for that modality: `grf up --set order.lateness_by_modality_s=MODALITY=16`, for utterances of 15 s.
 
 Silence gives no frames.
 """
