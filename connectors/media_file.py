@@ -48,7 +48,12 @@ class MediaFileOptions(RecordedOptions, TrackOptions):
         """YAML makes a date of one without quotes."""
         if not isinstance(start, str | date):
             return start
-        began = start if isinstance(start, datetime) else datetime.fromisoformat(str(start))
+        try:
+            began = start if isinstance(start, datetime) else datetime.fromisoformat(str(start))
+        except ValueError:
+            raise ValueError(
+                f"{start!r} is no date and time such as 2026-01-31T12:00:00Z; seconds since 1970 stand without quotes"
+            ) from None
         if began.tzinfo is None:
             raise ValueError(f"{start} names no zone; for UTC end it with Z")
         return began.timestamp()

@@ -54,7 +54,9 @@ def talk(
     The model knows one talker of the GRID corpus (bundles/grid-s1): its answers mean something for a clip of that
     talker. With anybody else it shows how the parts work together. Needs `make setup-media`.
     """
-    if bool(videos) == webcam:
+    if videos and webcam:
+        raise click.UsageError("give --video FILE or --webcam, not both")
+    if not videos and not webcam:
         raise click.UsageError("give a file with somebody talking (--video FILE), or --webcam; none is shipped")
     from runtime.demo.talk import TalkDemo
     from runtime.demo.talk_videos import from_devices, from_files

@@ -27,8 +27,11 @@ NEVER = Span(0.0, 0.0)
 
 def parse_span(text: str) -> Span:
     """`2..4`. Raises ValueError."""
-    begin, dots, end = text.partition("..")
-    span = Span(float(begin), float(end)) if dots else NEVER
+    begin, _, end = text.partition("..")
+    try:
+        span = Span(float(begin), float(end))
+    except ValueError:
+        span = NEVER
     if not 0 <= span.begin_s < span.end_s:
         raise ValueError(f"{text!r} is no span of seconds such as 2..4")
     return span

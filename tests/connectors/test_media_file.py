@@ -143,6 +143,8 @@ def test_the_start_is_given_or_told_by_the_file_or_zero(tmp_path: Path) -> None:
     assert read(path, pictures=False, start="2026-01-01T13:00:00+01:00")[0].event_time_s == noon.timestamp()
     with pytest.raises(ValidationError, match="zone"):
         read(path, pictures=False, start="2026-01-01T12:00:00")
+    with pytest.raises(ValidationError, match=r"'1700000000.5' is no date .* seconds since 1970 stand without quotes"):
+        read(path, pictures=False, start="1700000000.5")
     dated = tmp_path / "dated.mp4"
     with av.open(str(dated), "w") as container:
         container.metadata["creation_time"] = "2026-01-01T12:00:00Z"

@@ -65,6 +65,8 @@ def test_help_works_for_every_command(path: str) -> None:
         (["replay", "nowhere.grfrec"], "does not exist"),
         (["train", "everything"], "everything"),
         (["demo", "--seconds", "0"], "--seconds"),
+        (["demo", "talk"], "give a file with somebody talking"),
+        (["demo", "talk", "--video", __file__, "--webcam"], "not both"),
         (["sessions", "--address", "127.0.0.1:8000"], "expected tcp://host:port of a worker or http://host:port"),
         (["watch", "--tenant", "a/b"], "tenant has a slash"),
     ],

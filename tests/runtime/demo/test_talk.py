@@ -125,7 +125,7 @@ def rendered(*parts: Any) -> str:
 
 @pytest.mark.parametrize("text", ["", "2", "4..2", "2..2", "-1..2", "a..b", "..3"])
 def test_what_is_no_span_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"\.\.|convert"):
+    with pytest.raises(ValueError, match=r"is no span of seconds such as 2\.\.4"):
         parse_span(text)
 
 
