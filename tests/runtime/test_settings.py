@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.engine.policies import EnginePolicy
 from runtime.settings import LAYERS, SettingError, Settings, load_settings
 
 
@@ -170,6 +171,15 @@ def test_every_setting_is_in_the_operations_guide() -> None:
         if f"`{layer}.{item.name}`" not in guide
     ]
     assert not missing
+
+
+def test_the_engine_is_given_all_that_is_set_of_it_and_has_the_same_defaults() -> None:
+    flags = ["runtime.capacity=8", "runtime.history_length=7", "runtime.evict_after_s=3"]
+    flags += ["order.mode=hold", "batch.max_segments=5", "quota.max_sessions=9"]
+    given, default = load_settings(flags, environment={}).engine_policy, EnginePolicy()
+    assert Settings().engine_policy == default
+    names = [item.name for item in dataclasses.fields(EnginePolicy)]
+    assert not [name for name in names if getattr(given, name) == getattr(default, name)]
 
 
 def test_settings_go_to_other_processes_as_they_are() -> None:
