@@ -24,7 +24,7 @@ from runtime.keys import KEY_GROUPS
 from runtime.measured_loads import MeasuredLoads
 from runtime.metrics import TAKEOVER_REASONS, ControllerMetrics
 from runtime.orders import OrderBook, Orders
-from runtime.placement import Beat, ClusterPolicy, Facts, Member, plan, targets
+from runtime.placement import Beat, ClusterPolicy, Facts, Member, plan, targets, worker_of
 from runtime.staff import Staff
 from runtime.store.base import Store, StoreError, StoreFenced, StoreLocked
 from runtime.workers_wanted import forget_wanted, note_wanted, read_wanted
@@ -117,7 +117,7 @@ class Controller:
     def died(self, owner: str, now_s: float) -> None:
         """The process of this owner is known to have ended: its lease need not be waited for."""
         with self._lock:
-            member = self._members.get(owner.rpartition("/")[0])
+            member = self._members.get(worker_of(owner))
             if member is not None and member.beat.owner == owner:
                 self._bury(member.beat, now_s, "its process has ended")
                 self._act(now_s)
@@ -266,7 +266,7 @@ class Controller:
         self._loads.moved(epochs, now_s)
         self._tell_of_claim(owner, expected, former & set(facts.over), now_s)
         self._leases.forget_dead(self._assignment.owners)
-        self._hands.nudge(owner.rpartition("/")[0])
+        self._hands.nudge(worker_of(owner))
 
     def _tell_of_claim(self, owner: str, expected: dict[int, int], gone: set[str], now_s: float) -> None:
         reason = "first" if not any(expected.values()) else "owner_gone" if gone else "moved"
@@ -292,7 +292,7 @@ class Controller:
         if not isinstance(error, StoreLocked):
             return
         for owner in over:
-            member = self._members.get(owner.rpartition("/")[0])
+            member = self._members.get(worker_of(owner))
             if member is not None and member.beat.owner == owner:
                 self._note(now_s, "killed", f"{owner} is silent, and may hold the store's lock")
                 self._hands.kill(member.beat)
@@ -300,7 +300,7 @@ class Controller:
     def _ask_for(self, owner: str, groups: tuple[int, ...], now_s: float) -> None:
         self._asked.ask(groups, self._assignment.groups, now_s)
         log.info("%s is asked to give up %d key groups", owner, len(groups))
-        self._hands.nudge(owner.rpartition("/")[0])
+        self._hands.nudge(worker_of(owner))
 
     def _change_staff(self, now_s: float) -> None:
         """Ask for workers that are missing; end those that own nothing and are not wanted."""
@@ -310,7 +310,7 @@ class Controller:
             self._hands.start(name, changes.stay)
         for owner in changes.ends:
             self._note(now_s, "ended", f"{owner} is not wanted any more")
-            self._hands.stop(owner.rpartition("/")[0])
+            self._hands.stop(worker_of(owner))
 
     def _bury(self, beat: Beat, now_s: float, why: str) -> None:
         self._note(now_s, "died", f"{beat.owner}: {why}")

@@ -117,6 +117,11 @@ class Beat:
         return f"{self.name}/{self.incarnation}"
 
 
+def worker_of(owner: str) -> str:
+    """The name of the worker that this owner is, or was, an incarnation of."""
+    return owner.rpartition("/")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     beat: Beat
@@ -218,7 +223,7 @@ def targets(facts: Facts) -> list[str]:
 def _is_free(facts: Facts, group: int, now: Ownership) -> bool:
     if not now.owner or now.owner in facts.over:
         return True
-    member = facts.members.get(now.owner.rpartition("/")[0])
+    member = facts.members.get(worker_of(now.owner))
     return member is not None and member.beat.owner == now.owner and member.beat.released.get(group) == now.epoch
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from runtime.placement import Beat, Facts, Member, targets
+from runtime.placement import Beat, Facts, Member, targets, worker_of
 
 START_WITHIN_S = 60.0
 """a worker that was asked for has so long to beat, and Ray so long to restart one that has died"""
@@ -53,7 +53,7 @@ class Staff:
         now_wanted = facts.serving if is_moving else wanted
         missing = now_wanted - len(staying) - len(self._coming)
         changes = Changes([self._new_name(facts.members, now_s) for _ in range(missing)])
-        changes.stay = [*(owner.rpartition("/")[0] for owner in staying), *self._coming]
+        changes.stay = [*(worker_of(owner) for owner in staying), *self._coming]
         serving, owning = targets(facts), {item.owner for item in facts.ownership.values()}
         joined_s = {member.beat.owner: member.joined_s for member in facts.members.values()}
         spare = sorted((owner for owner in staying if owner not in {*owning, *serving}), key=lambda one: joined_s[one])
