@@ -22,6 +22,7 @@ from runtime.cluster_view import Event, describe, describe_state
 from runtime.granted_leases import GrantedLeases
 from runtime.keys import KEY_GROUPS
 from runtime.measured_loads import MeasuredLoads
+from runtime.members import Members
 from runtime.metrics import TAKEOVER_REASONS, ControllerMetrics
 from runtime.orders import OrderBook, Orders
 from runtime.placement import Beat, ClusterPolicy, Facts, Member, plan, targets, worker_of
@@ -70,7 +71,7 @@ class Controller:
         self._hands = hands
         self._policy = policy
         self._lease_s = lease_s
-        self._members: dict[str, Member] = {}
+        self._members = Members(lease_s)
         self._nodes: frozenset[str] = frozenset()
         self._staff = Staff(expected, now_s)
         self._filling_until_s = now_s
@@ -97,13 +98,13 @@ class Controller:
         """A worker lives; answer what it owns."""
         with self._lock:
             self.metrics.heartbeats.inc()
-            known = self._members.get(beat.name)
+            known = self._members.by_name.get(beat.name)
             if known is None or known.beat.incarnation != beat.incarnation:
                 log.info("worker %s joined as %s at %s", beat.name, beat.incarnation, beat.endpoint)
                 if known is not None and known.beat.endpoint == beat.endpoint:
                     self._bury(known.beat, now_s, "another has its port")
                 known = None
-            self._members[beat.name] = Member(beat, known.joined_s if known else now_s, now_s)
+            self._members.hear(beat, now_s, known.joined_s if known else now_s)
             self._leases.heard(beat.owner, now_s)
             self._loads.hear(beat, self._book.epochs_of(beat.owner), now_s)
             self._staff.came(beat.name)
@@ -117,8 +118,8 @@ class Controller:
     def died(self, owner: str, now_s: float) -> None:
         """The process of this owner is known to have ended: its lease need not be waited for."""
         with self._lock:
-            member = self._members.get(worker_of(owner))
-            if member is not None and member.beat.owner == owner:
+            member = self._members.of_owner(owner)
+            if member is not None:
                 self._bury(member.beat, now_s, "its process has ended")
                 self._act(now_s)
 
@@ -164,7 +165,7 @@ class Controller:
     def drain(self, name: str, now_s: float) -> list[str]:
         """Empty and end a worker, or all workers of a node (its id, or its address); return their names."""
         with self._lock:
-            beats = [member.beat for member in self._members.values() if name in _names(member.beat)]
+            beats = [member.beat for member in self._members.by_name.values() if name in _names(member.beat)]
             for beat in beats:
                 self._staff.leaving.add(beat.owner)
                 self._note(now_s, "drains", f"{beat.owner} on {beat.node or 'this machine'}")
@@ -180,7 +181,7 @@ class Controller:
             return {
                 "workers": [describe(member, self._book.epochs_of(member.beat.owner)) for member in members],
                 "taken_by": self._assignment.taken_by,
-                "metrics_urls": {name: member.beat.metrics_url for name, member in self._members.items()},
+                "metrics_urls": {name: member.beat.metrics_url for name, member in self._members.by_name.items()},
             }
 
     def cluster(self, now_s: float) -> dict[str, Any]:
@@ -202,7 +203,7 @@ class Controller:
                         "role": "serving" if member.beat.name in serving else "standby",
                         "leaves": member.beat.leaves or member.beat.owner in self._staff.leaving,
                     }
-                    for member in self._members.values()
+                    for member in self._members.by_name.values()
                 ],
             }
 
@@ -214,7 +215,8 @@ class Controller:
         todo = plan(facts, self._policy)
         for owner, groups in todo.claims.items():
             self._claim(owner, groups, facts, now_s)
-        living = {one for member in self._members.values() if not self._leases.is_dead(one := member.beat.owner)}
+        known = {member.beat.owner for member in self._members.by_name.values()}
+        living = {owner for owner in known if not self._leases.is_dead(owner)}
         self._asked.forget_answered(self._assignment.groups, living)
         if todo.claims:  # who has them now may make others move
             todo = plan(self._facts(now_s), self._policy)
@@ -230,18 +232,25 @@ class Controller:
     def _write_book(self, now_s: float) -> None:
         endpoint_of = {
             member.beat.owner: member.beat.endpoint
-            for member in self._members.values()
-            if now_s - member.heard_s < self._lease_s and member.beat.owner not in self._staff.ending
+            for member in self._members.heard_lately(now_s)
+            if member.beat.owner not in self._staff.ending
         }
         self._book.write(self._assignment.groups, self._asked.by_owner(), endpoint_of)
 
     def _facts(self, now_s: float) -> Facts:
         over = {owner for owner in self._assignment.owners if self._leases.is_over(owner, now_s)}
-        heard = {member.beat.owner for member in self._members.values() if now_s - member.heard_s < self._lease_s}
-        alive = {owner for owner in heard - self._staff.ending if not self._leases.is_dead(owner)}
-        is_settled = now_s - self._moved_s >= self._policy.settle_s or now_s < self._filling_until_s
-        asked = self._members, self._assignment.groups, over, self._serving, alive, self._staff.leaving
-        return Facts(*asked, self._loads.rates, is_settled, self._nodes)
+        heard = {member.beat.owner for member in self._members.heard_lately(now_s)}
+        return Facts(
+            members=self._members.by_name,
+            ownership=self._assignment.groups,
+            over=over,
+            serving=self._serving,
+            alive={owner for owner in heard - self._staff.ending if not self._leases.is_dead(owner)},
+            leaving=self._staff.leaving,
+            loads=self._loads.rates,
+            is_settled=now_s - self._moved_s >= self._policy.settle_s or now_s < self._filling_until_s,
+            nodes=self._nodes,
+        )
 
     def _claim(self, owner: str, groups: tuple[int, ...], facts: Facts, now_s: float) -> None:
         former = {self._assignment.owner_of(group) for group in groups} - {""}
@@ -292,8 +301,8 @@ class Controller:
         if not isinstance(error, StoreLocked):
             return
         for owner in over:
-            member = self._members.get(worker_of(owner))
-            if member is not None and member.beat.owner == owner:
+            member = self._members.of_owner(owner)
+            if member is not None:
                 self._note(now_s, "killed", f"{owner} is silent, and may hold the store's lock")
                 self._hands.kill(member.beat)
 
@@ -315,7 +324,7 @@ class Controller:
     def _bury(self, beat: Beat, now_s: float, why: str) -> None:
         self._note(now_s, "died", f"{beat.owner}: {why}")
         self._leases.died(beat.owner)
-        del self._members[beat.name]
+        self._members.forget(beat.name)
         self._staff.went(beat, now_s)
 
     def _scale(self, workers: int, now_s: float, reason: str) -> None:
@@ -326,8 +335,8 @@ class Controller:
             self._serving = workers
 
     def _autoscale(self, now_s: float) -> None:
-        beats = [member.beat for member in self._serving_members() if now_s - member.heard_s < self._lease_s]
-        load = Load.of(beats)
+        owners = self._assignment.owners
+        load = Load.of([member.beat for member in self._members.heard_lately(now_s) if member.beat.owner in owners])
         if load is None:
             return
         decision = self._autoscaler.decide(load, self._serving, now_s)
@@ -339,7 +348,7 @@ class Controller:
 
     def _compare_with_store(self, now_s: float) -> None:
         """Another runtime may have taken our groups: the store knows, and nobody else would say so."""
-        if not self._has_rival and not any(member.beat.fenced for member in self._members.values()):
+        if not self._has_rival and not any(member.beat.fenced for member in self._members.by_name.values()):
             return
         try:
             if self._assignment.is_stale():
@@ -351,22 +360,21 @@ class Controller:
                 self._leases.heard(owner, now_s)
 
     def _read_store(self, now_s: float) -> None:
-        heard_s = {member.beat.owner: member.heard_s for member in self._members.values()}
+        heard_s = {member.beat.owner: member.heard_s for member in self._members.by_name.values()}
         for owner, n_groups in self._assignment.read(heard_s.keys()).items():
             text = f"{n_groups} key groups by {owner}, of another runtime on the same store: one of the two must stop"
             self._note(now_s, "taken", text, logging.ERROR)
         self._leases.read(heard_s, now_s)
 
     def _serving_members(self) -> list[Member]:
-        owners = self._assignment.owners
-        return [member for member in self._members.values() if member.beat.owner in owners]
+        return self._members.among(self._assignment.owners)
 
     def _note(self, now_s: float, kind: str, text: str, level: int = logging.INFO) -> None:
         log.log(level, "%s: %s", kind, text)
         self._events.append(Event(now_s, kind, text))
 
     def _count_roles(self, now_s: float) -> None:
-        alive = [member for member in self._members.values() if now_s - member.heard_s < self._lease_s]
+        alive = self._members.heard_lately(now_s)
         serving = {member.beat.name for member in self._serving_members()}
         self.metrics.workers.labels("serving").set(sum(member.beat.name in serving for member in alive))
         self.metrics.workers.labels("standby").set(sum(member.beat.name not in serving for member in alive))
