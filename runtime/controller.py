@@ -28,7 +28,7 @@ from runtime.orders import OrderBook, Orders
 from runtime.placement import Beat, ClusterPolicy, Facts, Member, plan, targets, worker_of
 from runtime.staff import Staff
 from runtime.store.base import Store, StoreError, StoreFenced, StoreLocked
-from runtime.workers_wanted import forget_wanted, note_wanted, read_wanted
+from runtime.workers_wanted import WorkersWanted
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,6 @@ class Controller:
         expected: Collection[str] = (),
     ) -> None:
         """`expected` names workers that may be running already, asked for by an earlier controller."""
-        self._store = store
         self._hands = hands
         self._policy = policy
         self._lease_s = lease_s
@@ -83,7 +82,7 @@ class Controller:
         self._assignment = Assignment(store)
         self._leases = GrantedLeases(store, lease_s, now_s)
         self._has_rival = False
-        self._serving = read_wanted(store, policy.workers)
+        self._wanted = WorkersWanted(store, policy.workers)
         self._autoscaler = Autoscaler(policy)
         self._acted_s = now_s
         self._book = OrderBook()
@@ -160,7 +159,7 @@ class Controller:
     def end(self) -> None:
         """The runtime ends in good order: how many workers were asked for was for as long as it is up."""
         with self._lock:
-            forget_wanted(self._store, self._policy.workers)
+            self._wanted.forget()
 
     def drain(self, name: str, now_s: float) -> list[str]:
         """Empty and end a worker, or all workers of a node (its id, or its address); return their names."""
@@ -190,7 +189,7 @@ class Controller:
             serving = {member.beat.name for member in self._serving_members()}
             return {
                 "lease_s": self._lease_s,
-                "workers_wanted": self._serving,
+                "workers_wanted": self._wanted.number,
                 "standbys_wanted": self._policy.standbys,
                 "table_version": self._book.table.version,
                 "moving_groups": len(self._asked),
@@ -244,7 +243,7 @@ class Controller:
             members=self._members.by_name,
             ownership=self._assignment.groups,
             over=over,
-            serving=self._serving,
+            serving=self._wanted.number,
             alive={owner for owner in heard - self._staff.ending if not self._leases.is_dead(owner)},
             leaving=self._staff.leaving,
             loads=self._loads.rates,
@@ -328,18 +327,18 @@ class Controller:
         self._staff.went(beat, now_s)
 
     def _scale(self, workers: int, now_s: float, reason: str) -> None:
-        if workers != self._serving:
-            note_wanted(self._store, workers, self._policy.workers)
-            self._note(now_s, "scaled", f"{self._serving} -> {workers} workers: {reason}")
-            self.metrics.scalings.labels("up" if workers > self._serving else "down").inc()
-            self._serving = workers
+        before = self._wanted.number
+        if workers != before:
+            self._wanted.ask_for(workers)
+            self._note(now_s, "scaled", f"{before} -> {workers} workers: {reason}")
+            self.metrics.scalings.labels("up" if workers > before else "down").inc()
 
     def _autoscale(self, now_s: float) -> None:
         owners = self._assignment.owners
         load = Load.of([member.beat for member in self._members.heard_lately(now_s) if member.beat.owner in owners])
         if load is None:
             return
-        decision = self._autoscaler.decide(load, self._serving, now_s)
+        decision = self._autoscaler.decide(load, self._wanted.number, now_s)
         if decision is not None:
             try:
                 self._scale(decision.workers, now_s, decision.reason)
@@ -378,7 +377,7 @@ class Controller:
         serving = {member.beat.name for member in self._serving_members()}
         self.metrics.workers.labels("serving").set(sum(member.beat.name in serving for member in alive))
         self.metrics.workers.labels("standby").set(sum(member.beat.name not in serving for member in alive))
-        self.metrics.wanted.set(self._serving)
+        self.metrics.wanted.set(self._wanted.number)
         self.metrics.workers.labels("silent").set(len(self._members) - len(alive))
 
 

@@ -16,29 +16,37 @@ SETTING = "workers_setting"
 log = logging.getLogger(__name__)
 
 
-def read_wanted(store: Store, setting: int) -> int:
-    """Raises StoreError while the store cannot be read."""
-    notes = store.notes()
-    number, noted = int(notes.get(NUMBER, setting)), int(notes.get(SETTING, setting))
-    if noted != setting:
-        text = "cluster.workers is %d now, it was %d: the %d that were asked for count no more"
-        log.info(text, setting, noted, number)
-        forget_wanted(store, setting)
-        return setting
-    if number != setting:
-        log.info("%d workers are to serve, as was asked for since cluster.workers is %d", number, setting)
-    return number
+class WorkersWanted:
+    def __init__(self, store: Store, setting: int) -> None:
+        """`setting`: `cluster.workers` of now. Raises StoreError while the store cannot be read."""
+        self._store = store
+        self._setting = setting
+        self.number = self._read()
 
+    def ask_for(self, number: int) -> None:
+        """Raises StoreError; then the number stays what it was."""
+        self._note(number)
+        self.number = number
 
-def note_wanted(store: Store, number: int, setting: int) -> None:
-    """Raises StoreError."""
-    store.note(SETTING, str(setting))
-    store.note(NUMBER, str(number))
+    def forget(self) -> None:
+        """The setting counts for whoever reads this next."""
+        try:
+            self._note(self._setting)
+        except StoreError as error:
+            log.warning("cannot note how many workers are to serve: %s", error)
 
+    def _read(self) -> int:
+        setting, notes = self._setting, self._store.notes()
+        number, noted = int(notes.get(NUMBER, setting)), int(notes.get(SETTING, setting))
+        if noted != setting:
+            text = "cluster.workers is %d now, it was %d: the %d that were asked for count no more"
+            log.info(text, setting, noted, number)
+            self.forget()
+            return setting
+        if number != setting:
+            log.info("%d workers are to serve, as was asked for since cluster.workers is %d", number, setting)
+        return number
 
-def forget_wanted(store: Store, setting: int) -> None:
-    """The setting counts from now on."""
-    try:
-        note_wanted(store, setting, setting)
-    except StoreError as error:
-        log.warning("cannot note how many workers are to serve: %s", error)
+    def _note(self, number: int) -> None:
+        self._store.note(SETTING, str(self._setting))
+        self._store.note(NUMBER, str(number))
