@@ -8,42 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Float32Array = npt.NDArray[np.float32]
-
-# Why a message or a segment was not taken. The first group is final: sending it again gives the same answer.
-FinalCode = Literal[
-    "malformed",  # not a message of this protocol
-    "version",  # a protocol version this worker does not speak
-    "unauthorised",
-    "bad_id",
-    "unknown_modality",
-    "bad_segment",  # width, length, dtype or value of the frames
-    "far_future",
-    "late",  # at or before the watermark, and the policy drops
-    "step_failed",  # the model gave no finite result for this segment
-    "not_found",
-    "too_large",
-]
-RetryCode = Literal[
-    "hello_first",  # this worker does not know the connection (it is new, or was restarted)
-    "not_open",  # the stream is not open on this worker: OPEN it, then send again from the durable mark
-    "slow_down",  # a limit is reached: send again from this sequence after retry_after_ms
-    "not_owner",  # the session's key group is served elsewhere
-    "unavailable",  # the store does not answer
-]
-NoticeCode = Literal[
-    "late_fused",  # it was late, and the policy fused it at the watermark
-    "session_reset",  # the session does not continue what the client knew; the text says why
-    "stream_taken",  # another publisher opened this stream; this one no longer owns it
-]
-Code = FinalCode | RetryCode | NoticeCode
-RETRY_CODES: frozenset[str] = frozenset({"hello_first", "not_open", "slow_down", "not_owner", "unavailable"})
-NOTICE_CODES: frozenset[str] = frozenset({"late_fused", "session_reset", "stream_taken"})
 
 
 # ---- client to worker -------------------------------------------------------------------------------------
@@ -263,6 +233,7 @@ class Nack:
 
     tag: ClassVar[str] = "nack"
     code: str
+    """one of `runtime.nack_codes`, or one that a newer worker knows: that is final"""
     text: str
     session: str = ""
     stream: str = ""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from runtime import messages
+from runtime.nack_codes import FinalCode
 
 Frame = bytes | memoryview
 
@@ -22,11 +22,11 @@ MAX_EVENT_TIME_S = 1e15
 class DecodeError(ValueError):
     """A peer sent something that is not a message; `code` is the Nack code that tells it so."""
 
-    def __init__(self, code: messages.FinalCode, text: str) -> None:
+    def __init__(self, code: FinalCode, text: str) -> None:
         super().__init__(text)
-        self.code: messages.FinalCode = code
+        self.code: FinalCode = code
 
-    def __reduce__(self) -> tuple[type[DecodeError], tuple[messages.FinalCode, str]]:
+    def __reduce__(self) -> tuple[type[DecodeError], tuple[FinalCode, str]]:
         """It may be raised in another process."""
         return type(self), (self.code, str(self))
 

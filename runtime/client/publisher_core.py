@@ -18,10 +18,8 @@ from runtime.client.send_queue import SendQueue, StreamName
 from runtime.client.stream_buffer import Entry, Receipt, StreamBuffer
 from runtime.keys import check_id
 from runtime.messages import Float32Array
+from runtime.nack_codes import NOTICE_CODES, OPENING_CODES, RETRY_CODES
 from runtime.wire import MAX_EVENT_TIME_S, MAX_MESSAGE_BYTES, MAX_SEQUENCE
-
-STREAM_CODES = frozenset({"bad_id", "malformed", "too_large", "unknown_modality"})
-"""why a stream cannot be opened; other final codes are about one segment"""
 
 
 def _check_readable(frames: Float32Array, event_time_s: float, sequence: int | None) -> None:
@@ -309,16 +307,16 @@ class PublisherCore:
             return
         if nack.code == "not_open":
             self.stats.resent += buffer.reconnect()
-        elif nack.code in m.RETRY_CODES:
+        elif nack.code in RETRY_CODES:
             self.stats.resent += buffer.send_again_from(nack.sequence)
             self._queue.pause(name, now_s + max(nack.retry_after_ms, 1) / 1000)
             if nack.code == "not_owner":
                 self._unserved.add(name)
                 if not self._is_routed:
                     self._link.lose()
-        elif nack.code == "stream_taken" or (buffer.is_opening and nack.code in STREAM_CODES):
+        elif nack.code == "stream_taken" or (buffer.is_opening and nack.code in OPENING_CODES):
             self._tell(nack, self._stream_refused(buffer, nack))
-        elif nack.code in m.NOTICE_CODES:
+        elif nack.code in NOTICE_CODES:
             self._tell(nack, 0)
         elif self._segment_refused(buffer, nack):
             self._tell(nack, 1)

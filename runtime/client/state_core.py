@@ -15,6 +15,7 @@ from runtime import messages as m
 from runtime.client.errors import ClientError, Refused
 from runtime.client.link import Identity, Link
 from runtime.keys import check_id
+from runtime.nack_codes import RETRY_CODES
 from runtime.state_maps import StateMaps
 from runtime.wire import decode, encode
 
@@ -240,7 +241,7 @@ class StateCore:
         pending = self._pending.get(nack.request)
         if pending is None:
             return
-        if nack.code in m.RETRY_CODES:
+        if nack.code in RETRY_CODES:
             pending.retry_at_s = now_s + max(nack.retry_after_ms, 10) / 1000
             if nack.code == "not_owner" and not self._is_routed:
                 self._link.lose()

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from runtime import messages as m
 from runtime.dispatch.ownership import OwnedGroups
 from runtime.engine.engine import Engine
 from runtime.engine.session import Session
 from runtime.keys import key_group
+from runtime.nack_codes import RetryCode
 
 
 class Handover:
-    def __init__(self, engine: Engine, owned: OwnedGroups, forget: Callable[[Session, m.RetryCode, str], None]) -> None:
+    def __init__(self, engine: Engine, owned: OwnedGroups, forget: Callable[[Session, RetryCode, str], None]) -> None:
         """`forget` a resident session and tell those who publish to it why."""
         self._engine = engine
         self._owned = owned

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from runtime import messages as m
 from runtime.dispatch.ownership import OwnedGroups
 from runtime.dispatch.store_jobs import StoreJob, StoreQueue
 from runtime.engine import checkpoint
@@ -15,6 +14,7 @@ from runtime.engine.engine import Engine
 from runtime.engine.quota import Refusal
 from runtime.engine.session import Session
 from runtime.keys import SessionKey, key_group
+from runtime.nack_codes import Code
 from runtime.records import RecordError, SessionRecord
 from runtime.store.base import Store, StoreError
 
@@ -26,7 +26,7 @@ NOT_OWNER_MS = 50
 
 
 class Refuse(Protocol):
-    def __call__(self, code: m.Code, text: str, retry_after_ms: int = 0) -> None: ...
+    def __call__(self, code: Code, text: str, retry_after_ms: int = 0) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class SessionLoader:
         for visit in self._take(key):
             visit.run(session)
 
-    def _refuse_all(self, key: SessionKey, code: m.Code, text: str, retry_after_ms: int) -> None:
+    def _refuse_all(self, key: SessionKey, code: Code, text: str, retry_after_ms: int) -> None:
         for visit in self._take(key):
             visit.refuse(code, text, retry_after_ms)
 

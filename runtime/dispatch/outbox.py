@@ -9,6 +9,7 @@ from collections import Counter
 
 from runtime import messages as m
 from runtime.dispatch.peers import Peer
+from runtime.nack_codes import Code
 
 ROWS_OF_MESSAGE = 512
 """updates in one message, at most"""
@@ -29,11 +30,11 @@ class Outbox:
         else:
             self._rows.setdefault(identity, []).append(update)
 
-    def refuse(self, identity: bytes, code: m.Code, text: str, retry_after_ms: int = 0) -> None:
+    def refuse(self, identity: bytes, code: Code, text: str, retry_after_ms: int = 0) -> None:
         """Answer a message that is about no stream and no request."""
         self._nack(identity, m.Nack(code, text, retry_after_ms=retry_after_ms))
 
-    def refuse_request(self, peer: Peer, request: int, code: m.Code, text: str, retry_after_ms: int = 0) -> None:
+    def refuse_request(self, peer: Peer, request: int, code: Code, text: str, retry_after_ms: int = 0) -> None:
         self._nack(peer.identity, m.Nack(code, text, request=request, retry_after_ms=retry_after_ms))
 
     def refuse_segment(

@@ -15,6 +15,7 @@ from runtime.engine.engine import Engine
 from runtime.engine.outcomes import ACCEPTED, DUPLICATE
 from runtime.engine.session import Session, StreamState
 from runtime.keys import InvalidId, SessionKey, check_id, key_group
+from runtime.nack_codes import Code, RetryCode
 from runtime.named_tuples import tuple_of
 from runtime.wire import MAX_SEQUENCE
 
@@ -139,7 +140,7 @@ class Publishing:
 
     # ---- leave ----
 
-    def forget(self, session: Session, code: m.RetryCode, text: str) -> None:
+    def forget(self, session: Session, code: RetryCode, text: str) -> None:
         """The session leaves this worker, with all that was not called durable: its publishers send that again."""
         for name, stream in session.streams.items():
             peer = self._peers.owner(stream.owner)
@@ -222,5 +223,5 @@ class Publishing:
             if verdict is not ACCEPTED and verdict is not DUPLICATE:
                 self._outbox.refuse_segment(peer, session_id, name, entries[place].sequence, *verdict)
 
-    def _refuse_group(self, peer: Peer, group: m.StreamSegments, code: m.Code, text: str) -> None:
+    def _refuse_group(self, peer: Peer, group: m.StreamSegments, code: Code, text: str) -> None:
         self._outbox.refuse_segment(peer, group.session, group.stream, group.entries[0].sequence, code, text)

@@ -15,6 +15,7 @@ from runtime.client.link import Identity, Link
 from runtime.client.stream_buffer import stream_segments
 from runtime.gateway.posted import Held, Posted
 from runtime.gateway.relay_stream import RelayStream
+from runtime.nack_codes import NOTICE_CODES, RETRY_CODES, SEGMENT_CODES
 
 MESSAGE_SEGMENTS = 256
 MAX_STREAMS = 10_000
@@ -23,8 +24,6 @@ TAKE_BACK_WITHIN_S = 0.05
 """two gateways that post to one stream take it from each other; chance lets one of them finish"""
 
 StreamName = tuple[str, str]
-SEGMENT_CODES = frozenset({"bad_segment", "far_future", "late", "step_failed"})
-"""final codes that are about one segment; the others are about the stream that was to be opened"""
 
 
 class RelayCore:
@@ -260,9 +259,9 @@ class RelayCore:
                     self._paused[name] = now_s + random.uniform(0.1, 1.0) * TAKE_BACK_WITHIN_S
         elif nack.code == "not_found":
             relay.deleted()
-        elif nack.code in m.NOTICE_CODES:
+        elif nack.code in NOTICE_CODES:
             relay.remark(nack)
-        elif nack.code in m.RETRY_CODES:
+        elif nack.code in RETRY_CODES:
             self._try_later(relay, nack, now_s)
         elif nack.code in SEGMENT_CODES:
             self._on_refused(nack.code, relay.refuse(nack))

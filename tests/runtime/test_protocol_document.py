@@ -21,6 +21,7 @@ from runtime.dispatch import dispatcher, peers, publishing, questions
 from runtime.dispatch.policy import DispatchPolicy
 from runtime.engine import admission
 from runtime.engine.policies import EnginePolicy, OrderPolicy
+from runtime.nack_codes import FinalCode, NoticeCode, RetryCode
 from tests.runtime.worker_harness import RunningWorker
 from tests.wire_client import Connection, Publisher, Rows, read_tensor, segments, tensor
 
@@ -143,7 +144,7 @@ def test_each_message_stands_on_its_side() -> None:
 
 
 def test_every_nack_code_is_documented_with_its_kind() -> None:
-    kinds = {"final": m.FinalCode, "retry": m.RetryCode, "notice": m.NoticeCode}
+    kinds = {"final": FinalCode, "retry": RetryCode, "notice": NoticeCode}
     expected = [(f"`{code}`", kind) for kind, codes in kinds.items() for code in typing.get_args(codes)]
     assert [(row["code"], row["kind"]) for row in tables(section("Nack codes"))["code"]] == expected
 

@@ -26,6 +26,7 @@ from hypothesis.extra import numpy as hnp
 
 from runtime import messages as m
 from runtime import wire
+from runtime.nack_codes import FinalCode
 from runtime.wire import (
     MAX_GROUPS,
     MAX_HEADER_BYTES,
@@ -254,7 +255,7 @@ def is_a_message_or_refused(frames: Sequence[wire.Frame]) -> None:
         assert type(message) in MESSAGES
         assert plain(decode(encode(message))) == plain(message)
         return
-    assert code in typing.get_args(m.FinalCode)
+    assert code in typing.get_args(FinalCode)
     assert len(text) < 400, "it is told in a Nack, whatever came in"
     text.encode()
 

@@ -11,7 +11,6 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from runtime import messages as m
 from runtime.client import PublisherFull, Refused, RequestTimeout
 from runtime.client.errors import ClientClosed
 from runtime.client.locate import NotLocated
@@ -20,6 +19,7 @@ from runtime.gateway.backend import Caller, WorkerBackend
 from runtime.gateway.errors import STATUS, ApiError, described, error_answer
 from runtime.gateway.route_table import FixedRoutes, Routes
 from runtime.keys import InvalidId
+from runtime.nack_codes import Code
 from tests.runtime.gateway.asgi import in_process
 from tests.runtime.gateway.posting import error_of
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 
 
 def test_every_code_of_the_wire_has_a_status() -> None:
-    codes = {code for group in typing.get_args(m.Code) for code in typing.get_args(group)}
+    codes = {code for group in typing.get_args(Code) for code in typing.get_args(group)}
     assert codes <= STATUS.keys()
     assert set(STATUS) - codes == {"sequence_gap", "method_not_allowed", "timeout", "internal"}
 
