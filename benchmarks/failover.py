@@ -36,7 +36,7 @@ import numpy as np
 
 from benchmarks.harness.machine import conclude, kept_today
 from runtime.client import Publisher, PublisherEvent
-from runtime.client.stream_buffer import Receipt
+from runtime.client.published import Receipt
 from runtime.keys import SessionKey, key_group
 from tests.cluster.running import wait_until
 from tests.cluster.running_cluster import RunningCluster

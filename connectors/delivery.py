@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import Field
 
 from connectors.base import Options, Position
-from runtime.client.stream_buffer import Receipt
+from runtime.client.published import Receipt
 
 
 class SnapshotOptions(Options):

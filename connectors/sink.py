@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from connectors.windowing import Values
-from runtime.client.stream_buffer import Receipt
+from runtime.client.published import Receipt
 
 
 class Sink(Protocol):

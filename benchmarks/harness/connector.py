@@ -21,7 +21,7 @@ from connectors.routes import RouteOptions
 from connectors.runner import Runner
 from connectors.snapshots import SnapshotFile
 from connectors.windowing import Values
-from runtime.client.stream_buffer import Receipt
+from runtime.client.published import Receipt
 
 
 class Taking:

@@ -9,8 +9,8 @@ with Publisher("http://127.0.0.1:8000") as publisher:
 
 from runtime.client.async_clients import AsyncPublisher, AsyncStateClient
 from runtime.client.errors import ClientClosed, ClientError, PublisherFull, Refused, RequestTimeout, StreamRefused
+from runtime.client.published import Receipt
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
-from runtime.client.stream_buffer import Receipt
 from runtime.client.sync_clients import Publisher, StateClient
 
 __all__ = [

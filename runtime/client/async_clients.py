@@ -16,11 +16,11 @@ from runtime.client.async_driver import AsyncDriver
 from runtime.client.errors import ClientClosed
 from runtime.client.given import as_frames, as_sequence, as_time_s
 from runtime.client.locate import Locate, locator
+from runtime.client.published import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_fleet import PublisherFleet
 from runtime.client.state_core import Subscription
 from runtime.client.state_fleet import StateFleet
-from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.sync_clients import new_identity
 
 T = TypeVar("T")

@@ -13,24 +13,13 @@ from typing import Literal
 from runtime import messages as m
 from runtime.client.errors import Refused, StreamRefused
 from runtime.client.link import Identity, Link
+from runtime.client.published import Entry, Receipt, check_readable
 from runtime.client.publisher_account import Account, PublisherEvent, PublisherPolicy
 from runtime.client.send_queue import SendQueue, StreamName
-from runtime.client.stream_buffer import Entry, Receipt, StreamBuffer
+from runtime.client.stream_buffer import StreamBuffer
 from runtime.keys import check_id
 from runtime.messages import Float32Array
 from runtime.nack_codes import NOTICE_CODES, OPENING_CODES, RETRY_CODES
-from runtime.wire import MAX_EVENT_TIME_S, MAX_MESSAGE_BYTES, MAX_SEQUENCE
-
-
-def _check_readable(frames: Float32Array, event_time_s: float, sequence: int | None) -> None:
-    if not -MAX_EVENT_TIME_S < event_time_s < MAX_EVENT_TIME_S:
-        raise ValueError(f"event time {event_time_s} is not a finite number of seconds below {MAX_EVENT_TIME_S:g}")
-    if len(frames) and not frames.shape[1]:
-        raise ValueError("frames have width 0")
-    if frames.nbytes > MAX_MESSAGE_BYTES:
-        raise ValueError(f"segment has {frames.nbytes} bytes, more than {MAX_MESSAGE_BYTES}")
-    if sequence is not None and sequence > MAX_SEQUENCE:
-        raise ValueError(f"sequence {sequence} is more than 2**62")
 
 
 class PublisherCore:
@@ -82,7 +71,7 @@ class PublisherCore:
         worker could read: it would refuse the whole message, and account for none of its segments. Then nothing has
         changed, and no stream has begun.
         """
-        _check_readable(frames, event_time_s, sequence)
+        check_readable(frames, event_time_s, sequence)
         name = (session, stream)
         buffer = self._streams.get(name)
         if buffer is None:

@@ -10,9 +10,9 @@ from runtime import messages as m
 from runtime.client.errors import PublisherFull
 from runtime.client.fleet import StreamFleet
 from runtime.client.link import Identity
+from runtime.client.published import Receipt
 from runtime.client.publisher_account import Account, PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_core import PublisherCore
-from runtime.client.stream_buffer import Receipt
 from runtime.messages import Float32Array
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 
 from runtime import messages as m
-from runtime.client.stream_buffer import Entry, StreamBuffer, stream_segments
+from runtime.client.published import Entry, stream_segments
+from runtime.client.stream_buffer import StreamBuffer
 
 MESSAGE_SEGMENTS = 256
 MESSAGE_BYTES = 1 << 20

@@ -7,79 +7,14 @@ oldest ........ taken_upto ........ sent_upto ........ next_sequence - 1
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from itertools import groupby
 from typing import Literal
 
-import numpy as np
-
 from runtime import messages as m
-from runtime.messages import Float32Array
+from runtime.client.published import NO_FRAMES, Entry, left_out
 
-ENTRY_OVERHEAD_BYTES = 400
 MAX_BURST = 1 << 20
 MAX_LEFT_OUT = 10_000
 """sequence numbers that a user may leave out in one go"""
-NO_FRAMES: Float32Array = np.empty((0, 0), dtype=np.float32)
-
-
-class Receipt:
-    """What has become of one published segment."""
-
-    __slots__ = ("code", "is_dropped", "is_durable", "is_fused", "sequence", "text", "version")
-
-    def __init__(self) -> None:
-        self.sequence = 0
-        """0 until the stream is open and the segment numbered"""
-        self.is_fused = False
-        self.is_durable = False
-        """it need not be published again: it is in the stored state, or was refused before this publisher began"""
-        self.is_dropped = False
-        """given up by this publisher, because its buffer was full"""
-        self.code = ""
-        """why it was refused, "" if it was not"""
-        self.text = ""
-        self.version = 0
-        """live version that holds it, once fused"""
-
-    @property
-    def is_refused(self) -> bool:
-        return bool(self.code)
-
-    @property
-    def is_final(self) -> bool:
-        return self.is_durable or self.is_dropped or self.is_refused
-
-
-class Entry:
-    __slots__ = ("counted", "event_time_s", "frames", "n_bytes", "place", "published_s", "receipt")
-
-    def __init__(self, event_time_s: float, frames: Float32Array, published_s: float, place: int) -> None:
-        """`place` is its number among all that its publisher published: many may be published at one moment."""
-        self.event_time_s = event_time_s
-        self.frames = frames
-        self.published_s = published_s
-        self.place = place
-        self.n_bytes = frames.nbytes + ENTRY_OVERHEAD_BYTES
-        self.receipt = Receipt()
-        self.counted = False
-        """in the publisher's count of fused segments"""
-
-    def on_wire(self) -> m.SegmentEntry:
-        """A refused segment is sent again without frames, if at all: its number is refused again, and so accounted."""
-        return m.SegmentEntry(self.receipt.sequence, self.event_time_s, self.frames)
-
-
-def stream_segments(
-    session: str, stream: str, oldest: int, entries: Iterable[m.SegmentEntry]
-) -> list[m.StreamSegments]:
-    """Groups for the wire: one tensor holds frames of one width, and refused segments may have any, or none."""
-    runs = groupby(entries, key=_width)
-    return [m.StreamSegments(session, stream, oldest, tuple(run)) for _, run in runs]
-
-
-def _width(entry: m.SegmentEntry) -> int:
-    return int(entry.frames.shape[1])
 
 
 class StreamBuffer:
@@ -171,11 +106,11 @@ class StreamBuffer:
         if not self._numbered_by_user and (self._next is not None or self._unnumbered):
             raise ValueError(f"stream {self.stream!r} is numbered by the client: give no sequence number")
         expected = max(sequence, 1) if self._next is None else self._next
-        left_out = sequence - expected
-        if not 0 <= left_out <= MAX_LEFT_OUT:
+        missing = sequence - expected
+        if not 0 <= missing <= MAX_LEFT_OUT:
             raise ValueError(f"sequence {sequence} of stream {self.stream!r}: the next one is {expected}")
         self._next = expected
-        return [_nothing(entry) for _ in range(left_out)]
+        return [left_out(entry) for _ in range(missing)]
 
     def _number(self, entry: Entry) -> None:
         assert self._next is not None
@@ -320,10 +255,3 @@ class StreamBuffer:
         """Entries with above < sequence <= upto, in order."""
         first, end = max(above + 1, self.oldest), min(upto + 1, self._next or 1)
         return [self._entries[sequence] for sequence in range(first, end)]
-
-
-def _nothing(like: Entry) -> Entry:
-    """A number without a segment: refused from the start."""
-    entry = Entry(like.event_time_s, NO_FRAMES, like.published_s, like.place)
-    entry.receipt.code, entry.receipt.text = "left_out", "the publisher left this number out"
-    return entry

@@ -16,11 +16,11 @@ from runtime.client.asking import Asking, ask_history, ask_sessions, ask_state, 
 from runtime.client.given import as_frames, as_sequence, as_time_s
 from runtime.client.link import Identity
 from runtime.client.locate import Locate, locator
+from runtime.client.published import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_fleet import PublisherFleet
 from runtime.client.state_core import Subscription
 from runtime.client.state_fleet import StateFleet
-from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.thread_driver import ThreadDriver
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES
+from runtime.client.published import ENTRY_OVERHEAD_BYTES
 from runtime.messages import Float32Array
 
 

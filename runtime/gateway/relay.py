@@ -10,7 +10,7 @@ from runtime.client.async_driver import AsyncDriver
 from runtime.client.errors import PublisherFull, Refused
 from runtime.client.link import Identity
 from runtime.client.locate import Locate
-from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES
+from runtime.client.published import ENTRY_OVERHEAD_BYTES
 from runtime.gateway.posted import Posted
 from runtime.gateway.relay_fleet import RelayFleet
 from runtime.messages import Float32Array

@@ -12,7 +12,7 @@ from math import inf
 
 from runtime import messages as m
 from runtime.client.link import Identity, Link
-from runtime.client.stream_buffer import stream_segments
+from runtime.client.published import stream_segments
 from runtime.gateway.posted import Held, Posted
 from runtime.gateway.relay_stream import RelayStream
 from runtime.nack_codes import NOTICE_CODES, RETRY_CODES, SEGMENT_CODES

@@ -14,7 +14,7 @@ from math import inf
 from typing import Literal
 
 from runtime import messages as m
-from runtime.client.stream_buffer import NO_FRAMES
+from runtime.client.published import NO_FRAMES
 from runtime.gateway.posted import Held, Posted
 
 REFUSALS_KEPT = 1024

@@ -12,7 +12,7 @@ import numpy as np
 
 from connectors.windowing import Values
 from runtime.client import Refused
-from runtime.client.stream_buffer import Receipt
+from runtime.client.published import Receipt
 
 Name = tuple[str, str]
 

@@ -12,7 +12,7 @@ import pytest
 from connectors.base import Sample
 from connectors.runner import STOP_WITHIN_S
 from connectors.testing import CRASH, END, PAUSE, ScriptedSource
-from runtime.client.stream_buffer import Receipt
+from runtime.client.published import Receipt
 from tests.connectors.fake_runtime import FakeSink
 from tests.connectors.test_runner import ROUTE, Bench, rows
 from tests.connectors.virtual_loop import run_virtually

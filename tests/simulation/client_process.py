@@ -9,10 +9,10 @@ from typing import Protocol
 
 from runtime import messages as m
 from runtime.client.link import Core, Identity
+from runtime.client.published import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
 from runtime.client.publisher_core import PublisherCore
 from runtime.client.state_core import Pending, StateCore, Subscription
-from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.wire import decode, encode
 from tests.simulation.network import Connection, Frames, Network
 from tests.simulation.scenario import Planned

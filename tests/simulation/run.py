@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from runtime import messages as m
-from runtime.client.stream_buffer import Receipt
+from runtime.client.published import Receipt
 from runtime.engine.order import FusionKey
 from runtime.keys import SessionKey
 from runtime.store.base import StoreUnavailable

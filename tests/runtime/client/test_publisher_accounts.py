@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from runtime import messages as m
 from runtime.client.errors import StreamRefused
 from runtime.client.link import Identity
+from runtime.client.published import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_core import PublisherCore
-from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.wire import encode
 
 FRAMES = [np.ones((rows, 3), np.float32) for rows in (1, 2, 4)]

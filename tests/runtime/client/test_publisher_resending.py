@@ -7,9 +7,9 @@ import pytest
 
 from runtime import messages as m
 from runtime.client.link import Identity
+from runtime.client.published import Receipt
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
 from runtime.client.publisher_core import PublisherCore
-from runtime.client.stream_buffer import Receipt
 from runtime.wire import decode, encode
 
 FRAMES = np.ones((2, 3), np.float32)

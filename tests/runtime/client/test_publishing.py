@@ -8,9 +8,9 @@ import pytest
 from runtime import messages as m
 from runtime.client.errors import StreamRefused
 from runtime.client.link import Identity
+from runtime.client.published import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
 from runtime.client.publisher_core import PublisherCore
-from runtime.client.stream_buffer import ENTRY_OVERHEAD_BYTES, Receipt
 
 FRAMES = np.ones((4, 3), np.float32)
 ENTRY_BYTES = FRAMES.nbytes + ENTRY_OVERHEAD_BYTES

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from runtime import messages as m
-from runtime.client.stream_buffer import NO_FRAMES, stream_segments
+from runtime.client.published import NO_FRAMES, stream_segments
 from runtime.wire import decode, encode
 
 
