@@ -1,4 +1,5 @@
-"""All metrics of the runtime: nothing else makes one.
+"""All metrics of workers and of the controller; a gateway's are in `gateway/metrics.py`, those of `grf connect` in
+`connectors/metrics.py`. Nothing else makes one.
 
 Labels are few and bounded: modality, reason, outcome; never a session, stream or tenant. The worker's loop adds up
 locally (`Tally`) and flushes on a timer, so a scrape never waits for the loop nor the loop for a scrape.

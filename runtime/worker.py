@@ -200,14 +200,15 @@ class Worker:
         owned = self._dispatcher.owned
         if owned.released != self._told_released and not owned.frozen:  # all at once: each beat costs its round trip
             self._beat_now.set()
-        if now_s < self._flush_at_s:
-            return
-        self._flush_at_s = now_s + FLUSH_METRICS_S
-        self._store_watch.look(self._dispatcher.store.health)
+        if now_s >= self._flush_at_s:
+            self._flush_at_s = now_s + FLUSH_METRICS_S
+            self._store_watch.look(self._dispatcher.store.health)
+            self._lag_s = self._dispatcher.take_waited_s()
+            self._flush_metrics(now_s)
+
+    def _flush_metrics(self, now_s: float) -> None:
         dispatcher, engine, metrics = self._dispatcher, self._dispatcher.engine, self._metrics
-        tally = engine.take_tally()
-        self._lag_s = dispatcher.take_waited_s()
-        metrics.flush(tally, self._model.take_seconds(), dispatcher.outbox.take_refusals())
+        metrics.flush(engine.take_tally(), self._model.take_seconds(), dispatcher.outbox.take_refusals())
         metrics.sessions.set(len(engine.sessions))
         metrics.ready.set(engine.ready_sessions)
         metrics.pending_bytes.set(engine.quotas.pending_bytes)
