@@ -88,12 +88,12 @@ class _Shape:
 
     def fill(self, host: Float32Array, table_6B: IntArray, elapsed_s_B: Float32Array) -> None:
         """Put all of a batch but its values in the host's side of the buffer."""
-        table_6R, many = host[: self._table_floats].view(np.int64).reshape(len(NOBODY), self.rows), table_6B.shape[1]
-        table_6R[:, :many] = table_6B
-        table_6R[:, many:] = np.array(NOBODY)[:, None]
+        table_6R, used = host[: self._table_floats].view(np.int64).reshape(len(NOBODY), self.rows), table_6B.shape[1]
+        table_6R[:, :used] = table_6B
+        table_6R[:, used:] = np.array(NOBODY)[:, None]
         elapsed_s_R = host[self._table_floats : self.head_floats]
-        elapsed_s_R[:many] = elapsed_s_B
-        elapsed_s_R[many:] = 0.0
+        elapsed_s_R[:used] = elapsed_s_B
+        elapsed_s_R[used:] = 0.0
 
     def run(self, step: Step) -> None:
         if self._graph is None:
@@ -176,7 +176,7 @@ class GraphedStepModel:
         contexts: Tensor,
         next_contexts: Tensor,
     ) -> Float32Array:
-        """[B, O + 2]: outputs, gate, and a last column that is finite where the whole context is."""
+        """[B, O + 2]: outputs, gate, and a last column that is 0 where all of the context is finite, else no number."""
         self._check(table_6B, frames, elapsed_s_B, contexts)
         table_6B[READ][table_6B[FRESH] == 1] = 0
         shape = self._shape_for(len(frames), int(table_6B[LENGTH].max()))
@@ -198,17 +198,17 @@ class GraphedStepModel:
         contexts: Tensor,
         next_contexts: Tensor,
     ) -> Float32Array:
-        many = len(frames)
+        used = len(frames)  # rows of the shape
         sizes_B = table_6B[LENGTH] * self._widths[table_6B[RANK]]
         table_6B[START] = sizes_B.cumsum() - sizes_B
         host, floats = self._host.numpy(), shape.head_floats + int(sizes_B.sum())
         shape.fill(host, table_6B, elapsed_s_B)
         np.concatenate(frames, axis=None, out=host[shape.head_floats : floats], casting="no")
         self._sent[:floats].copy_(self._host[:floats], non_blocking=True)
-        torch.index_select(contexts, 0, shape.table[READ, :many], out=shape.contexts_RKD[:many])
+        torch.index_select(contexts, 0, shape.table[READ, :used], out=shape.contexts_RKD[:used])
         shape.run(self._step)
-        next_contexts.index_copy_(0, shape.table[WRITTEN, :many], shape.next_RKD[:many])
-        answers = self._answers[:many].copy_(shape.answers_R[:many], non_blocking=True)
+        next_contexts.index_copy_(0, shape.table[WRITTEN, :used], shape.next_RKD[:used])
+        answers = self._answers[:used].copy_(shape.answers_R[:used], non_blocking=True)
         if self._device.type == "cuda":
             torch.cuda.current_stream().synchronize()
         return answers.numpy()
@@ -257,8 +257,8 @@ class GraphedStepModel:
         fused_RKD, gate_R = block.fuse(prepared, block.faded(shape.contexts_RKD, shape.elapsed_s_R))
         next_RKD = torch.where(fresh_R[:, None, None], started_RKD, fused_RKD)
         gate_R1 = gate_R.masked_fill(fresh_R, 1.0)[:, None]
-        nothing_R1 = (0.0 * next_RKD).sum(dim=(1, 2))[:, None]
-        return next_RKD, torch.cat([block.answers(next_RKD), gate_R1, nothing_R1], dim=1)
+        zero_if_finite_R1 = (0.0 * next_RKD).sum(dim=(1, 2))[:, None]
+        return next_RKD, torch.cat([block.answers(next_RKD), gate_R1, zero_if_finite_R1], dim=1)
 
     def _embed(self, shape: _Shape) -> Tensor:
         """[N, D]: normalised, projected, with positions."""
