@@ -146,8 +146,8 @@ class SqliteStore:
     def records(self) -> Iterator[SessionRecord]:
         """As the contract says; the snapshot is taken at the first `next`.
 
-        It has a connection of its own, so any thread may iterate while this object saves. Until it is closed or at
-        its end the -wal file grows with every save.
+        It has a connection of its own, so any thread may iterate while this object saves. Until the iteration is at its
+        end or closed, the -wal file grows with every save.
         """
         self._refuse_closed()
         return self._records()
@@ -179,7 +179,7 @@ class SqliteStore:
     def _connect(self, *, create: bool) -> sqlite3.Connection:
         self._connection = open_file(self.path, self.busy_timeout_s, create=create)
         self._epochs = CurrentEpochs(self._connection)
-        self._standing = _standing(self.path)
+        self._files = _files_at(self.path)
         return self._connection
 
     def _disconnect(self) -> None:
@@ -208,7 +208,7 @@ class SqliteStore:
             if isinstance(error, sqlite3.Error):
                 raise translated(error, self.path) from error
             raise
-        if _standing(self.path) != self._standing:
+        if _files_at(self.path) != self._files:
             # What was committed went into a file that nobody will find.
             self._disconnect()
             raise StoreUnavailable(f"store {self.path}: moved, deleted or replaced while in use: put it back")
@@ -237,8 +237,8 @@ def _leases(connection: sqlite3.Connection) -> dict[str, int]:
     return dict(connection.execute("SELECT owner, count FROM leases"))
 
 
-def _standing(path: Path) -> list[tuple[int, int] | None]:
-    """Which files stand at the store's names now."""
+def _files_at(path: Path) -> list[tuple[int, int] | None]:
+    """Which files have the store's names now: device and inode of each, None where there is none."""
     found: list[tuple[int, int] | None] = []
     for name in (path, f"{path}-wal"):
         try:
