@@ -49,7 +49,7 @@ class RuntimeOptions(Options):
         return check_tenant(tenant)
 
 
-class HttpOptions(Options):
+class MonitoringOptions(Options):
     host: str = Field("127.0.0.1", description="Where metrics and health are served.")
     port: int = Field(9464, ge=0, le=65_535, description="GET /metrics, GET /health. 0: any free one.")
 
@@ -89,7 +89,7 @@ SourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-
 class ConnectOptions(Options):
     runtime: RuntimeOptions = Field(RuntimeOptions(), description="Where segments go.")
     state_dir: str = Field(".grf/connect", description="Where snapshots are kept; of one grf connect at a time.")
-    http: HttpOptions = Field(HttpOptions(), description="Metrics and health.")
+    http: MonitoringOptions = Field(MonitoringOptions(), description="Metrics and health.")
     sources: dict[SourceName, SourceEntry] = Field(min_length=1, description="By a name that stays the same.")
 
 

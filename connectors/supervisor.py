@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from connectors.backoff import Backoff
 from connectors.base import Source
-from connectors.config import ConnectOptions, HttpOptions, SourceEntry
+from connectors.config import ConnectOptions, MonitoringOptions, SourceEntry
 from connectors.errors import ConfigError, SourceUnavailable
 from connectors.known_streams import MAX_STREAMS
 from connectors.listening import listening
@@ -155,7 +155,7 @@ class Supervisor:
     # ---- health ----
 
     @asynccontextmanager
-    async def _listening(self, http: HttpOptions) -> AsyncIterator[int]:
+    async def _listening(self, http: MonitoringOptions) -> AsyncIterator[int]:
         async with AsyncExitStack() as stack:
             try:
                 port = await stack.enter_async_context(listening(self._app(), http.host, http.port))
