@@ -63,13 +63,14 @@ class Window:
 
     def __init__(self, options: WindowOptions) -> None:
         self._options = options
-        self._shape: _ByCount | _ByTime = _ByTime(options) if options.seconds is not None else _ByCount(options)
+        self._cutter: _ByCount | _ByTime = _ByTime(options) if options.seconds is not None else _ByCount(options)
         self._resampler = None if options.resample_hz is None else Resampler(options.resample_hz)
         self._last_s: float | None = None
+        """time of the newest frame, before it was resampled"""
 
     @property
     def left_out(self) -> int:
-        return self._shape.left_out
+        return self._cutter.left_out
 
     def add(self, values: Values, times_s: Times) -> list[Windowed]:
         """Segments that these frames, [T, F] at times [T], complete. Raises ValueError if F is not as before."""
@@ -79,7 +80,7 @@ class Window:
             done = self._add(values, times_s)
         else:
             done = []
-            for part in self._without_gaps(times_s):
+            for part in self._between_gaps(times_s):
                 if self._last_s is not None and times_s[part.start] - self._last_s > self._options.gap_s:
                     done += self.end()
                 done += self._add(values[part], times_s[part])
@@ -107,15 +108,15 @@ class Window:
         """Nothing more comes, or not for a while."""
         if self._resampler is not None:
             self._resampler.forget()
-        return self._shape.end()
+        return self._cutter.end()
 
     def snapshot(self) -> list[Any]:
         resampler = None if self._resampler is None else self._resampler.snapshot()
-        return [self._last_s, self._shape.snapshot(), resampler]
+        return [self._last_s, self._cutter.snapshot(), resampler]
 
     def restore(self, state: list[Any]) -> None:
-        self._last_s, shape, resampler = state
-        self._shape.restore(shape)
+        self._last_s, cutter, resampler = state
+        self._cutter.restore(cutter)
         if self._resampler is not None:
             self._resampler.restore(resampler)
 
@@ -124,9 +125,10 @@ class Window:
             values, times_s = self._resampler.add(values, times_s)
             if not len(times_s):
                 return []
-        return self._shape.add(values, times_s)
+        return self._cutter.add(values, times_s)
 
-    def _without_gaps(self, times_s: Times) -> Iterator[slice]:
+    def _between_gaps(self, times_s: Times) -> Iterator[slice]:
+        """Parts of these frames that have no gap inside; before each but the first there is one."""
         cuts = (np.flatnonzero(np.diff(times_s) > self._options.gap_s) + 1).tolist()
         edges = [0, *cuts, len(times_s)]
         for begin, end in pairwise(edges):
@@ -267,6 +269,7 @@ class _ByTime:
         self._index: int | None = None
         """of the open window: it begins at index * hop_s"""
         self._fresh = 0
+        """of the carried frames, so many were in no segment yet"""
         self.left_out = 0
 
     def add(self, values: Values, times_s: Times) -> list[Windowed]:
@@ -321,6 +324,7 @@ class _ByTime:
         ]
 
     def _leave_before(self, begin_s: float) -> None:
+        """Drop the carried frames of before; those that were in no segment are left out for good."""
         if self._carry.length:
             _, times_s = self._carry.whole()
             start = int(np.searchsorted(times_s, begin_s))
