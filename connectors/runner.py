@@ -1,7 +1,7 @@
 """Runs one source: opens it, takes samples through the pipeline, publishes, and moves its position on.
 
 What decides is in `pipeline`, `clock`, `delivery` and `backoff`; here is what waits. Three tasks: one reads and
-publishes, one sees barriers through (all durable, snapshot written, position committed), one hears of a refusal.
+publishes, one sees barriers through (`barriers`), one hears of a refusal.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from connectors.backoff import Backoff
+from connectors.barriers import Barriers
 from connectors.base import Sample, Source
 from connectors.delivery import Delivery, SnapshotOptions
 from connectors.encoders.base import EncoderFactory
@@ -74,16 +75,15 @@ class Runner:
         self._pipeline = pipeline
         self._encoding = Encoding(pipeline, factories)
         self._sink = sink
-        self._snapshots = snapshots
         self._metrics = metrics
         self._backoff = backoff
         self._clocks = clocks or Clocks()
         self._delivery = Delivery(_often_enough(options, source))
         self._is_replayable = source.delivery == "replayable"
         self._publishing = Publishing(name, pipeline, sink, metrics, self._delivery if self._is_replayable else None)
-        self._has_barrier = asyncio.Event()
-        self._no_barrier = asyncio.Event()
-        self._no_barrier.set()
+        self._barriers = Barriers(
+            name, source, pipeline, self._encoding, sink, snapshots, metrics, self._delivery, self._clocks.wall_s
+        )
         self._stopping = asyncio.Event()
         self._limit: asyncio.Timeout | None = None
         """of all that is waited for; none until the command is stopped"""
@@ -108,7 +108,7 @@ class Runner:
         try:
             await self._start()
             async with asyncio.TaskGroup() as tasks:
-                beside = [tasks.create_task(self._watch()), tasks.create_task(self._see_barriers_through())]
+                beside = [tasks.create_task(self._watch()), tasks.create_task(self._barriers.see_through())]
                 await self._read_until_limit()
                 for task in beside:
                     task.cancel()
@@ -132,12 +132,9 @@ class Runner:
     async def _start(self) -> None:
         for factory in self._factories.values():
             await factory.open()
-        if self._is_replayable:
-            snapshot = self._snapshots.load()
-            if snapshot is not None:
-                self._encoding.restore(snapshot)
-                # Else a recording that was read to its end looks like one with nothing in it.
-                log.info("%s: goes on where its last run was, and reads nothing again", self.name)
+        if self._is_replayable and self._barriers.restore():
+            # Else a recording that was read to its end looks like one with nothing in it.
+            log.info("%s: goes on where its last run was, and reads nothing again", self.name)
 
     async def _watch(self) -> None:
         """Raises Refused once the runtime wants nothing of us: a bad token, a tenant that does not exist."""
@@ -244,40 +241,10 @@ class Runner:
         """After every batch, and while there is none."""
         now_s = self._clocks.now_s()
         if self._is_replayable and self._delivery.is_due(now_s):
-            self._begin_barrier()
+            self._barriers.begin()
         if now_s >= self._flushed_at_s + LOOK_EVERY_S:
             self._flushed_at_s = now_s
             self._flush_tally()
-
-    # ---- barriers ----
-
-    def _begin_barrier(self) -> None:
-        self._delivery.begin(self._pipeline.position, self._encoding.snapshot())
-        self._no_barrier.clear()
-        self._has_barrier.set()
-
-    async def _see_barriers_through(self) -> None:
-        while True:
-            await self._has_barrier.wait()
-            self._has_barrier.clear()
-            await self._see_through()
-            self._no_barrier.set()
-
-    async def _see_through(self) -> None:
-        barrier = self._delivery.barrier
-        assert barrier is not None
-        await self._sink.wait_until(barrier.is_safe)
-        try:
-            await self._snapshots.save(barrier.snapshot)
-        except OSError as error:
-            raise SourceBroken(f"the snapshot cannot be written: {error}") from error
-        self._delivery.written()
-        self._metrics.snapshot_s.labels(self.name).set(self._clocks.wall_s())
-        try:
-            await self._source.commit(position=barrier.position)
-        except SourceUnavailable as error:
-            # The snapshot is written, so nothing depends on it: what is handed over again will be known.
-            log.info("%s: position not committed: %s", self.name, error)
 
     # ---- the end ----
 
@@ -285,16 +252,8 @@ class Runner:
         if ended or not self._is_replayable:  # else what is in the windows is in the snapshot
             await self._publishing.publish(await self._encoding.end())
         self._publishing.end()
-        await (self._last_barrier() if self._is_replayable else self._sink.flush())
+        await (self._barriers.last() if self._is_replayable else self._sink.flush())
         self._say("ended" if ended else "stopped")
-
-    async def _last_barrier(self) -> None:
-        """After the one on its way, one more for the rest; where nothing was ever taken there is no position."""
-        await self._no_barrier.wait()
-        if self._pipeline.position is None:
-            return
-        self._begin_barrier()
-        await self._no_barrier.wait()
 
     def _count_lost(self) -> None:
         """Nobody can read a live source again: what is not durable now never will be."""

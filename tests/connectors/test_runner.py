@@ -425,7 +425,7 @@ def test_an_encoder_goes_on_from_its_snapshot() -> None:
         running.cancel()
         await asyncio.wait({running})
         again = Bench(ScriptedSource(script), ENCODED, factories={0: SummingFactory()})
-        again.runner._snapshots = first.snapshots
+        again.runner._barriers._snapshots = first.snapshots
         again.sink._runtime = first.runtime
         await again.runner.run()
         sums = [float(np.frombuffer(frames, np.float32)[0]) for frames, _ in first.runtime.segments["s", "a"].values()]
