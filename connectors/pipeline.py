@@ -103,7 +103,8 @@ class Pipeline:
         self._recent: dict[str, None] = {}
         """identities of the newest samples, as many as the source may hand over again"""
         self._max_recent = redelivers_at_most * len(routes)
-        # What is handed over again must find its streams and stamps, and the streams of one sample each other.
+        # Not fewer than a source may hand over again, whose streams and stamps must still be known, nor fewer than one
+        # sample may have, or one of its streams would be forgotten for another.
         self._known = KnownStreams(max(max_streams, self._max_recent, len(routes)))
         self._newest_s: dict[tuple[int, str], float] = {}
         """newest believed stamp by route and key: it tells what is known where samples have no identity"""
@@ -111,10 +112,10 @@ class Pipeline:
     # ---- samples ----
 
     def accept(self, samples: Sequence[Sample], *, wall_s: float) -> list[Accepted]:
-        """Decoded and timed, in order; bad ones, known ones and those of no route counted and left out.
+        """Decoded and timed, in order; bad ones, known ones and those of no route are counted and left out.
 
-        No more of them than fit. `wall_s`: now; only for the very first sample of a source whose clock is shifted to
-        now.
+        The caller gives no more than `fits`. `wall_s` is now: a source whose times are shifted to now is shifted by
+        its very first sample.
         """
         accepted: list[Accepted] = []
         tally = self.tally
@@ -162,18 +163,7 @@ class Pipeline:
         if self._may_repeat and self._is_known(target, sample, decoded):
             self.tally.duplicates += 1
             return None
-        key = (target.route, sample.stream_key)
-        clock = self._clock(key)
-        try:
-            event_s = clock.event_time(decoded.stamp_s, sample.arrival_s)
-        except ValueError as error:
-            raise BadSample("time", str(error)) from None
-        if event_s is None:
-            assert decoded.stamp_s is not None, "the time of an arrival is never left out"
-            raise BadSample("clock", clock.beside_others(decoded.stamp_s, sample.arrival_s))
-        if self._may_repeat and decoded.stamp_s is not None:
-            # Only now: a stamp that the clock does not believe must not make all that follow look known.
-            self._newest_s[key] = max(decoded.stamp_s, self._newest_s.get(key, decoded.stamp_s))
+        event_s = self._event_time(target, sample, decoded.stamp_s)
         if sample.arrival_s is not None:
             self.tally.lag_s = sample.arrival_s - event_s
         if self._clock_options.shift == "now":
@@ -184,6 +174,22 @@ class Pipeline:
             given = sample._replace(event_time_s=event_s, value=decoded.values)
             return Accepted(target, given, NO_VALUES, NO_TIMES)
         return Accepted(target, None, decoded.values, _times(event_s, decoded.before_s, len(decoded.values)))
+
+    def _event_time(self, target: Target, sample: Sample, stamp_s: float | None) -> float:
+        """On the wall clock, not shifted. Raises BadSample for a time that cannot be believed."""
+        key = (target.route, sample.stream_key)
+        clock = self._clock(key)
+        try:
+            event_s = clock.event_time(stamp_s, sample.arrival_s)
+        except ValueError as error:
+            raise BadSample("time", str(error)) from None
+        if event_s is None:
+            assert stamp_s is not None, "the time of an arrival is never left out"
+            raise BadSample("clock", clock.beside_others(stamp_s, sample.arrival_s))
+        if self._may_repeat and stamp_s is not None:
+            # Only now: a stamp that the clock does not believe must not make all that follow look known.
+            self._newest_s[key] = max(stamp_s, self._newest_s.get(key, stamp_s))
+        return event_s
 
     def _clock(self, key: tuple[int, str]) -> Clock:
         """Of a route and a stream key; as many are remembered as streams."""
@@ -196,7 +202,10 @@ class Pipeline:
         return clock
 
     def _is_known(self, target: Target, sample: Sample, decoded: Decoded) -> bool:
-        """Of a source that may hand over a sample again: was this one taken before?"""
+        """Of a source that may hand over a sample again: was this one taken before?
+
+        Remembers its identity. Raises BadSample for one that could not be recognised.
+        """
         if decoded.identity:
             identity = f"{target.route}/{sample.stream_key}/{decoded.identity}"
             if identity in self._recent:
