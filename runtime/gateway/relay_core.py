@@ -83,7 +83,7 @@ class RelayCore:
         self._streams.move_to_end(name)
         self._due[name] = None
         taken = relay.post(posted, oldest)
-        if relay.tells_gap():
+        if relay.tell_gap():
             self._gaps[name] = None
         if name in self._left and not relay.is_all_told:
             del self._left[name]
@@ -226,7 +226,7 @@ class RelayCore:
                     relay = self._streams.get((ack.session, ack.stream))
                     if relay is not None:
                         relay.acknowledge(ack.fused, ack.durable, ack.version, ack.taken)
-                        if relay.tells_gap():
+                        if relay.tell_gap():
                             self._gaps[ack.session, ack.stream] = None
             case m.Opened(session, stream):
                 relay = self._streams.get((session, stream))
@@ -252,7 +252,7 @@ class RelayCore:
             relay.close()
         elif nack.code == "stream_taken":
             if relay.state == "open":
-                self._on_refused(nack.code, len(relay.taken(nack)))
+                self._on_refused(nack.code, len(relay.taken_over(nack)))
                 if relay.is_all_told:
                     self._left[name] = now_s + relay.leave_for_s()
                 else:

@@ -25,7 +25,7 @@ long each time: while two take a stream from each other it is never silent, and 
 
 
 class RelayStream:
-    def __init__(self, session: str, stream: str, modality: str, total: Held) -> None:
+    def __init__(self, session: str, stream: str, modality: str, held: Held) -> None:
         self.session = session
         self.stream = stream
         self.modality = modality
@@ -33,7 +33,8 @@ class RelayStream:
         self.state: Literal["closed", "opening", "open"] = "closed"
         self.fused_upto = 0
         """the worker has every number up to this one"""
-        self._total = total
+        self._held = held
+        """by all streams of the caller together"""
         self._numbered: dict[int, Posted] = {}
         """not durable yet, refused ones included"""
         self._unnumbered: list[Posted] = []
@@ -69,11 +70,11 @@ class RelayStream:
     @property
     def oldest(self) -> int:
         """What lies below is durable, or given up by its poster."""
-        return min(self._given_up, min(self._numbered, default=self._given_up))
+        return min(self._lowest_wanted, min(self._numbered, default=self._lowest_wanted))
 
     @property
-    def _given_up(self) -> int:
-        """Nothing below would be wanted, were nothing held."""
+    def _lowest_wanted(self) -> int:
+        """`oldest` if nothing is held: no poster will send what lies below, nor ask again what became of it."""
         durable = 0 if self._was_deleted else self._known_durable
         return max(self._declared_oldest, durable + 1 - REFUSALS_KEPT)
 
@@ -92,7 +93,7 @@ class RelayStream:
             self._numbered[posted.sequence] = posted
             if not posted.is_admitted and self.state == "open":
                 self.state = "closed"  # the worker may know this number: opened again, it says how it stands
-        self._total.n_bytes += posted.n_bytes
+        self._held.n_bytes += posted.n_bytes
         return posted
 
     def withdraw(self, posted: Posted) -> bool:
@@ -143,7 +144,7 @@ class RelayStream:
         for posted in self._numbered.values():
             if posted.sequence >= sequence:
                 posted.is_sent = False
-                self._total.in_flight.discard(posted)
+                self._held.in_flight.discard(posted)
 
     def open(self) -> m.Open:
         self.state = "opening"
@@ -164,7 +165,7 @@ class RelayStream:
             posted.is_sent = True
             self._known_last = max(self._known_last, posted.sequence)
             if not posted.code:
-                self._total.in_flight.add(posted)
+                self._held.in_flight.add(posted)
         self._told_oldest = self.oldest
         return batch
 
@@ -224,9 +225,9 @@ class RelayStream:
         self.fused_upto = max(self.fused_upto, fused)
         self._known_last = max(self._known_last, fused)
         self._known_durable = max(self._known_durable, durable)
-        self._total.in_flight -= {posted for posted in self._numbered.values() if posted.sequence <= taken}
+        self._held.in_flight -= {posted for posted in self._numbered.values() if posted.sequence <= taken}
         for posted in [p for p in self._numbered.values() if p.is_admitted and p.sequence <= fused]:
-            self._total.in_flight.discard(posted)
+            self._held.in_flight.discard(posted)
             posted.is_sent = True
             if not posted.is_fused and not posted.code:
                 posted.is_fused, posted.version = True, version
@@ -234,12 +235,12 @@ class RelayStream:
                 self._let_go(posted)
                 posted.is_durable = not posted.code
 
-    def tells_gap(self) -> bool:
-        """Numbers were given up below some that were sent: the worker waits for them until it hears so, with the lowest
-        that was sent. True if that is to be sent again for it."""
+    def tell_gap(self) -> bool:
+        """Let the worker know of numbers that were given up below some that were sent, for which it waits: it hears of
+        them with the next segment. True if none would come, and so the lowest that is held is sent again."""
         known = max(self._told_oldest, self.fused_upto + 1)
         # First without a look at all that is held: it is asked for every post and acknowledgement.
-        if self.state != "open" or self._given_up <= known or not self._numbered or self.oldest <= known:
+        if self.state != "open" or self._lowest_wanted <= known or not self._numbered or self.oldest <= known:
             return False
         lowest = self._numbered[min(self._numbered)]
         was_sent, lowest.is_sent = lowest.is_sent, False
@@ -251,8 +252,8 @@ class RelayStream:
         if posted is None or posted.code:
             return False
         posted.refuse(nack.code, nack.text)
-        self._total.in_flight.discard(posted)
-        self._total.n_bytes -= posted.frames.nbytes
+        self._held.in_flight.discard(posted)
+        self._held.n_bytes -= posted.frames.nbytes
         posted.n_bytes -= posted.frames.nbytes
         posted.frames = NO_FRAMES
         return True
@@ -263,7 +264,7 @@ class RelayStream:
         for posted in self._all() if nack.code == "session_reset" else [one] if one else []:
             posted.notice = (nack.code, nack.text)
 
-    def taken(self, nack: m.Nack) -> list[Posted]:
+    def taken_over(self, nack: m.Nack) -> list[Posted]:
         """Another publisher has opened the stream; return what may have met its numbers, refused."""
         self.close()
         lost = [posted for posted in self._numbered.values() if not (posted.is_given or posted.is_fused or posted.code)]
@@ -286,8 +287,8 @@ class RelayStream:
         return [*self._numbered.values(), *self._unnumbered]
 
     def _let_go(self, posted: Posted) -> None:
-        self._total.in_flight.discard(posted)
-        self._total.n_bytes -= posted.n_bytes
+        self._held.in_flight.discard(posted)
+        self._held.n_bytes -= posted.n_bytes
         if self._numbered.get(posted.sequence) is posted:
             del self._numbered[posted.sequence]
         else:
