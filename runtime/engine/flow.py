@@ -115,7 +115,8 @@ class Flow:
         self.tell_if_held_back(session, stream)
 
     def tell_if_held_back(self, session: Session, stream: str) -> None:
-        """A segment that waits for others, or for rows, must not keep its place in the window: they could not come."""
+        """A segment that waits for others, or for rows, must not keep its place in the window: while the window is full
+        the others cannot come."""
         if session.lacks_rows or self._holds:
             self.progress.held_back.setdefault(session.key, {})[stream] = None
 

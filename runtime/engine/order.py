@@ -131,7 +131,7 @@ class Timeline:
 
     @property
     def is_full(self) -> bool:
-        """Twice the limit, because its steps lag behind: what `cut` lets settle still waits for them."""
+        """No more may land. At twice the limit of `cut`, for what that lets settle is held until it has been fused."""
         limit = self.policy
         return len(self.entries) >= 2 * limit.max_unsettled_segments or self.n_bytes >= 2 * limit.max_unsettled_bytes
 
@@ -188,9 +188,9 @@ class Timeline:
     def land(self, stream: str, reached_s: float, now_s: float, read_upto_s: float) -> None:
         """Segments of this stream have landed, and the stream is complete up to `reached_s`.
 
-        A stream with a gap in its sequence numbers is complete only up to the gap: the watermark does not pass
-        what its publisher still holds. Nor what has come and waits to be taken: streams are known to have been silent
-        only until `read_upto_s`, while those heard of now are waited for from now on.
+        A stream with a gap in its sequence numbers is complete only up to the gap, so that the watermark does not pass
+        what its publisher still holds. All that came until `read_upto_s` has been taken: later than that no stream is
+        known to have been silent, for its next segment may have come and wait to be taken.
         """
         clock = self.clocks[stream]
         if clock.wait_until_s <= now_s and self.idle_at_s <= now_s:
@@ -211,8 +211,9 @@ class Timeline:
                 clock.wait_until_s = now_s + self.policy.idle_timeout_s
 
     def _excuse(self, now_s: float) -> None:
-        """All were silent for a while, and some until they were not waited for: they may have paused with the others,
-        and go on with them. Once, or one that is gone would be waited for as long as the others are slow."""
+        """All were silent for a while, some for so long that they are not waited for any more. These may have paused
+        with the others and go on with them: they are waited for once more. Only once, or a stream that is gone would
+        be waited for again after every pause of the others."""
         for clock in self.clocks.values():
             if self.heard_s < clock.wait_until_s <= now_s and not clock.was_excused:
                 clock.wait_until_s = now_s + self.policy.idle_timeout_s
