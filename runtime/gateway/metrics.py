@@ -13,25 +13,20 @@ class GatewayMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         ProcessCollector(registry=registry)
-        self.requests = Counter(
-            "grf_gateway_requests", "Requests answered, by route and class of status", ["route", "status"],
-            registry=registry,
-        )  # fmt: skip
-        self.request_s = Histogram(
-            "grf_gateway_request_seconds", "From request to the end of its answer; event streams are left out",
-            ["route"], buckets=SECONDS, registry=registry,
-        )  # fmt: skip
-        self.event_streams = Gauge("grf_gateway_event_streams", "Event streams open, WebSockets too", registry=registry)
-        self.callers = Gauge(
-            "grf_gateway_callers", "Pairs of tenant and token connected to a worker", registry=registry
-        )
-        self.held_bytes = Gauge(
-            "grf_gateway_held_bytes", "Posted segments that are not durable yet, in bytes", registry=registry
-        )
-        self._refused = Counter(
-            "grf_gateway_segments_refused", "Posted segments refused or given up, by reason", ["reason"],
-            registry=registry,
-        )  # fmt: skip
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"grf_gateway_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(f"grf_gateway_{name}", text, registry=registry)
+
+        self.requests = counter("requests", "Requests answered, by route and class of status", "route", "status")
+        text = "From request to the end of its answer; event streams are left out"
+        self.request_s = Histogram("grf_gateway_request_seconds", text, ["route"], buckets=SECONDS, registry=registry)
+        self.event_streams = gauge("event_streams", "Event streams open, WebSockets too")
+        self.callers = gauge("callers", "Pairs of tenant and token connected to a worker")
+        self.held_bytes = gauge("held_bytes", "Posted segments that are not durable yet, in bytes")
+        self._refused = counter("segments_refused", "Posted segments refused or given up, by reason", "reason")
 
     def refused_segments(self, reason: str, count: int) -> None:
         if count:
