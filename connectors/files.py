@@ -75,9 +75,11 @@ class FilesSource(RecordedSource):
         tables = [(open_table(path, options), _key(path, options), options) for path, options in files]
         rows, skip = _rows_of(position, len(tables))
         merged = heapq.merge(
-            *(_timed(index, table, UNIT_S[options.time_unit], rows[index])
-              for index, (table, _, options) in enumerate(tables))
-        )  # fmt: skip
+            *(
+                _timed(index, table, UNIT_S[options.time_unit], rows[index])
+                for index, (table, _, options) in enumerate(tables)
+            )
+        )
         for row in merged:
             rows[row.table] = row.row + 1
             if skip:

@@ -145,7 +145,9 @@ class LiveMediaSource(Source):
 def foreign_live(av: Any) -> Translation:
     """The other side may come back, whatever it did; only what this FFmpeg cannot do at all stays so."""
     never = (
-        av.error.ProtocolNotFoundError, av.error.DemuxerNotFoundError, av.error.DecoderNotFoundError,
+        av.error.ProtocolNotFoundError,
+        av.error.DemuxerNotFoundError,
+        av.error.DecoderNotFoundError,
         av.error.OptionNotFoundError,
-    )  # fmt: skip
+    )
     return {**NETWORK, **dict.fromkeys(never, SourceBroken), av.error.FFmpegError: SourceUnavailable}

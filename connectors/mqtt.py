@@ -150,8 +150,10 @@ class MqttSource(Source):
             properties.SessionExpiryInterval = options.session_expiry_s
             properties.ReceiveMaximum = options.receive_maximum
         client = aiomqtt.Client(
-            options.host, options.port,
-            username=options.username or None, password=options.password or None,
+            options.host,
+            options.port,
+            username=options.username or None,
+            password=options.password or None,
             identifier=options.client_id or None,
             protocol=aiomqtt.ProtocolVersion.V5,
             clean_start=not options.qos,
@@ -161,7 +163,7 @@ class MqttSource(Source):
             tls_context=self._tls_context(),
             queue_type=self._new_queue,
             max_queued_incoming_messages=0 if options.qos else QUEUE,
-        )  # fmt: skip
+        )
         if options.qos:
             # aiomqtt does not pass this on: a message is acknowledged by `commit`, not by having been received.
             client._client.manual_ack_set(True)
@@ -218,9 +220,7 @@ class MqttSource(Source):
                 self._unacknowledged.append((position, message.mid))
         user = dict(getattr(message.properties, "UserProperty", None) or ())
         identity = user.get(self._options.identity_property, "") if self._options.identity_property else ""
-        return Sample(
-            message.topic.value, message.payload, self._time(user), arrival_s, position, str(identity), user
-        )  # fmt: skip
+        return Sample(message.topic.value, message.payload, self._time(user), arrival_s, position, str(identity), user)
 
     def _time(self, user: dict[str, str]) -> float | None:
         if not self._options.time_property:

@@ -65,9 +65,11 @@ def runner_of(
 ) -> Runner:
     """`kept`: the file of its snapshots."""
     pipeline = Pipeline(
-        [RouteOptions.model_validate(route) for route in routes], ClockOptions(),
-        may_repeat=source.may_repeat, redelivers_at_most=source.redelivers_at_most,
-    )  # fmt: skip
+        [RouteOptions.model_validate(route) for route in routes],
+        ClockOptions(),
+        may_repeat=source.may_repeat,
+        redelivers_at_most=source.redelivers_at_most,
+    )
     return Runner(
         "bench", source, pipeline, factories, sink, SnapshotFile(kept, "bench"),
         ConnectMetrics(CollectorRegistry(), ["bench"]), options=SnapshotOptions(), backoff=Backoff(RestartOptions()),

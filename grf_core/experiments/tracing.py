@@ -61,9 +61,11 @@ def trace_streams(trained: Trained, condition: Condition, seed: int = 0) -> Trac
     count, steps = len(sequences), max(map(len, sequences))
     width, ranks = model.signature.context_shape[1], len(model.signature.modalities)
     trace = Trace(
-        np.full((count, steps, width), np.nan), np.full((count, steps), np.nan),
-        np.full((count, steps, ranks), np.nan), np.full((count, steps), np.nan),
-    )  # fmt: skip
+        np.full((count, steps, width), np.nan),
+        np.full((count, steps), np.nan),
+        np.full((count, steps, ranks), np.nan),
+        np.full((count, steps), np.nan),
+    )
     contexts = torch.zeros(count, *model.signature.context_shape)
     shares_NM, elapsed = np.zeros((count, ranks)), [elapsed_s(sequence) for sequence in sequences]
     for step in range(steps):

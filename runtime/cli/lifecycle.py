@@ -20,7 +20,7 @@ from runtime.cli.common import (
     read_settings,
     settings_options,
     stop_on_signal,
-)  # fmt: skip
+)
 from runtime.keys import KEY_GROUPS
 from runtime.local_runtime import DRAIN_S, LocalRuntime
 from runtime.settings import Settings

@@ -101,7 +101,7 @@ def test_columns_of_what_the_source_gives_as_numbers() -> None:
         (None, {"format": "values", "fields": ["a"]}, "field"),
         (SimpleNamespace(a=1), {"fields": ["__class__"]}, "field"),
     ],
-)  # fmt: skip
+)
 def test_a_message_that_is_not_as_described_is_told_by_a_reason(
     value: Any, options: dict[str, Any], reason: str
 ) -> None:

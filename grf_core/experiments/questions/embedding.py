@@ -192,9 +192,7 @@ def _separability_plot(rows: Sequence[Row]) -> Plot:
     return Plot("separability", "How far the classes are apart as fusion goes on.", panels(drawn))
 
 
-def _plots(
-    name: str, finished: Finished, labels: Sequence[str], modalities: Sequence[str], recipe: str
-) -> list[Plot]:  # fmt: skip
+def _plots(name: str, finished: Finished, labels: Sequence[str], modalities: Sequence[str], recipe: str) -> list[Plot]:
     shown: Mapping[str, Any] = finished.shown
     classes, key = shown["classes"], name.split()[0]
     steps = [StepPlane(step["title"], step["pca"], step["tsne"]) for step in shown["steps"]]

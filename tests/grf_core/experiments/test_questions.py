@@ -192,8 +192,10 @@ def test_every_order_has_the_modalities_and_no_more_than_can_be_trained() -> Non
 def test_modalities_that_the_recipe_leaves_out_come_behind_its_own() -> None:
     every = with_every_modality(TINY, three_modalities())
     assert [(m.name, m.width, m.max_frames) for m in every.config.modalities] == [
-        ("left", 2, 8), ("right", 2, 8), ("middle", 1, 8),
-    ]  # fmt: skip
+        ("left", 2, 8),
+        ("right", 2, 8),
+        ("middle", 1, 8),
+    ]
 
 
 def _three() -> Any:

@@ -113,9 +113,11 @@ def test_a_condition_that_leaves_nothing_of_the_test_half_costs_no_bundle(tmp_pa
 @pytest.mark.parametrize("regime", ["streaming", "whole"])
 def test_a_stopped_run_goes_on_to_the_very_same_end(tmp_path: Path, regime: RegimeName) -> None:
     recipe = replace(
-        LONGER, regime=regime, config=replace(TINY.config, dropout=0.3),
+        LONGER,
+        regime=regime,
+        config=replace(TINY.config, dropout=0.3),
         augmentation=replace(TINY.augmentation, noise=0.1),
-    )  # fmt: skip
+    )
     unbroken = train(recipe, None, tmp_path / "unbroken", seed=3)
     with pytest.raises(Stopped):
         train(recipe, None, tmp_path / "broken", seed=3, on_progress=stop_after(2))

@@ -200,9 +200,10 @@ def test_the_example_of_the_documentation_works(tmp_path: Path, monkeypatch: pyt
     runpy.run_path("example.py")
     commands = re.findall(r"^    grf (train custom .*|evaluate bundles/machines .*)$", page, flags=re.M)
     assert len(commands) == 2
-    trained, evaluated = (run(*command.split(), "--device", "cpu", *more) for command, more in zip(
-        commands, (["--epochs", "2"], []), strict=True
-    ))  # fmt: skip
+    trained, evaluated = (
+        run(*command.split(), "--device", "cpu", *more)
+        for command, more in zip(commands, (["--epochs", "2"], []), strict=True)
+    )
     assert trained.exit_code == 0, trained.output
     figures = last_line(evaluated)
     assert figures["n"] == 12
