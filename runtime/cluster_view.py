@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from runtime.placement import Member
+
+EventKind = Literal[
+    "claimed",
+    "moved",
+    "failed over",
+    "taken",
+    "does not start",
+    "died",
+    "killed",
+    "drains",
+    "ended",
+    "scaled",
+    "shared store",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     at_s: float
-    kind: str
-    """claimed, failed over, moved, scaled, died, drains, killed, shared store, taken"""
+    kind: EventKind
     text: str
 
 

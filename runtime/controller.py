@@ -18,12 +18,12 @@ from prometheus_client import CollectorRegistry
 from runtime.asked import AskedGroups
 from runtime.assignment import Assignment
 from runtime.autoscaling import Autoscaler, Load
-from runtime.cluster_view import Event, describe, describe_state
+from runtime.cluster_view import Event, EventKind, describe, describe_state
 from runtime.granted_leases import GrantedLeases
 from runtime.keys import KEY_GROUPS
 from runtime.measured_loads import MeasuredLoads
 from runtime.members import Members
-from runtime.metrics import TAKEOVER_REASONS, ControllerMetrics
+from runtime.metrics import ControllerMetrics
 from runtime.orders import OrderBook, Orders
 from runtime.placement import Beat, ClusterPolicy, Facts, Member, plan, targets, worker_of
 from runtime.staff import Staff
@@ -277,12 +277,11 @@ class Controller:
         self._hands.nudge(worker_of(owner))
 
     def _tell_of_claim(self, owner: str, expected: dict[int, int], gone: set[str], now_s: float) -> None:
-        reason = "first" if not any(expected.values()) else "owner_gone" if gone else "moved"
+        reason, kind = _why_claimed(is_first=not any(expected.values()), is_orphaned=bool(gone))
         self.metrics.takeovers.labels(reason).inc()
-        if reason == "moved":
+        if kind == "moved":
             self.metrics.moved.inc(len(expected))
             self.metrics.pause_s.observe_all(self._asked.waited_s(expected, now_s))
-        kind = TAKEOVER_REASONS[reason]
         self._note(now_s, kind, f"{len(expected)} key groups to {owner}" + (f" from {', '.join(gone)}" if gone else ""))
 
     def _end_lease(self, owner: str, now_s: float) -> bool:
@@ -368,7 +367,7 @@ class Controller:
     def _serving_members(self) -> list[Member]:
         return self._members.among(self._assignment.owners)
 
-    def _note(self, now_s: float, kind: str, text: str, level: int = logging.INFO) -> None:
+    def _note(self, now_s: float, kind: EventKind, text: str, level: int = logging.INFO) -> None:
         log.log(level, "%s: %s", kind, text)
         self._events.append(Event(now_s, kind, text))
 
@@ -379,6 +378,13 @@ class Controller:
         self.metrics.workers.labels("standby").set(sum(member.beat.name not in serving for member in alive))
         self.metrics.wanted.set(self._wanted.number)
         self.metrics.workers.labels("silent").set(len(self._members) - len(alive))
+
+
+def _why_claimed(*, is_first: bool, is_orphaned: bool) -> tuple[str, EventKind]:
+    """As the metric says it, and as an event."""
+    if is_first:
+        return "first", "claimed"
+    return ("owner_gone", "failed over") if is_orphaned else ("moved", "moved")
 
 
 def _names(beat: Beat) -> tuple[str, str, str]:

@@ -122,8 +122,8 @@ class WorkerMetrics:
         self._lag_s.observe_all(tally.watermark_lags_s)
 
 
-TAKEOVER_REASONS = {"first": "claimed", "owner_gone": "failed over", "moved": "moved"}
-"""why key groups got a new owner, and what the controller's log says of it"""
+TAKEOVER_REASONS = ("first", "owner_gone", "moved")
+"""why key groups got a new owner"""
 
 
 class ControllerMetrics:

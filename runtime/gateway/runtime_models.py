@@ -81,7 +81,7 @@ class ClusterEvent(BaseModel):
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     kind: str
-    """claimed, failed over, moved, scaled, died, drains, ended, shared store, taken"""
+    """claimed, moved, failed over, taken, does not start, died, killed, drains, ended, scaled, shared store"""
     text: str
     ago_s: float
 

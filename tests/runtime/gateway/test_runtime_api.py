@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,12 +11,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from runtime.cluster_view import EventKind
 from runtime.gateway.app import create_app
 from runtime.gateway.backend import WorkerBackend
 from runtime.gateway.models import ErrorAnswer, PublishedAnswer, StateAnswer
 from runtime.gateway.policy import GatewayPolicy
 from runtime.gateway.route_table import FixedRoutes
-from runtime.gateway.runtime_models import ClusterAnswer, ModelAnswer, RouteAnswer, ScrapeTarget
+from runtime.gateway.runtime_models import ClusterAnswer, ClusterEvent, ModelAnswer, RouteAnswer, ScrapeTarget
 from tests.runtime.gateway.asgi import in_process
 from tests.runtime.gateway.posting import error_of, path_of, posted
 from tests.runtime.worker_harness import RunningWorker
@@ -190,3 +192,7 @@ def test_the_examples_of_the_openapi_are_valid() -> None:
     for model in (StateAnswer, PublishedAnswer, ErrorAnswer):
         (example,) = model.model_json_schema()["examples"]
         model.model_validate(example)
+
+
+def test_every_kind_of_event_is_described() -> None:
+    assert ClusterEvent.model_fields["kind"].description == ", ".join(typing.get_args(EventKind))
