@@ -21,7 +21,7 @@ from runtime.wire import MAX_SEQUENCE
 
 MAX_STREAMS = 1024
 """of one session"""
-ENTRY_OVERHEAD_BYTES = 256
+WAITING_OVERHEAD_BYTES = 256
 """what a segment costs beside its frames while it waits for its session"""
 MAX_OPENING = 10_000
 """streams that wait for the store before they are opened"""
@@ -196,7 +196,7 @@ class Publishing:
                 continue
             refuse = partial(self._outbox.refuse_segment, peer, group.session, group.stream, group.entries[0].sequence)
             run = partial(self._take_group, peer, group, now_s, wall_s, heard_s)
-            n_bytes = sum(entry.frames.nbytes + ENTRY_OVERHEAD_BYTES for entry in group.entries)
+            n_bytes = sum(entry.frames.nbytes + WAITING_OVERHEAD_BYTES for entry in group.entries)
             self._loader.visit(key, Visit(run, refuse, n_bytes=n_bytes))
 
     def _take_group(
