@@ -209,6 +209,8 @@ class Controller:
     # ---- with the lock held ----
 
     def _act(self, now_s: float) -> None:
+        """Give groups that are free to owners; while none is on the move, ask owners for those that should be
+        elsewhere; see that as many workers are there as are wanted. Last, write down what beats are answered with."""
         self._acted_s = now_s
         facts = self._facts(now_s)
         todo = plan(facts, self._policy)
@@ -252,6 +254,7 @@ class Controller:
         )
 
     def _claim(self, owner: str, groups: tuple[int, ...], facts: Facts, now_s: float) -> None:
+        """Give these groups to an owner, but for those of another one whose lease could not be ended: it may live."""
         former = {self._assignment.owner_of(group) for group in groups} - {""}
         ended = {one for one in former & set(facts.over) if self._end_lease(one, now_s)}
         free = [
