@@ -41,7 +41,7 @@ class StateView:
         else:
             version, event_time_s, live = 0, -inf, self._nothing
         is_settled = settled_slot != NO_SLOT
-        values = (
+        values = (  # in the order of the fields of UpdateRow
             session.key.session,
             correction,
             0,
@@ -62,8 +62,24 @@ class StateView:
 
     def deleted(self, session: str) -> UpdateRow:
         """Of a session that is not there any more."""
-        modalities, nothing = (-inf,) * len(self._modalities), self._nothing
-        return UpdateRow(session, False, 0, 0, -inf, 0, -inf, 0, -inf, 0, modalities, NO_LINEAGE, "", nothing, nothing)
+        never_seen, nothing = (-inf,) * len(self._modalities), self._nothing
+        return UpdateRow(
+            session,
+            correction=False,
+            missed=0,
+            version=0,
+            event_time_s=-inf,
+            settled_version=0,
+            settled_event_time_s=-inf,
+            durable_version=0,
+            watermark_s=-inf,
+            pending=0,
+            freshness_s=never_seen,
+            lineage=NO_LINEAGE,
+            reset_reason="",
+            live=nothing,
+            settled=nothing,
+        )
 
     def of_row(self, tenant: str, row: UpdateRow) -> StateMap:
         return self._maps.of_row(tenant, row)
