@@ -53,6 +53,7 @@ class Saver:
         """nothing more comes: what is left is written without rests"""
         self._in_flight = False
         self._collected: list[tuple[Session, SessionRecord]] = []
+        """of the next write, made by this turn and those before it"""
         self._still_to_collect = 0
         self._left_behind = 0
         """sessions that waited as well when the last write was begun"""
@@ -91,18 +92,15 @@ class Saver:
         return now_s - self._put_off_since_s
 
     def save(self, now_s: float, rows: int) -> None:
-        """If a write is due, make records, of about so many rows, or of one session at least; once all that were dirty
-        have one, write them. With 0 rows none are made now."""
+        """If a write is due, make records for it: so many that they hold about `rows` rows, but one at least, or none
+        with 0 rows. Once every session of the write has its record, write them all."""
         if self.is_clean:
             self.saved_at_s = now_s
         due_s = self.due_s
         if not rows or due_s is None or now_s < due_s:
             return
         if not self._collected:
-            waiting = len(self._engine.dirty)
-            at_once = waiting if self.hurries else max(AT_ONCE, waiting // SHARE_AT_ONCE)
-            self._still_to_collect = min(waiting, at_once, self._limit)
-            self._left_behind = waiting - self._still_to_collect
+            self._begin()
         taken = checkpoint.take_records(self._engine, self._incarnation, self._still_to_collect, rows)
         for record in taken:
             record.incarnation = f"{self._incarnation}@{self._owned.tenure_of(record.key)}"
@@ -111,6 +109,13 @@ class Saver:
         self._still_to_collect -= len(taken)
         if not self._still_to_collect or not taken:
             self._write(now_s)
+
+    def _begin(self) -> None:
+        """Say how many of the sessions that wait the next write takes."""
+        waiting = len(self._engine.dirty)
+        at_once = waiting if self.hurries else max(AT_ONCE, waiting // SHARE_AT_ONCE)
+        self._still_to_collect = min(waiting, at_once, self._limit)
+        self._left_behind = waiting - self._still_to_collect
 
     def _write(self, now_s: float) -> None:
         collected, self._collected = self._collected, []
