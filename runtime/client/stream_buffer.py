@@ -33,6 +33,7 @@ class StreamBuffer:
         self._unnumbered: deque[Entry] = deque()
         """published before the worker told how far the stream had come"""
         self._next: int | None = None
+        """number of the next segment to be published; None until the worker, or the user, has said where to begin"""
         self._numbered_by_user = False
         self._sent_upto = 0
         self._taken_upto = 0
@@ -41,7 +42,9 @@ class StreamBuffer:
         """how many may be in the window: few after the worker could not take one, or it would refuse all the others"""
         self._durable_upto = 0
         self._ended = False
+        """nothing more comes, says the user"""
         self._end_sent = False
+        """and the worker was told"""
 
     def __len__(self) -> int:
         return len(self._entries) + len(self._unnumbered)
