@@ -69,3 +69,15 @@ def test_every_script_is_executable_and_parses() -> None:
 def test_a_package_says_that_it_has_types(package: str) -> None:
     """Else the type checker of whoever installs it takes everything of it for Any, or refuses it."""
     assert (ROOT / package / "py.typed").exists()
+
+
+def test_the_architecture_page_names_the_files_that_are_there() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    tree = page[page.index("## The tree") : page.index("## The life of one segment")]
+    named = set(re.findall(r"\b(\w+\.(?:py|cc|h))\b", tree))
+    ours = [path for package in ("grf_core", "runtime", "connectors") for path in (ROOT / package).rglob("*.*")]
+    assert not named - {path.name for path in ours}
+    parts = ("engine", "dispatch", "store", "gateway", "client")
+    explained = ["grf_core", "connectors", "runtime", *(f"runtime/{part}" for part in parts)]
+    modules = {path.name for folder in explained for path in (ROOT / folder).glob("*.py")}
+    assert not modules - named - {"__init__.py", "__main__.py"}
