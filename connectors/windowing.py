@@ -65,7 +65,7 @@ class Window:
         self._options = options
         self._cutter: _ByCount | _ByTime = _ByTime(options) if options.seconds is not None else _ByCount(options)
         self._resampler = None if options.resample_hz is None else Resampler(options.resample_hz)
-        self._last_s: float | None = None
+        self._newest_s: float | None = None
         """time of the newest frame, before it was resampled"""
 
     @property
@@ -81,22 +81,26 @@ class Window:
         else:
             done = []
             for part in self._between_gaps(times_s):
-                if self._last_s is not None and times_s[part.start] - self._last_s > self._options.gap_s:
+                if self._newest_s is not None and times_s[part.start] - self._newest_s > self._options.gap_s:
                     done += self.end()
                 done += self._add(values[part], times_s[part])
-                self._last_s = float(times_s[part.stop - 1])
-        self._last_s = float(times_s[-1])
+                self._see(times_s[part])
+        self._see(times_s)
         return done
+
+    def _see(self, times_s: Times) -> None:
+        newest_s = float(times_s.max())
+        self._newest_s = newest_s if self._newest_s is None else max(self._newest_s, newest_s)
 
     def pass_by(self, until_s: float) -> list[Windowed]:
         """Segments that are complete since no frame to come is before this time; the very ones that it would close."""
-        if self._last_s is None:
+        if self._newest_s is None:
             return []
-        if until_s - self._last_s > self._options.gap_s:
+        if until_s - self._newest_s > self._options.gap_s:
             return self.end()
         if self._resampler is not None or not self._closes_before_gap:
             return []
-        return self._shape.pass_by(until_s)
+        return self._cutter.pass_by(until_s)
 
     @property
     def _closes_before_gap(self) -> bool:
@@ -112,10 +116,10 @@ class Window:
 
     def snapshot(self) -> list[Any]:
         resampler = None if self._resampler is None else self._resampler.snapshot()
-        return [self._last_s, self._cutter.snapshot(), resampler]
+        return [self._newest_s, self._cutter.snapshot(), resampler]
 
     def restore(self, state: list[Any]) -> None:
-        self._last_s, cutter, resampler = state
+        self._newest_s, cutter, resampler = state
         self._cutter.restore(cutter)
         if self._resampler is not None:
             self._resampler.restore(resampler)
@@ -129,7 +133,8 @@ class Window:
 
     def _between_gaps(self, times_s: Times) -> Iterator[slice]:
         """Parts of these frames that have no gap inside; before each but the first there is one."""
-        cuts = (np.flatnonzero(np.diff(times_s) > self._options.gap_s) + 1).tolist()
+        newest_s = np.maximum.accumulate(times_s)
+        cuts = (np.flatnonzero(times_s[1:] - newest_s[:-1] > self._options.gap_s) + 1).tolist()
         edges = [0, *cuts, len(times_s)]
         for begin, end in pairwise(edges):
             if end > begin:

@@ -265,7 +265,6 @@ class Controller:
             return
         try:
             epochs = self._assignment.claim(owner, expected)
-            self._leases.granted(owner, now_s)
         except StoreFenced:  # another controller has been here: its word counts
             self._read_store(now_s)
             return
@@ -273,6 +272,7 @@ class Controller:
             log.warning("cannot assign %d key groups to %s: %s", len(groups), owner, error)
             self._break_lock(error, ended, now_s)
             return
+        self._leases.granted(owner, now_s)
         self._moved_s = now_s
         self._loads.moved(epochs, now_s)
         self._tell_of_claim(owner, expected, former & set(facts.over), now_s)

@@ -75,12 +75,13 @@ class GrantedLeases:
         self._counts = counts
 
     def granted(self, owner: str, now_s: float) -> None:
-        """This owner has claimed something: it has a lease, which has to be known before it can be ended.
-
-        Raises StoreError.
-        """
-        if owner not in self._counts:
+        """This owner has claimed something: it has a lease, which has to be known before it can be ended."""
+        if owner in self._counts:
+            return
+        try:
             self.see_renewals(now_s)
+        except StoreError as error:  # `end` looks again
+            log.warning("cannot see the leases: %s", error)
 
     def end(self, owner: str, now_s: float) -> bool:
         """End a lease that is over, at the store too. Raises StoreError.
@@ -88,8 +89,10 @@ class GrantedLeases:
         False if the owner has renewed it there meanwhile: it lives, though we do not hear it.
         """
         try:
-            if owner in self._dead:  # whatever it renewed before
+            if owner in self._dead or owner not in self._counts:  # whatever it renewed before
                 self.see_renewals(now_s)
+            if not self.is_over(owner, now_s):  # what was not known of it moments ago
+                return False
             if owner in self._counts:
                 self._store.revoke(owner, self._counts[owner])
                 del self._counts[owner]

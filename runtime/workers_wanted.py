@@ -48,5 +48,5 @@ class WorkersWanted:
         return number
 
     def _note(self, number: int) -> None:
+        self._store.note(NUMBER, str(number))  # first: with the setting of now, what was noted before would count
         self._store.note(SETTING, str(self._setting))
-        self._store.note(NUMBER, str(number))

@@ -48,8 +48,10 @@ class Publisher:
     """Publishes segments of any number of streams; keeps each until it is durable, resends by itself.
 
     `address` is a gateway (`http://host:port`) or a worker (`tcp://host:port`). Safe to use from several threads;
-    a forked process makes a client of its own. One
-    that is collected without `close` sends what it holds, and ends then.
+    a forked process makes a client of its own.
+
+    One that is collected without `close` sends what it holds, and ends then.
+
     `on_event` is called by the thread that sends and receives: it should return soon, and may publish where there is
     room, but wait for nothing of this client. What it raises is logged.
     """

@@ -87,6 +87,18 @@ def test_a_gap_ends_a_window_as_soon_as_it_is_known() -> None:
     assert told(one.add(*frames([1.9, 2.0, 2.1], 2))) == [([2, 3, 4], 2.1)]
 
 
+@pytest.mark.parametrize("sizes", [[5], [1, 1, 1, 1, 1], [3, 2]])
+def test_a_late_frame_is_no_gap(sizes: list[int]) -> None:
+    """What comes after it is no further from the newest frame than before."""
+    one = window(seconds=4.0, gap_s=1.0)
+    times_s, first = [9.3, 10.0, 8.5, 10.1, 10.5], 0
+    for size in sizes:
+        assert one.add(*frames(times_s[first : first + size], first)) == []
+        first += size
+    (whole,) = told(one.end())
+    assert sorted(whole[0]) == [0, 1, 2, 3, 4]
+
+
 def test_windows_by_time_overlap() -> None:
     one = window(seconds=1.0, hop_s=0.5)
     segments = told(one.add(*frames([0.0, 0.3, 0.6, 1.1, 1.7])))

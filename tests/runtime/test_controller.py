@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -201,6 +201,23 @@ def test_a_silent_worker_cannot_renew_once_its_groups_are_given_away() -> None:
     cluster.beat("worker-1", "b", 3.0)
     assert cluster.beat("worker-1", "b", 3.1) != {}
     assert "worker-0/a" not in worker.leases()
+
+
+def test_what_was_claimed_is_counted_although_the_store_does_not_answer_after_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster()
+    claim = MemoryStore.claim
+
+    def claim_and_go(store: MemoryStore, owner: str, expected: Mapping[int, int]) -> dict[int, int]:
+        epochs = claim(store, owner, expected)
+        cluster.disk.away = "cut off"
+        return epochs
+
+    monkeypatch.setattr(MemoryStore, "claim", claim_and_go)
+    assert len(cluster.beat("worker-0", "a", 1.0)) == KEY_GROUPS
+    assert cluster.events("claimed") == [f"{KEY_GROUPS} key groups to worker-0/a"]
+    assert cluster.hands.nudged == ["worker-0"]
 
 
 # ---- restarts of the controller ----

@@ -86,3 +86,14 @@ def test_a_store_that_is_away_ends_nothing() -> None:
     leases.look(["a/1"], OVER_S)
     with pytest.raises(StoreUnavailable):
         leases.end("a/1", OVER_S)
+
+
+def test_a_lease_that_could_not_be_seen_when_it_was_granted_is_seen_before_it_is_ended() -> None:
+    disk, store, leases = scene()
+    store.claim("a/1", {7: 0})
+    disk.away = "cut off"
+    leases.granted("a/1", 0.0)
+    disk.away = ""
+    assert not leases.end("a/1", OVER_S), "it may have renewed it this moment"
+    assert leases.end("a/1", 2 * OVER_S)
+    assert not renew_at_store(store, "a/1")

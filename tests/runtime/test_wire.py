@@ -12,7 +12,7 @@ import json
 import tracemalloc
 import typing
 from collections.abc import Sequence
-from math import inf, nan
+from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,10 @@ def plain(value: Any) -> Any:
         return [list(value.shape), value.tobytes().hex()]
     if dataclasses.is_dataclass(value):
         return [type(value).__name__, *(plain(getattr(value, field.name)) for field in dataclasses.fields(value))]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, float) and isnan(value):
+        return "NaN"
     return [plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 

@@ -54,6 +54,7 @@ class Load:
         stats = self.publisher.stats
         assert (stats.durable, stats.refused) == (len(SESSIONS) * self.rounds, 0)
         assert self.events == []
+        self.publisher.close()
 
 
 def wait_until(is_so: Callable[[], bool], within_s: float = 30.0) -> None:
