@@ -76,6 +76,11 @@ def test_the_core_kinds_fit_the_schemas_of_kubernetes(kind: str) -> None:
     kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
 
+def test_no_second_cluster_is_begun_on_the_same_redis_for_an_upgrade() -> None:
+    (service,) = (one for one in documents("kuberay/grf.yaml") if one["kind"] == "RayService")
+    assert service["spec"]["upgradeStrategy"] == {"type": "None"}, "a text, for KubeRay"
+
+
 def test_the_pods_of_the_ray_service_fit_the_schema_of_pods() -> None:
     (service,) = (one for one in documents("kuberay/grf.yaml") if one["kind"] == "RayService")
     cluster = service["spec"]["rayClusterConfig"]
