@@ -1,7 +1,8 @@
 """What every test can count on: fixed seeds, an order, and real servers or an honest skip."""
 
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -39,3 +40,11 @@ def server_program() -> Callable[[str], str]:
     """
 
     return find_program
+
+
+@pytest.fixture
+def hang_up_is_told() -> Iterator[None]:
+    """SIGHUP does what it does by default, here and in processes started from here: tests may run below `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

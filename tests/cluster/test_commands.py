@@ -107,7 +107,7 @@ def test_a_runtime_told_to_stop_while_ray_starts_ends_in_order(tmp_path: Path) -
     assert not is_held(runtime.state_dir)
 
 
-def test_a_runtime_whose_terminal_closes_saves_first(tmp_path: Path) -> None:
+def test_a_runtime_whose_terminal_closes_saves_first(tmp_path: Path, hang_up_is_told: None) -> None:
     """Ray's processes are told as well, and there is nowhere to write to."""
     runtime = RunningRuntime(tmp_path / "state")
     arguments = [sys.executable, "-m", "runtime.cli.run", "up", *runtime.set_flags()]

@@ -31,7 +31,9 @@ class Signalled:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_ends_in_order(number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_ends_in_order(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang_up_is_told: None
+) -> None:
     monkeypatch.setattr(Signalled, "number", number)
     monkeypatch.setattr(process, "Supervisor", Signalled)
     options = ConnectOptions.model_construct(state_dir=str(tmp_path), sources={})

@@ -20,7 +20,7 @@ def test_a_signal_is_an_event_and_a_second_one_interrupts(number: signal.Signals
     assert signal.getsignal(number) == before
 
 
-def test_a_terminal_that_closes_may_tell_twice() -> None:
+def test_a_terminal_that_closes_may_tell_twice(hang_up_is_told: None) -> None:
     with stop_on_signal() as stopped:
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGHUP)
