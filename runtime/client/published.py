@@ -35,6 +35,17 @@ class Receipt:
         self.version = 0
         """live version that holds it, once fused"""
 
+    def __repr__(self) -> str:
+        return f"<Receipt {self.sequence or 'not numbered yet'}: {self._fate}>"
+
+    @property
+    def _fate(self) -> str:
+        if self.is_refused:
+            return f"refused, {self.code}: {self.text}"
+        if self.is_dropped:
+            return "dropped"
+        return "durable" if self.is_durable else "fused" if self.is_fused else "on its way"
+
     @property
     def is_refused(self) -> bool:
         return bool(self.code)
