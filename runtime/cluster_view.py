@@ -20,6 +20,7 @@ EventKind = Literal[
     "ended",
     "scaled",
     "shared store",
+    "store",
 ]
 
 

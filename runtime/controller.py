@@ -82,6 +82,7 @@ class Controller:
         self._assignment = Assignment(store)
         self._leases = GrantedLeases(store, lease_s, now_s)
         self._has_rival = False
+        self._store_error = ""
         self._wanted = WorkersWanted(store, policy.workers)
         self._autoscaler = Autoscaler(policy)
         self._acted_s = now_s
@@ -140,6 +141,15 @@ class Controller:
                 text = "another controller is at work on it" if is_there else "the other controller is gone"
                 self._note(now_s, "shared store", text, logging.WARNING if is_there else logging.INFO)
 
+    def see_store(self, error: str, now_s: float) -> None:
+        """Why the store did not answer just now; "" if it did. Workers notice only as they save."""
+        with self._lock:
+            if bool(error) != bool(self._store_error):
+                level = logging.WARNING if error else logging.INFO
+                self._note(now_s, "store", f"it does not answer: {error}" if error else "it answers again", level)
+            self._store_error = error
+            self.metrics.store_up.set(not error)
+
     def tick(self, now_s: float) -> None:
         """Look for workers that have fallen silent; see whether more or fewer are wanted."""
         with self._lock:
@@ -194,6 +204,7 @@ class Controller:
                 "table_version": self._book.table.version,
                 "moving_groups": len(self._asked),
                 "taken_by": self._assignment.taken_by,
+                "store_error": self._store_error,
                 "events": [asdict(event) | {"ago_s": now_s - event.at_s} for event in self._events],
                 "workers": [
                     {

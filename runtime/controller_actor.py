@@ -98,6 +98,7 @@ class ControllerActor:
         while not self._stopping.wait(watch.look_every_s):
             try:
                 self._controller.see_rival(watch.look(time.monotonic()), time.monotonic())
+                self._controller.see_store(watch.store_error, time.monotonic())
             except Exception:
                 log.exception("looking for another controller failed")
 

@@ -131,6 +131,8 @@ class ControllerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.workers = Gauge("grf_workers", "Workers by role", ["role"], registry=registry)
+        self.store_up = Gauge("grf_store_up", "1 while the store answers", registry=registry)
+        self.store_up.set(1)
         self.takeovers = Counter("grf_takeovers", "Times key groups got a new owner", ["reason"], registry=registry)
         for reason in TAKEOVER_REASONS:  # what begins at 1 has no increase: the first death would alert nobody
             self.takeovers.labels(reason)

@@ -7,7 +7,6 @@ the other lives, or the two would take the groups from one another for ever; it 
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
 from math import inf
 
 from runtime.store.base import Store, StoreError
@@ -30,11 +29,16 @@ class RivalWatch:
         self._has_said = False
         """our name was in the store: another there was written since"""
         self._heard_s = -inf
+        self.store_error = ""
+        """why the store did not answer the last look; "" if it did"""
 
     def look(self, now_s: float) -> bool:
         """Is another there? Call it every `look_every_s`; it blocks as long as the store does."""
-        with suppress(StoreError):  # it says nothing of a rival, and the workers tell of it
+        try:
             self._read_and_answer(now_s)
+            self.store_error = ""
+        except StoreError as error:  # it says nothing of a rival
+            self.store_error = str(error)
         return now_s - self._heard_s < self._gone_after_s
 
     def _read_and_answer(self, now_s: float) -> None:

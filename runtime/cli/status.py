@@ -47,6 +47,7 @@ def is_as_it_should_be(cluster: Mapping[str, Any]) -> bool:
         serving >= cluster["workers_wanted"]
         and len(workers) >= cluster["workers_wanted"] + cluster["standbys_wanted"]
         and not cluster.get("taken_by")
+        and not cluster.get("store_error")
         and not any(worker.get("fenced") or worker.get("store_error") for worker in workers)
     )
 
@@ -69,6 +70,8 @@ def _show(cluster: Mapping[str, Any]) -> None:
     click.echo(f"wanted: {cluster['workers_wanted']} serving, {cluster['standbys_wanted']} standing by")
     if taken_by := cluster.get("taken_by"):
         click.echo(f"another runtime uses the same store, and has taken key groups: {', '.join(taken_by)}")
+    if error := cluster.get("store_error"):
+        click.echo(f"the store does not answer: {error}")
     for event in cluster["events"][-SHOWN_EVENTS:]:
         click.echo(f"{event['ago_s']:8.1f} s ago  {event['kind']}: {event['text']}")
 

@@ -81,7 +81,7 @@ class ClusterEvent(BaseModel):
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 
     kind: str
-    """claimed, moved, failed over, taken, does not start, died, killed, drains, ended, scaled, shared store"""
+    """claimed, moved, failed over, taken, does not start, died, killed, drains, ended, scaled, shared store, store"""
     text: str
     ago_s: float
 
@@ -97,6 +97,8 @@ class ClusterAnswer(BaseModel):
     """key groups whose worker was asked to give them up"""
     taken_by: list[str] = []
     """workers of another runtime on the same store, which have taken key groups from this one"""
+    store_error: str = ""
+    """why the store does not answer the controller; empty while it does"""
     events: list[ClusterEvent] = []
     """what has happened lately, the newest last"""
 

@@ -220,6 +220,15 @@ def test_what_was_claimed_is_counted_although_the_store_does_not_answer_after_th
     assert cluster.hands.nudged == ["worker-0"]
 
 
+def test_a_store_that_does_not_answer_is_told_once_although_nobody_publishes() -> None:
+    cluster = Cluster()
+    for error in ("", "Redis is away", "Redis is still away", ""):
+        cluster.controller.see_store(error, 1.0)
+        assert cluster.controller.cluster(1.0)["store_error"] == error
+        assert cluster.registry.get_sample_value("grf_store_up") == (not error)
+    assert cluster.events("store") == ["it does not answer: Redis is away", "it answers again"]
+
+
 # ---- restarts of the controller ----
 
 

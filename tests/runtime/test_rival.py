@@ -58,6 +58,10 @@ def test_a_store_that_is_away_or_loses_its_answers_is_no_rival() -> None:
     assert look_for(2.0, 0.0, watch) == [False]
     store.disk.away = "cut off"
     assert look_for(2.0, 2.0, watch) == [False]
+    assert "cut off" in watch.store_error
+    store.loses_answers, store.disk.away = False, ""
+    assert look_for(2.0, 4.0, watch) == [False]
+    assert watch.store_error == ""
     store.disk.away = ""
     assert look_for(2.0, 4.0, watch) == [False]
 

@@ -41,6 +41,7 @@ def status(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response, *flags: str)
         ({"workers": [WORKER | {"store_error": "the disk is full"}, STANDBY]}, NOT_AS_IT_SHOULD_BE),
         ({"workers": [WORKER | {"fenced": True}, STANDBY]}, NOT_AS_IT_SHOULD_BE),
         ({"taken_by": ["worker-0/b"]}, NOT_AS_IT_SHOULD_BE),
+        ({"store_error": "redis://h:1: Connection refused"}, NOT_AS_IT_SHOULD_BE),
     ],
 )
 def test_the_exit_code_says_whether_all_is_well(
