@@ -241,8 +241,9 @@ class Pipeline:
     def _add(self, target: Target, values: Values, times_s: Times) -> list[Segment]:
         stream = self._streams.get(target.name)
         if stream is None:
-            window = Window(self._routes[target.route].window)
-            stream = self._streams[target.name] = _Stream(window, target.modality, self._first_sequence)
+            stream = self._streams[target.name] = _Stream(
+                self._window(target.route), target.modality, self._first_sequence
+            )
         try:
             windowed = stream.window.add(values, times_s)
         except ValueError as error:
@@ -250,6 +251,9 @@ class Pipeline:
             self.tally.last_bad = f"{target.session}/{target.stream}: {error}"
             return []
         return self._numbered(*target.name, stream, windowed)
+
+    def _window(self, route: int) -> Window:
+        return Window(self._routes[route].window, set_back_s=self._clock_options.jump_s)
 
     def _numbered(self, session: str, name: str, stream: _Stream, windowed: Iterable[Any]) -> list[Segment]:
         segments = []
@@ -315,7 +319,7 @@ class Pipeline:
             clock = self._clocks[route, key] = Clock(self._clock_options, self._clock_counts)
             clock.restore(clock_state)
         for session, name, route, modality, next_sequence, window_state in state["streams"]:
-            stream = _Stream(Window(self._routes[route].window), modality, next_sequence)
+            stream = _Stream(self._window(route), modality, next_sequence)
             stream.window.restore(window_state)
             stream.left_out = stream.window.left_out
             self._streams[session, name] = stream

@@ -14,7 +14,6 @@ Shapes: T frames, F features.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
@@ -61,12 +60,14 @@ class Windowed(NamedTuple):
 class Window:
     """Of one stream. `left_out` counts frames that came into no segment: short remains, skipped by a long hop, late."""
 
-    def __init__(self, options: WindowOptions) -> None:
+    def __init__(self, options: WindowOptions, *, set_back_s: float = math.inf) -> None:
+        """`set_back_s`: a frame so long before the newest one is not late: the clock was set back."""
         self._options = options
+        self._set_back_s = set_back_s
         self._cutter: _ByCount | _ByTime = _ByTime(options) if options.seconds is not None else _ByCount(options)
         self._resampler = None if options.resample_hz is None else Resampler(options.resample_hz)
         self._newest_s: float | None = None
-        """time of the newest frame, before it was resampled"""
+        """time of the newest frame since the clock was last set back, before it was resampled"""
 
     @property
     def left_out(self) -> int:
@@ -76,21 +77,27 @@ class Window:
         """Segments that these frames, [T, F] at times [T], complete. Raises ValueError if F is not as before."""
         if not len(times_s):
             return []
-        if self._options.gap_s == math.inf:
-            done = self._add(values, times_s)
-        else:
-            done = []
-            for part in self._between_gaps(times_s):
-                if self._newest_s is not None and times_s[part.start] - self._newest_s > self._options.gap_s:
-                    done += self.end()
-                done += self._add(values[part], times_s[part])
-                self._see(times_s[part])
-        self._see(times_s)
+        done: list[Windowed] = []
+        newest_s = self._newest(times_s)
+        is_after_gap = times_s - newest_s[:-1] > self._options.gap_s
+        edges = [0, *(np.flatnonzero(is_after_gap[1:]) + 1).tolist(), len(times_s)]
+        for begin, end in pairwise(edges):
+            if is_after_gap[begin]:
+                done += self.end()
+            done += self._add(values[begin:end], times_s[begin:end])
+            self._newest_s = float(newest_s[end])
         return done
 
-    def _see(self, times_s: Times) -> None:
-        newest_s = float(times_s.max())
-        self._newest_s = newest_s if self._newest_s is None else max(self._newest_s, newest_s)
+    def _newest(self, times_s: Times) -> Times:
+        """[T + 1]: the time of the newest frame before each of these, then after all."""
+        before_s = -math.inf if self._newest_s is None else self._newest_s
+        newest_s = np.maximum.accumulate(np.concatenate([[before_s], times_s]))
+        if (times_s >= newest_s[:-1] - self._set_back_s).all():
+            return newest_s
+        for row, time_s in enumerate(times_s.tolist()):
+            is_set_back = time_s < newest_s[row] - self._set_back_s
+            newest_s[row + 1] = time_s if is_set_back else max(newest_s[row], time_s)
+        return newest_s
 
     def pass_by(self, until_s: float) -> list[Windowed]:
         """Segments that are complete since no frame to come is before this time; the very ones that it would close."""
@@ -130,15 +137,6 @@ class Window:
             if not len(times_s):
                 return []
         return self._cutter.add(values, times_s)
-
-    def _between_gaps(self, times_s: Times) -> Iterator[slice]:
-        """Parts of these frames that have no gap inside; before each but the first there is one."""
-        newest_s = np.maximum.accumulate(times_s)
-        cuts = (np.flatnonzero(times_s[1:] - newest_s[:-1] > self._options.gap_s) + 1).tolist()
-        edges = [0, *cuts, len(times_s)]
-        for begin, end in pairwise(edges):
-            if end > begin:
-                yield slice(begin, end)
 
 
 class _Carry:

@@ -75,3 +75,28 @@ def test_where_time_may_go_back_only_the_next_frame_closes_a_window() -> None:
 
 def test_who_is_never_seen_makes_no_segment() -> None:
     assert closed_at(0.0, pictures(NOBODY, NOBODY, NOBODY, NOBODY)) == []
+
+
+SET_BACK_S = [1000.0, 1000.5, *np.arange(900.0, 904.0, 0.5).tolist(), *np.arange(930.0, 934.0, 0.5).tolist()]
+
+
+def segments_of(samples: Sequence[Sample], batches: Sequence[int], window: dict[str, Any], lag_s: float) -> Any:
+    """Number, time and length of each, however many samples are taken at once."""
+    route = ROUTE | {"match": "**", "session": "all", "window": window}
+    encoding = Encoding(Pipeline([RouteOptions.model_validate(route)], ClockOptions()), {0: Faces(lag_s)})
+
+    async def main() -> list[tuple[int, float, int]]:
+        segments, start = [], 0
+        for size in batches:
+            segments += await encoding.take(samples[start : start + size], wall_s=0.0)
+            start += size
+        segments += await encoding.end()
+        return [(segment.sequence, segment.event_time_s, len(segment.frames)) for segment in segments]
+
+    return asyncio.run(main())
+
+
+def test_a_source_whose_clock_was_set_back_has_its_pauses_still() -> None:
+    samples = [Sample("cam/pictures", 1.0, time_s) for time_s in SET_BACK_S]
+    segments = segments_of(samples, [len(samples)], {"frames": 64, "gap_s": 2.0}, math.inf)
+    assert segments[-1] == (2, 933.5, 8)

@@ -99,6 +99,19 @@ def test_a_late_frame_is_no_gap(sizes: list[int]) -> None:
     assert sorted(whole[0]) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("sizes", [[8], [1] * 8, [3, 5]])
+@pytest.mark.parametrize("options", [{"frames": 4}, {"seconds": 100.0}])
+def test_a_pause_is_a_gap_after_a_clock_was_set_back_too(options: dict[str, Any], sizes: list[int]) -> None:
+    """It is told from the frames since then: those before had other times."""
+    one = Window(WindowOptions(**options, gap_s=2.0), set_back_s=5.0)
+    times_s, first = [1000.0, 1001.0, 900.0, 901.0, 930.0, 931.0, 932.0, 933.0], 0
+    segments: list[Windowed] = []
+    for size in sizes:
+        segments += one.add(*frames(times_s[first : first + size], first))
+        first += size
+    assert told(segments + one.end())[-1] == ([4, 5, 6, 7], 933.0)
+
+
 def test_windows_by_time_overlap() -> None:
     one = window(seconds=1.0, hop_s=0.5)
     segments = told(one.add(*frames([0.0, 0.3, 0.6, 1.1, 1.7])))
