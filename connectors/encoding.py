@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -39,9 +40,15 @@ class Encoding:
         return [segment for outcome in done if not isinstance(outcome, BaseException) for segment in outcome]
 
     async def _take(self, target: Target, accepted: Sequence[Accepted]) -> list[Segment]:
-        if target.route in self._factories:
+        factory = self._factories.get(target.route)
+        if factory is None:
+            return self._pipeline.window(accepted)
+        if math.isinf(factory.lag_s):
             return await self._encode(target, accepted)
-        return self._pipeline.window(accepted)
+        segments: list[Segment] = []
+        for part in _parts_that_grow(accepted):  # else what a time closes would depend on what comes with it
+            segments += await self._encode(target, part)
+        return segments
 
     async def _encode(self, target: Target, accepted: Sequence[Accepted]) -> list[Segment]:
         samples = [one.sample for one in accepted if one.sample is not None]
@@ -103,3 +110,16 @@ class Encoding:
 
 def _target_of(accepted: Accepted) -> Target:
     return accepted.target
+
+
+def _parts_that_grow(accepted: Sequence[Accepted]) -> Iterator[Sequence[Accepted]]:
+    """Cut where time goes back: a clock was set back, or several keys are one stream."""
+    begin, newest_s = 0, -math.inf
+    for at, one in enumerate(accepted):
+        assert one.sample is not None
+        time_s = time_of(one.sample)
+        if time_s < newest_s:
+            yield accepted[begin:at]
+            begin = at
+        newest_s = time_s
+    yield accepted[begin:]

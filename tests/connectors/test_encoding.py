@@ -100,3 +100,18 @@ def test_a_source_whose_clock_was_set_back_has_its_pauses_still() -> None:
     samples = [Sample("cam/pictures", 1.0, time_s) for time_s in SET_BACK_S]
     segments = segments_of(samples, [len(samples)], {"frames": 64, "gap_s": 2.0}, math.inf)
     assert segments[-1] == (2, 933.5, 8)
+
+
+@pytest.mark.parametrize(
+    "window", [{"seconds": 1.0}, {"seconds": 1.0, "gap_s": 2.0}, {"frames": 4, "gap_s": 2.0}], ids=str
+)
+@pytest.mark.parametrize("lag_s", [0.0, 0.5])
+def test_segments_do_not_depend_on_what_is_taken_at_once(window: dict[str, Any], lag_s: float) -> None:
+    """Nor where nobody is seen as a clock is set back, or one of two cameras of a stream is behind the other."""
+    set_back = [*SET_BACK_S[:2], 1003.0, *SET_BACK_S[2:]]
+    samples = [Sample("a", NOBODY if time_s == 1003.0 else 1.0, time_s) for time_s in set_back]
+    samples += [Sample("a", 1.0, 940.0), Sample("a", NOBODY, 941.05), Sample("b", 1.0, 940.9), Sample("b", 1.0, 941.5)]
+    one_by_one = segments_of(samples, [1] * len(samples), window, lag_s)
+    for size in (2, 5, len(samples)):
+        batches = [size] * -(-len(samples) // size)
+        assert segments_of(samples, batches, window, lag_s) == one_by_one
