@@ -38,9 +38,16 @@ class StartingWorkers:
 
 
 def _why(made: Any) -> str:
-    """The last line of what its constructor raised; "" if it was made, or died in another way: Ray starts it again."""
+    """The last line of why there is none: what its constructor raised, or why Ray cannot start one. "" if it was made,
+    or died in another way: Ray starts it again."""
     try:
         ray.get(made)
-    except ray.exceptions.RayActorError as error:
-        return str(error).strip().splitlines()[-1] if error.actor_init_failed else ""
+    except (ray.exceptions.RuntimeEnvSetupError, ray.exceptions.ActorUnschedulableError) as error:
+        return _last_line(error)
+    except ray.exceptions.RayError as error:
+        return _last_line(error) if getattr(error, "actor_init_failed", False) else ""
     return ""
+
+
+def _last_line(error: ray.exceptions.RayError) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -57,6 +57,15 @@ def test_one_that_dies_after_it_was_made_has_not_failed_to_start(workers: Starti
     assert (workers.look(), workers.failed) == ({}, {})
 
 
+def test_one_for_which_ray_cannot_prepare_a_node_has_failed_and_the_others_are_told_of_too(
+    workers: StartingWorkers,
+) -> None:
+    workers.add("worker-0", actor(failed_to_start()))
+    workers.add("worker-1", actor(ray.exceptions.RuntimeEnvSetupError("pip failed\nno such package")))
+    workers.add("worker-2", actor(ray.exceptions.RayError("its node is lost")))
+    assert workers.look() == {"worker-0": BECAUSE, "worker-1": "no such package"}
+
+
 def says(*answers: Mapping[str, Any]) -> Callable[[], Mapping[str, Any]]:
     """A controller with these answers, the last one again and again."""
     left = list(answers)
