@@ -63,9 +63,7 @@ def deploy(settings: Settings, on_progress: Callable[[str], None]) -> None:
     controller = start_controller(settings, detached=True)
     run_gateway(settings)  # while the workers load their model
     try:
-        wait_for_service(
-            lambda: _answer_of(controller.routes.remote()), settings.cluster, on_progress, "`ray logs` says more"
-        )
+        wait_for_service(lambda: _answer_of(controller.routes.remote()), on_progress, "`ray logs` says more")
     except StartError as error:
         raise StartError(f"{error}; it is tried again, until `grf down --address` ends it") from None
 

@@ -184,11 +184,13 @@ class Controller:
     # ---- what others may know ----
 
     def routes(self) -> dict[str, Any]:
-        """The workers that serve, with their endpoints; and where all of them, standbys too, tell their metrics."""
+        """The workers that serve, with their endpoints; how many are wanted, and where all tell their metrics: standbys
+        too."""
         with self._lock:
             members = self._serving_members()
             return {
                 "workers": [describe(member, self._book.epochs_of(member.beat.owner)) for member in members],
+                "wanted": self._wanted.number + self._policy.standbys,
                 "taken_by": self._assignment.taken_by,
                 "metrics_urls": {name: member.beat.metrics_url for name, member in self._members.by_name.items()},
             }

@@ -131,7 +131,7 @@ class LocalRuntime:
         self._controller = start_controller(self.settings)
         run_gateway(self.settings)  # while the worker loads its model
         log_is = "its log is under /tmp/ray/session_latest/logs"
-        wait_for_service(self._routes, self.settings.cluster, on_progress, log_is)
+        wait_for_service(self._routes, on_progress, log_is)
         return str(ray.get_runtime_context().gcs_address)
 
     def _start_ray(self, namespace: str, on_progress: Callable[[str], None]) -> None:

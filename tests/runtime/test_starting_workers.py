@@ -10,9 +10,9 @@ import ray
 
 from runtime import first_service
 from runtime.first_service import wait_for_service
-from runtime.placement import ClusterPolicy
 from runtime.starting_workers import StartingWorkers
 from runtime.state_dir import StartError
+from tests.runtime.test_controller import Cluster
 
 BECAUSE = "BundleError: config.json: no such file in /nowhere"
 
@@ -72,25 +72,36 @@ def says(*answers: Mapping[str, Any]) -> Callable[[], Mapping[str, Any]]:
     return lambda: left.pop(0) if len(left) > 1 else left[0]
 
 
-NOBODY: Mapping[str, Any] = {"workers": [], "failed": {}}
+NOBODY: Mapping[str, Any] = {"workers": [], "wanted": 1, "failed": {}}
 
 
 def test_a_start_goes_on_while_one_may_come_and_tells_once_of_each_that_does_not() -> None:
     told: list[str] = []
-    one_failed = {"workers": [], "failed": {"worker-1": BECAUSE}}
-    served = {"workers": ["worker-0"], "failed": {"worker-1": BECAUSE}}
-    wait_for_service(says(NOBODY, one_failed, one_failed, served), ClusterPolicy(workers=2), told.append, "")
+    one_failed = {"workers": [], "wanted": 2, "failed": {"worker-1": BECAUSE}}
+    served = {"workers": ["worker-0"], "wanted": 2, "failed": {"worker-1": BECAUSE}}
+    wait_for_service(says(NOBODY, one_failed, one_failed, served), told.append, "")
     assert told == [f"worker-1 does not start: {BECAUSE}"]
 
 
 def test_a_start_of_which_all_workers_fail_says_why() -> None:
-    all_failed = {"workers": [], "failed": {"worker-0": BECAUSE, "worker-1": BECAUSE}}
-    policy = ClusterPolicy(workers=1, standbys=1)
+    all_failed = {"workers": [], "wanted": 2, "failed": {"worker-0": BECAUSE, "worker-1": BECAUSE}}
     with pytest.raises(StartError, match=f"no worker starts: {BECAUSE}"):
-        wait_for_service(says(NOBODY, all_failed), policy, lambda text: None, "")
+        wait_for_service(says(NOBODY, all_failed), lambda text: None, "")
+
+
+def test_a_start_looks_at_how_many_the_controller_wants() -> None:
+    """Not as many as are set, where others were asked for before the runtime was killed."""
+    killed = Cluster(workers=1)
+    killed.controller.scale(3, 1.0)
+    after = Cluster(killed.disk, workers=1).controller
+    told: list[str] = []
+    answers = [after.routes() | {"failed": dict.fromkeys(names, BECAUSE)} for names in (["a"], ["a", "b"], "abc")]
+    with pytest.raises(StartError, match="no worker starts"):
+        wait_for_service(says(*answers), told.append, "")
+    assert len(told) == 3
 
 
 def test_a_start_that_takes_too_long_says_where_the_log_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first_service, "READY_WITHIN_S", 0.0)
     with pytest.raises(StartError, match="no worker was ready within 0 s; its log is there"):
-        wait_for_service(says(NOBODY), ClusterPolicy(), lambda text: None, "its log is there")
+        wait_for_service(says(NOBODY), lambda text: None, "its log is there")
