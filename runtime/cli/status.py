@@ -40,8 +40,11 @@ def status(address: str, tenant: str, token: str, as_json: bool) -> None:
 
 
 def is_as_it_should_be(cluster: Mapping[str, Any]) -> bool:
-    """Are all workers there that are wanted, and does each serve and save?"""
-    workers = cluster["workers"]
+    """Are all workers there that are wanted, and does each serve and save?
+
+    One that is silent beyond its lease is not there, though its role is what it was.
+    """
+    workers = [worker for worker in cluster["workers"] if worker["heard_s_ago"] < cluster["lease_s"]]
     serving = sum(worker["role"] == "serving" for worker in workers)
     return (
         serving >= cluster["workers_wanted"]

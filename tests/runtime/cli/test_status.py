@@ -17,7 +17,9 @@ WORKER = {
     "groups": 1024, "sessions": 3, "busy": 0.1, "pending_bytes": 0, "store_error": "", "fenced": False,
 }  # fmt: skip
 STANDBY = WORKER | {"name": "worker-1", "role": "standby", "groups": 0}
+SILENT = {"heard_s_ago": 40.0}
 WELL: dict[str, Any] = {
+    "lease_s": 2.0,
     "workers": [WORKER, STANDBY], "workers_wanted": 1, "standbys_wanted": 1, "taken_by": [],
     "events": [{"ago_s": 4.4, "kind": "died", "text": "worker-0/x: its process has ended"}],
 }  # fmt: skip
@@ -38,6 +40,9 @@ def status(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response, *flags: str)
         ({"workers": []}, NOT_AS_IT_SHOULD_BE),
         ({"workers": [STANDBY, STANDBY]}, NOT_AS_IT_SHOULD_BE),
         ({"workers": [WORKER]}, NOT_AS_IT_SHOULD_BE),
+        ({"workers": [WORKER | SILENT, STANDBY]}, NOT_AS_IT_SHOULD_BE),
+        ({"workers": [WORKER, STANDBY | SILENT]}, NOT_AS_IT_SHOULD_BE),
+        ({"workers": [WORKER, STANDBY, STANDBY | SILENT | {"fenced": True}]}, 0),
         ({"workers": [WORKER | {"store_error": "the disk is full"}, STANDBY]}, NOT_AS_IT_SHOULD_BE),
         ({"workers": [WORKER | {"fenced": True}, STANDBY]}, NOT_AS_IT_SHOULD_BE),
         ({"taken_by": ["worker-0/b"]}, NOT_AS_IT_SHOULD_BE),
