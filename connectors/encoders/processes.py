@@ -244,12 +244,14 @@ _works: dict[str, Work] = {}
 
 
 def _prepare() -> None:
-    """Ctrl-C is for the parent, which closes its processes; a parent that was killed closes nothing.
+    """Ctrl-C and a terminal that closes are for the parent, which closes its processes; a parent that was killed closes
+    nothing.
 
     C++ libraries write warnings about themselves to the terminal of whoever uses them: GRF_ENCODER_STDERR=1 shows them.
     What goes wrong in our own code comes back as an answer.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     if not os.environ.get("GRF_ENCODER_STDERR"):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     threading.Thread(target=_leave_with_the_parent, name="orphan-watch", daemon=True).start()

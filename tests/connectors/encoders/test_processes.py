@@ -132,6 +132,22 @@ def test_a_process_that_is_killed_is_started_again_and_every_stream_goes_on(capl
     assert caplog.messages == ["the process of an encoder (Counting) died; it is started again"] * 3
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_the_terminal_tells_all_processes_is_for_the_parent(
+    number: signal.Signals, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with HostedFactory(Counting, processes=1) as factory:
+            encoder = factory.encoder(stream="a")
+            assert await told(encoder, 1) == [1]
+            for pid in factory._processes.process_ids:
+                os.kill(pid, number)
+            assert await told(encoder, 2) == [3]
+
+    run(main())
+    assert caplog.messages == []
+
+
 def test_a_sample_that_kills_the_process_is_bad_and_the_streams_beside_it_lose_nothing() -> None:
     async def main() -> None:
         async with HostedFactory(Counting, processes=1) as factory:
