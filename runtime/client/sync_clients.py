@@ -40,8 +40,8 @@ def wait_for_welcome(driver: ThreadDriver[PublisherFleet] | ThreadDriver[StateFl
 
 def abandon(client: Publisher | StateClient, driver: ThreadDriver[Any]) -> None:
     if driver.is_running:
+        driver.abandon()  # first: a warning may be an error
         warnings.warn(f"unclosed {client!r}", ResourceWarning, source=client, stacklevel=2)
-        driver.abandon()
 
 
 class Publisher:

@@ -47,3 +47,12 @@ def test_a_publisher_sends_what_it_holds_and_ends_then(worker: RunningWorker) ->
     assert not thread.is_alive()
     with StateClient(worker.endpoint) as reader:
         assert reader.state("s")["durable_version"] == 1
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_it_ends_also_where_warnings_are_errors(worker: RunningWorker) -> None:
+    kept = [StateClient(worker.endpoint, client="forgotten")]
+    thread = thread_named("forgotten")
+    kept.clear()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
