@@ -80,6 +80,8 @@ class Controller:
         """when a group last changed hands"""
         self._asked = AskedGroups()
         self._assignment = Assignment(store)
+        self._of_before = frozenset[str]() if expected else frozenset(self._assignment.owners)
+        """owners of a runtime that has ended: that they are gone is no death"""
         self._leases = GrantedLeases(store, lease_s, now_s)
         self._has_rival = False
         self._store_error = ""
@@ -293,7 +295,8 @@ class Controller:
         self._hands.nudge(worker_of(owner))
 
     def _tell_of_claim(self, owner: str, expected: dict[int, int], gone: set[str], now_s: float) -> None:
-        reason, kind = _why_claimed(is_first=not any(expected.values()), is_orphaned=bool(gone))
+        is_first = not any(expected.values()) or (bool(gone) and gone <= self._of_before)
+        reason, kind = _why_claimed(is_first=is_first, is_orphaned=bool(gone))
         self.metrics.takeovers.labels(reason).inc()
         if kind == "moved":
             self.metrics.moved.inc(len(expected))

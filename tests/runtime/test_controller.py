@@ -432,6 +432,28 @@ def test_a_drain_of_what_is_not_there_says_so() -> None:
     assert Cluster().controller.drain("worker-7", 1.0) == []
 
 
+def takeovers(cluster: Cluster) -> dict[str, float | None]:
+    counted = cluster.registry.get_sample_value
+    return {reason: counted("grf_takeovers_total", {"reason": reason}) for reason in ("first", "owner_gone")}
+
+
+@pytest.mark.parametrize(("expected", "deaths"), [((), 0), (("worker-0",), 1)])
+def test_a_runtime_that_begins_again_counts_no_death_and_a_controller_that_does_counts_it(
+    expected: tuple[str, ...], deaths: int
+) -> None:
+    before = Cluster(standbys=0)
+    before.beat("worker-0", "1", 0.1)
+    again = Cluster(before.disk, 100.0, expected, standbys=0)
+    owned = {}
+    for tenths in range(50):
+        owned = again.beat("worker-0", "2", 100.0 + tenths / 10)
+    assert len(owned) == KEY_GROUPS
+    assert takeovers(again) == {"first": 1 - deaths, "owner_gone": deaths}
+    again.controller.died("worker-0/2", 106.0)
+    again.beat("worker-0", "3", 106.1)
+    assert takeovers(again) == {"first": 1 - deaths, "owner_gone": deaths + 1}
+
+
 def test_roles_takeovers_and_moves_are_counted() -> None:
     cluster = Cluster(workers=2)
     cluster.beat("worker-0", "1", 1.0)
