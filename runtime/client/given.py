@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 NO_NUMBERS = np.datetime64, np.timedelta64, np.character, np.complexfloating
 """that NumPy makes a float of all the same: of nanoseconds, for example"""
+NO_NUMBERS_EITHER = *NO_NUMBERS, str, bytes
+"""among objects"""
 
 
 def as_frames(frames: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -17,12 +19,14 @@ def as_frames(frames: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
     Raises ValueError for another shape and for masked values, TypeError for an array of something else than numbers.
     """
-    if isinstance(frames, np.ndarray):
-        if issubclass(frames.dtype.type, NO_NUMBERS):
-            raise TypeError(f"frames of dtype {frames.dtype} are no numbers")
-        if isinstance(frames, np.ma.MaskedArray) and np.ma.is_masked(frames):
-            raise ValueError("frames have masked values: what is behind the mask would be fused")
-    array = np.array(frames, dtype=np.float32, order="C")
+    given = np.asanyarray(frames)
+    if issubclass(given.dtype.type, NO_NUMBERS):
+        raise TypeError(f"frames of dtype {given.dtype} are no numbers")
+    if given.dtype == object and any(isinstance(value, NO_NUMBERS_EITHER) for value in given.flat):
+        raise TypeError("frames are no numbers: some are dates, text or complex")
+    if isinstance(given, np.ma.MaskedArray) and np.ma.is_masked(given):
+        raise ValueError("frames have masked values: what is behind the mask would be fused")
+    array = np.array(given, dtype=np.float32, order="C")
     if array.ndim != 2:
         raise ValueError(f"frames have shape {array.shape}, expected [T, F]")
     return array
@@ -30,7 +34,8 @@ def as_frames(frames: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 def as_time_s(event_time_s: SupportsFloat) -> float:
     """Raises TypeError for what is no number."""
-    if not isinstance(event_time_s, SupportsFloat) or isinstance(event_time_s, NO_NUMBERS):
+    dtype = getattr(event_time_s, "dtype", None)  # an array without dimensions has one too
+    if not isinstance(event_time_s, SupportsFloat) or (dtype is not None and issubclass(dtype.type, NO_NUMBERS)):
         raise TypeError(f"event time {event_time_s!r} is no number of seconds")
     return float(event_time_s)
 

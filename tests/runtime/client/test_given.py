@@ -11,7 +11,7 @@ import pytest
 
 from runtime import messages as m
 from runtime.client.asking import ask_history, ask_state
-from runtime.client.given import as_frames
+from runtime.client.given import as_frames, as_time_s
 from runtime.wire import decode, encode
 
 
@@ -22,6 +22,11 @@ from runtime.wire import decode, encode
         np.zeros((2, 3), "timedelta64[ns]"),
         np.zeros((2, 3), complex),
         np.array([["1", "2"]]),
+        [["1", "2"]],
+        [[np.datetime64("2026-01-01", "ns")]],
+        [[np.complex64(1j)]],
+        np.array([["1", 2.0]], object),
+        np.array([[np.datetime64("2026-01-01", "ns")]], object),
     ],
 )
 def test_frames_that_numpy_would_make_numbers_of_are_refused(frames: npt.NDArray[Any]) -> None:
@@ -46,3 +51,15 @@ def test_questions_may_be_asked_with_numbers_of_numpy() -> None:
 def test_a_date_is_no_time_to_ask_for() -> None:
     with pytest.raises(TypeError, match="is no number of seconds"):
         ask_history("s", datetime.datetime(2026, 1, 1), 2.0, 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("time_s", [np.array("1.5"), np.array(np.datetime64("2026-01-01", "ns")), np.str_("1.5")])
+def test_nor_is_one_that_numpy_has_wrapped(time_s: Any) -> None:
+    with pytest.raises(TypeError, match="is no number of seconds"):
+        as_time_s(time_s)
+
+
+def test_times_and_frames_of_any_kind_of_number_are_taken() -> None:
+    assert [as_time_s(time_s) for time_s in (2, np.float32(2), np.array(2), np.int8(2))] == [2.0] * 4
+    for frames in ([[1, 2]], [[True, 2.0]], np.array([[1, 2.0]], object), [np.ones(2), np.ones(2)]):
+        assert as_frames(frames).dtype == np.float32
