@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -55,7 +56,8 @@ def up(config: str | None, flags: tuple[str, ...], detach: bool, quiet: bool, ra
         runtime.start(lambda text: click.echo(f"grf: {text}", err=True))
         click.echo(f"grf is ready: {runtime.address}  (dashboard at /, API at /docs)")
         stopped.wait()
-        click.echo("grf: stopping", err=True)
+        with suppress(OSError):  # who read it may have been told to stop as well, as `tee` is
+            click.echo("grf: stopping", err=True)
         saved = runtime.stop()
     click.echo("grf: all that was settled is saved" if saved else "grf: not everything settled was saved", err=True)
     sys.exit(0 if saved else FAILED)
