@@ -25,7 +25,7 @@ def run_until_stopped(options: ConnectOptions) -> int:
     Raises ConnectorError, OSError.
     """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    for noisy in ("httpx", "nats", "mqtt", "mcap", "rosbags"):
+    for noisy in ("httpx", "nats", "mqtt", "mcap", "rosbags", "runtime.client"):  # the supervisor tells of its clients
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with StateFolder(Path(options.state_dir)) as folder:
         outcomes = asyncio.run(_run(options, folder))
