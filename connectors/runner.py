@@ -118,8 +118,7 @@ class Runner:
             self._metrics.up.labels(self.name).set(0)
             self._count_lost()
             self._flush_tally()
-            for factory in self._factories.values():
-                await factory.close()
+            await asyncio.gather(*(factory.close() for factory in self._factories.values()))
 
     def stop(self) -> None:
         """Take no more samples; what was published becomes durable and the position is committed, if time allows."""
@@ -130,8 +129,11 @@ class Runner:
             self._limit.reschedule(_stopped_by_s())
 
     async def _start(self) -> None:
-        for factory in self._factories.values():
-            await factory.open()
+        if self._factories:
+            log.info("%s: starting its encoders (%d)", self.name, len(self._factories))
+        async with asyncio.TaskGroup() as opening:  # each loads for seconds, most of them in processes of their own
+            for factory in self._factories.values():
+                opening.create_task(factory.open())
         if self._is_replayable and self._barriers.restore():
             # Else a recording that was read to its end looks like one with nothing in it.
             log.info("%s: goes on where its last run was, and reads nothing again", self.name)

@@ -376,6 +376,47 @@ def _frame(value: float, time_s: float | None) -> Frames:
     return Frames(np.array([[value]], np.float32), np.array([time_s], np.float64))
 
 
+class Meeting(EncoderFactory):
+    """Opens, and closes, once as many do so as are to meet."""
+
+    def __init__(self, met: asyncio.Barrier) -> None:
+        self.met = met
+
+    async def open(self) -> None:
+        await self.met.wait()
+
+    async def close(self) -> None:
+        await self.met.wait()
+
+    def encoder(self, *, stream: str) -> Encoder:
+        return Summing()
+
+
+def test_encoders_start_and_end_side_by_side() -> None:
+    async def main() -> None:
+        met = asyncio.Barrier(2)
+        routes = [ENCODED | {"match": key} for key in "ab"]
+        bench = Bench(ScriptedSource([END]), *routes, factories={0: Meeting(met), 1: Meeting(met)})
+        await asyncio.wait_for(bench.runner.run(), 10.0)
+        assert bench.runner.health == "ended"
+
+    run_virtually(main())
+
+
+def test_an_encoder_that_cannot_be_loaded_breaks_its_source_with_the_reason() -> None:
+    class Missing(SummingFactory):
+        async def open(self) -> None:
+            raise SourceBroken("no such model")
+
+    async def main() -> None:
+        factories: dict[int, EncoderFactory] = {0: Missing(), 1: SummingFactory()}
+        bench = Bench(ScriptedSource([END]), ENCODED, ENCODED | {"match": "b"}, factories=factories)
+        await bench.runner.run()
+        assert (bench.runner.health, bench.runner.reason) == ("broken", "no such model")
+
+    run_virtually(main())
+
+
 class SummingFactory(EncoderFactory):
     opened = closed = 0
 
