@@ -21,10 +21,11 @@ class StartingWorkers:
     def add(self, name: str, handle: Any) -> None:
         with self._lock:
             self._made[name] = handle.process.remote()
+            self._failed.pop(name, None)  # it may come this time
 
     @property
     def failed(self) -> dict[str, str]:
-        """Why, of those that have failed and were not made since."""
+        """Why, of those that have failed and were not asked for again since."""
         with self._lock:
             return dict(self._failed)
 
@@ -33,7 +34,7 @@ class StartingWorkers:
         with self._lock:
             done = [name for name, made in self._made.items() if ray.wait([made], timeout=0)[0]]
             news = {name: reason for name in done if (reason := _why(self._made.pop(name)))}
-            self._failed = {name: why for name, why in self._failed.items() if name not in done} | news
+            self._failed |= news
             return news
 
 

@@ -40,14 +40,16 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> StartingWorkers:
     return StartingWorkers()
 
 
-def test_why_a_worker_has_failed_is_told_once_and_known_until_it_is_made(workers: StartingWorkers) -> None:
+def test_why_a_worker_has_failed_is_told_once_and_known_until_it_is_asked_for_again(workers: StartingWorkers) -> None:
     workers.add("worker-0", actor(failed_to_start()))
     workers.add("worker-1", actor(None))
     assert workers.look() == {"worker-0": BECAUSE}
     assert workers.look() == {}
     assert workers.failed == {"worker-0": BECAUSE}
     workers.add("worker-0", actor(None))
-    assert (workers.look(), workers.failed) == ({}, {"worker-0": BECAUSE})
+    assert (workers.look(), workers.failed) == ({}, {})
+    workers.add("worker-0", actor(failed_to_start()))
+    assert (workers.look(), workers.failed) == ({"worker-0": BECAUSE}, {"worker-0": BECAUSE})
     workers.add("worker-0", actor(17))
     assert (workers.look(), workers.failed) == ({}, {})
 
