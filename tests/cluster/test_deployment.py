@@ -75,12 +75,14 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 def sum_over_replicas(gateway: httpx.Client, metric: str) -> float:
     """The sum of what both replicas tell of a metric."""
 
-    def targets() -> list[str]:
+    def all_listed() -> list[str]:
         found = gateway.get("/sd/prometheus").json()
-        return [target["targets"][0] for target in found if target["labels"]["component"] == "gateway"]
+        targets = [target["targets"][0] for target in found if target["labels"]["component"] == "gateway"]
+        return targets if len(targets) == REPLICAS else []
 
-    wait_until(lambda: len(targets()) == REPLICAS, 20.0, "both replicas are listed")
-    texts = [httpx.get(f"http://{target}/metrics").text for target in targets()]
+    # Not asked again: the other one may answer then, which hears of this one a moment later.
+    targets = wait_until(all_listed, 20.0, "both replicas are listed")
+    texts = [httpx.get(f"http://{target}/metrics").text for target in targets]
     lines = [line for text in texts for line in text.splitlines() if line.startswith(metric)]
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
