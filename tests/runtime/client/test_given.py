@@ -44,13 +44,13 @@ def test_frames_with_masked_values_are_refused_and_those_without_are_taken() -> 
 def test_questions_may_be_asked_with_numbers_of_numpy() -> None:
     state = ask_state("s", np.int64(5), 0.0, False).question(1)  # type: ignore[arg-type]  # as who checks no types may
     assert decode(encode(state)) == m.Query(1, "s", 5, 0, False)
-    past = ask_history("s", np.float32(1.5), np.int64(2), np.int32(3)).question(2)  # type: ignore[arg-type]
+    past = ask_history("s", np.float32(1.5), np.int64(2), np.int32(3)).question(2)  # type: ignore[arg-type]  # likewise
     assert decode(encode(past)) == m.QueryHistory(2, "s", 1.5, 2.0, 3)
 
 
 def test_a_date_is_no_time_to_ask_for() -> None:
     with pytest.raises(TypeError, match="is no number of seconds"):
-        ask_history("s", datetime.datetime(2026, 1, 1), 2.0, 3)  # type: ignore[arg-type]
+        ask_history("s", datetime.datetime(2026, 1, 1), 2.0, 3)  # type: ignore[arg-type]  # likewise
 
 
 @pytest.mark.parametrize("time_s", [np.array("1.5"), np.array(np.datetime64("2026-01-01", "ns")), np.str_("1.5")])
