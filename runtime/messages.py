@@ -44,6 +44,9 @@ class Open:
     """highest sequence number the client has seen acknowledged as durable: less on the worker means a reset"""
     known_born: int = 0
     """`born` of the last Opened: if that session was deleted since, none is opened; 0 makes one if there is none"""
+    known_numbering: int = 0
+    """`numbering` of the last Opened: if another publisher has numbered segments of the stream since, it is not opened;
+    0 takes it over from any"""
 
 
 class SegmentEntry(NamedTuple):
@@ -206,6 +209,8 @@ class Opened:
     version: int
     born: int = 0
     """another one once the session was deleted and began anew; 0 if that is not known"""
+    numbering: int = 0
+    """a higher one whenever another publisher takes over, who numbers on from `last_sequence`"""
 
 
 class StreamAck(NamedTuple):

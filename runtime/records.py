@@ -39,6 +39,10 @@ class StreamRecord(NamedTuple):
     """newest settled event time, -inf before the first"""
     refused: tuple[tuple[int, str], ...] = ()
     """numbers refused for good and their codes, until the publisher is known to have been told"""
+    numbering: int = 0
+    """tells the publishers apart that numbered its segments, one after another; 0 if it is older than such marks"""
+    owner: str = ""
+    """the connection that has it open; it means something to the worker that saved it, and to no other"""
 
 
 class HistoryRow(NamedTuple):
@@ -160,10 +164,18 @@ def _record(
 
 
 def _stream(
-    stream: str, modality: str, upto: int, above: list[int], newest_s: float, refused: list[list[Any]]
+    stream: str,
+    modality: str,
+    upto: int,
+    above: list[int],
+    newest_s: float,
+    refused: list[list[Any]],
+    numbering: int = 0,
+    owner: str = "",
 ) -> StreamRecord:
     told = tuple((int(sequence), str(code)) for sequence, code in refused)
-    return StreamRecord(str(stream), str(modality), int(upto), tuple(map(int, above)), float(newest_s), told)
+    marks = int(upto), tuple(map(int, above)), float(newest_s), told, int(numbering), str(owner)
+    return StreamRecord(str(stream), str(modality), *marks)
 
 
 def _context(key: SessionKey, shape: list[int], data: bytes) -> Float32Array:

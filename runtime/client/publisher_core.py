@@ -254,7 +254,7 @@ class PublisherCore:
             case m.Opened(session, stream):
                 buffer = self._streams.get((session, stream))
                 if buffer is not None:
-                    self._free(buffer.opened(message.durable, message.last_sequence))
+                    self._free(buffer.opened(message.durable, message.last_sequence, message.numbering))
                     self._queue.recount()
                     self._make_sendable((session, stream))
                     self._to_open_or_end[session, stream] = None

@@ -35,6 +35,8 @@ class StreamBuffer:
         self._next: int | None = None
         """number of the next segment to be published; None until the worker, or the user, has said where to begin"""
         self._numbered_by_user = False
+        self._numbering = 0
+        """as the worker calls the numbers that this client gives; 0 until it has said so"""
         self._sent_upto = 0
         self._taken_upto = 0
         self._fused_upto = 0
@@ -144,7 +146,11 @@ class StreamBuffer:
             return None
         if self._state == "closed" and (len(self) or not self._ended):
             self._state = "opening"
-            return m.Open(self.session, self.stream, self.modality, self.oldest, self._durable_upto)
+            # A number that the user gave means the same segment, whoever else has published it.
+            known = 0 if self._numbered_by_user else self._numbering
+            return m.Open(
+                self.session, self.stream, self.modality, self.oldest, self._durable_upto, known_numbering=known
+            )
         if self._ended and not self._end_sent and self._state == "open" and self._sent_upto + 1 >= (self._next or 1):
             self._end_sent = True
             return m.End(self.session, self.stream, (self._next or 1) - 1)
@@ -172,9 +178,10 @@ class StreamBuffer:
 
     # ---- what the worker says ----
 
-    def opened(self, durable: int, last_sequence: int) -> list[Entry]:
+    def opened(self, durable: int, last_sequence: int, numbering: int) -> list[Entry]:
         """The worker is ready for this stream; return what turned out to be durable."""
         self._state = "open"
+        self._numbering = numbering
         if self._next is None:
             self._next = last_sequence + 1
             while self._unnumbered:

@@ -63,7 +63,7 @@ class Dispatcher:
         self.group_load = GroupLoad()
         self._tokens = tokens
         self._loader = SessionLoader(engine, self.store, self.owned, incarnation)
-        self._publishing = Publishing(engine, self._loader, self.peers, self.outbox, self.group_load)
+        self._publishing = Publishing(engine, self._loader, self.owned, self.peers, self.outbox, self.group_load)
         self._questions = Questions(
             engine, self._loader, self.owned, self.store, self.outbox, self._publishing.forget_deleted
         )

@@ -116,7 +116,7 @@ class SessionLoader:
             self._refuse_all(key, "slow_down", session.text, session.retry_after_ms)
             return
         if record is None:
-            session.born = self._owned.next_birth(key)
+            session.born = self._owned.next_mark(key)
         else:
             try:
                 tenure = f"{self._incarnation}@{self._owned.tenure_of(key)}"

@@ -17,7 +17,7 @@ class OwnedGroups:
         """given up, with their epochs; the controller may not know it yet"""
         self._lost: Counter[int] = Counter()
         """how often each group was lost"""
-        self._births = 0
+        self._marks = 0
 
     def replace(self, epochs: Mapping[int, int]) -> set[int]:
         """Own these groups and no others; return those lost, a group that came back at another epoch included.
@@ -56,10 +56,10 @@ class OwnedGroups:
         group = key_group(key)
         return f"{self._epochs.get(group, 0)}.{self._lost[group]}"
 
-    def next_birth(self, key: SessionKey) -> int:
-        """A number that no session of this name has had: no two workers have a group at the same epoch."""
-        self._births += 1
-        return self._epochs[key_group(key)] << 32 | self._births
+    def next_mark(self, key: SessionKey) -> int:
+        """A number above all that a session of this name has had: no two workers have a group at the same epoch."""
+        self._marks += 1
+        return self._epochs[key_group(key)] << 32 | self._marks
 
     @property
     def epochs(self) -> dict[int, int]:

@@ -6,10 +6,10 @@ from functools import partial
 from typing import NamedTuple
 
 from runtime import messages as m
-from runtime.dispatch.deletions import Deletions
 from runtime.dispatch.group_load import GroupLoad
 from runtime.dispatch.loading import SessionLoader, Visit
 from runtime.dispatch.outbox import Outbox
+from runtime.dispatch.ownership import OwnedGroups
 from runtime.dispatch.peers import Peer, Peers
 from runtime.engine.engine import Engine
 from runtime.engine.outcomes import ACCEPTED, DUPLICATE
@@ -39,14 +39,20 @@ class _Opening(NamedTuple):
 
 class Publishing:
     def __init__(
-        self, engine: Engine, loader: SessionLoader, peers: Peers, outbox: Outbox, group_load: GroupLoad
+        self,
+        engine: Engine,
+        loader: SessionLoader,
+        owned: OwnedGroups,
+        peers: Peers,
+        outbox: Outbox,
+        group_load: GroupLoad,
     ) -> None:
         self._engine = engine
         self._loader = loader
+        self._owned = owned
         self._peers = peers
         self._outbox = outbox
         self._group_load = group_load
-        self._deletions = Deletions(peers)
         self._opening: dict[tuple[bytes, SessionKey, str], _Opening] = {}
         """opened, and not told before the store knows: only then will they be waited for after a crash"""
 
@@ -82,13 +88,17 @@ class Publishing:
         if known is not None and self._is_superseded(peer, known):
             refuse("stream_taken", "a newer connection of this client has opened the stream")
             return
+        if known is not None and 0 < message.known_numbering < known.numbering:
+            refuse("stream_taken", "another publisher has numbered its segments since")
+            return
         was_reset = message.known_durable > (known.durable if known else 0)
         if known is None and len(session.streams) >= MAX_STREAMS:
             refuse("too_large", f"the session has {MAX_STREAMS} streams")
             return
+        numbering = self._numbering(peer, message, session)
         try:
             previous = self._engine.open_stream(
-                session, message.stream, message.modality, message.base, peer.owner, now_s
+                session, message.stream, message.modality, message.base, peer.owner, numbering, now_s
             )
         except ValueError as error:  # the stream is known with another modality
             refuse("unknown_modality", str(error))
@@ -97,6 +107,16 @@ class Publishing:
         if session.reset_reason or was_reset:
             refuse("session_reset", session.reset_reason or "the session was deleted, or its store was replaced")
         self._keep_opening(_Opening(peer, message, session.key))
+
+    def _numbering(self, peer: Peer, message: m.Open, session: Session) -> int:
+        """Its own, if it has one: that is not below the stream's. It may not have heard of one that it was given here."""
+        if message.known_numbering > 0:
+            return message.known_numbering
+        stream = session.streams.get(message.stream)
+        owner = self._peers.owner(stream.owner) if stream is not None else None
+        if stream is not None and stream.numbering and owner is not None and owner.client == peer.client:
+            return stream.numbering
+        return self._owned.next_mark(session.key)
 
     def _is_superseded(self, peer: Peer, stream: StreamState) -> bool:
         """Has the client opened the stream on a newer connection? What it sent on the old one may come after that."""
@@ -129,8 +149,8 @@ class Publishing:
             self._outbox.refuse_segment(peer, message.session, message.stream, sequence, code, text)
         last = max(stream.received.highest, message.base - 1)
         stream.told_durable = stream.durable
-        opened = m.Opened(message.session, message.stream, stream.durable, last, session.live_version, session.born)
-        self._outbox.send(peer.identity, opened)
+        marks = session.live_version, session.born, stream.numbering
+        self._outbox.send(peer.identity, m.Opened(message.session, message.stream, stream.durable, last, *marks))
 
     def _tell_loser(self, previous: str, peer: Peer, message: m.Open) -> None:
         loser = self._peers.owner(previous)
@@ -151,15 +171,9 @@ class Publishing:
 
     def forget_deleted(self, key: SessionKey) -> None:
         """The session is deleted: who has a stream of it open has to open it again, whoever begins it anew."""
-        self._deletions.add(key)
         session = self._engine.sessions.get(key)
         if session is not None:
             self.forget(session, "not_open", "the session was deleted")
-
-    def _may_be_of_a_deleted_one(self, peer: Peer, session: Session, stream: StreamState) -> bool:
-        """A stream of a session that was loaded goes on with whoever comes first, unless what that one has open may be
-        of another session."""
-        return stream.owner is None and self._deletions.concern(peer, session.key)
 
     # ---- end ----
 
@@ -170,9 +184,7 @@ class Publishing:
 
     def _end(self, peer: Peer, message: m.End, now_s: float, session: Session | None) -> None:
         stream = session.streams.get(message.stream) if session else None
-        if session is None or stream is None or stream.owner not in (None, peer.owner):
-            return
-        if self._may_be_of_a_deleted_one(peer, session, stream):
+        if session is None or stream is None or stream.owner != peer.owner:
             return
         if stream.received.upto >= message.upto:
             self._engine.end_stream(session, message.stream, now_s)
@@ -210,10 +222,9 @@ class Publishing:
     ) -> None:
         session_id, name, oldest, entries = group
         stream = session.streams.get(name) if session else None
-        if session is None or stream is None or self._may_be_of_a_deleted_one(peer, session, stream):
+        if session is None or stream is None or stream.owner is None:
             self._refuse_group(peer, group, "not_open", "open the stream first")
             return
-        stream.owner = stream.owner or peer.owner
         if stream.owner != peer.owner:
             self._refuse_group(peer, group, "stream_taken", "another client has opened this stream")
             return

@@ -82,7 +82,8 @@ def _stream_record(session: Session, name: str, state: StreamState, names: list[
     newest_s = min(session.timeline.clocks[name].newest_s, session.timeline.settled_watermark_s)
     if state.stored == "no":
         state.stored = "on its way"
-    marks = name, names[state.rank], settled.upto, above, newest_s, tuple(state.refused.items())
+    refused = tuple(state.refused.items())
+    marks = name, names[state.rank], settled.upto, above, newest_s, refused, state.numbering, state.owner or ""
     return tuple_of(StreamRecord, marks)
 
 
@@ -160,7 +161,11 @@ def _restore_streams(engine: Engine, session: Session, record: SessionRecord, in
         state = StreamState(known[stream.modality], settled, stream.settled_upto, stream.refused)
         session.streams[stream.stream] = state
         state.stored = "yes"
-        was_cut_off = record.incarnation != incarnation and stream.newest_s >= flowing_since_s
+        state.numbering = stream.numbering
+        was_here = record.incarnation == incarnation
+        if was_here:
+            state.owner = stream.owner or None
+        was_cut_off = not was_here and stream.newest_s >= flowing_since_s
         wait_until_s = now_s + order.restart_grace_s if was_cut_off else -inf
         session.timeline.open_stream(stream.stream, stream.modality, wait_until_s, stream.newest_s)
         state.newest_s = stream.newest_s

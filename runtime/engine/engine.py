@@ -84,8 +84,10 @@ class Engine:
 
     # ---- streams ----
 
-    def open_stream(self, session: Session, stream: str, modality: str, base: int, owner: str, now_s: float) -> str:
-        """Open a stream for publishing from sequence number `base` on; return the client that owned it before.
+    def open_stream(
+        self, session: Session, stream: str, modality: str, base: int, owner: str, numbering: int, now_s: float
+    ) -> str:
+        """Open a stream for publishing from sequence number `base` on; return the connection that owned it before.
 
         Raises KeyError for a modality that the model does not know, ValueError when the stream has another one.
         """
@@ -98,11 +100,13 @@ class Engine:
         elif state.rank != rank:
             raise ValueError(f"stream {stream!r} is of modality {self.signature.modalities[state.rank].name}")
         state.let_go(base)
-        if not session.timeline.waits_for(stream, now_s):
+        # After a crash it is waited for only if that was saved, and its publisher known only by a numbering that was.
+        if numbering != state.numbering or not session.timeline.waits_for(stream, now_s):
             state.stored = "no"
-            self._flow.mark_dirty(session)  # after a crash it is waited for only if it was saved
+        if owner != state.owner or state.stored == "no":
+            self._flow.mark_dirty(session)
         previous = state.owner if state.owner not in (None, owner) else ""
-        state.owner = owner
+        state.owner, state.numbering = owner, numbering
         session.timeline.open_stream(stream, modality, now_s + self.policy.order.idle_timeout_s)
         self.residents.touch(session, now_s)
         return previous or ""

@@ -39,6 +39,7 @@ class StreamState:
         "durable",
         "fused",
         "newest_s",
+        "numbering",
         "owner",
         "rank",
         "received",
@@ -59,7 +60,9 @@ class StreamState:
         self.newest_s = -inf
         """newest event time received"""
         self.owner: str | None = None
-        """the client that opened it last; None after a restart, until one does"""
+        """the connection that opened it last; None in the hands of another worker, until one does"""
+        self.numbering = 0
+        """whose numbers these are: it grows whenever another publisher takes over"""
         self.refused = dict(refused)
         """numbers refused for good, with the code, until the publisher lets go of them: a Nack may get lost"""
         self.stored: Literal["no", "on its way", "yes"] = "no"

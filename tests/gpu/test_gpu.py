@@ -108,7 +108,7 @@ class Streams:
             session = engine.sessions.get(key) or engine.create(key, self.now_s)
             assert isinstance(session, Session)
             for stream, modality in STREAMS.items():
-                engine.open_stream(session, stream, modality, self.sent.get((key, stream), 0) + 1, "p", self.now_s)
+                engine.open_stream(session, stream, modality, self.sent.get((key, stream), 0) + 1, "p", 1, self.now_s)
 
     def send(self, rounds: int) -> None:
         """Each stream in turn, up to 0.4 s of event time behind the newest: many land behind what is fused."""

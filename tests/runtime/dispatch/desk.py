@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from grf_core.step import StepModel
 from runtime import messages as m
 from runtime.dispatch.dispatcher import Dispatcher
 from runtime.dispatch.policy import DispatchPolicy
@@ -29,12 +30,18 @@ class Desk:
     """A dispatcher with its store, and what each connection has been told."""
 
     def __init__(
-        self, disk: MemoryDisk | None = None, *, digest: str = "toy-1", incarnation: str = "", **policy: Any
+        self,
+        disk: MemoryDisk | None = None,
+        *,
+        digest: str = "toy-1",
+        model: StepModel | None = None,
+        incarnation: str = "",
+        **policy: Any,
     ) -> None:
         self.disk = disk or MemoryDisk()
         self.store = MemoryStore(self.disk)
         tokens = Tokens(policy.pop("tokens", {}))
-        engine = Engine(ToyModel(digest), EnginePolicy(**policy))
+        engine = Engine(model or ToyModel(digest), EnginePolicy(**policy))
         incarnation = incarnation or f"incarnation of {digest}"
         self.dispatcher = Dispatcher(engine, "w", incarnation, tokens, DispatchPolicy())
         expected = {group: self.store.ownership()[group].epoch for group in self.store.ownership()}

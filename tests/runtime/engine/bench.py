@@ -62,7 +62,7 @@ class Bench:
         return session
 
     def open(self, stream: str, modality: str = "audio", base: int = 1, key: SessionKey = KEY, owner: str = "p") -> str:
-        return self.engine.open_stream(self.session(key), stream, modality, base, owner, self.now_s)
+        return self.engine.open_stream(self.session(key), stream, modality, base, owner, 1, self.now_s)
 
     def send(
         self,

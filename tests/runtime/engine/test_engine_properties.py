@@ -160,7 +160,7 @@ class LateLife:
         session, n = self._session(), self.tape.below(len(self.ranks))
         name, rank = f"s{n}", self.ranks[n]
         if name not in session.streams:
-            self.engine.open_stream(session, name, MODALITIES[rank], self.sent[n] + 1, "publisher", self.now_s)
+            self.engine.open_stream(session, name, MODALITIES[rank], self.sent[n] + 1, "publisher", 1, self.now_s)
             for reference in self.references:
                 reference.open(name, MODALITIES[rank], self.now_s)
         self.sent[n] += 1

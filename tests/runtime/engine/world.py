@@ -328,7 +328,7 @@ class World:
         session = self.engine.sessions[planned.key]
         self._tell(f"{planned.key.tenant}/{planned.key.session} {stream.name} open from {stream.durable_seen + 1}")
         base = stream.durable_seen + 1
-        self.engine.open_stream(session, stream.name, MODALITIES[stream.rank], base, "publisher", self.now_s)
+        self.engine.open_stream(session, stream.name, MODALITIES[stream.rank], base, "publisher", 1, self.now_s)
         stream.waited_until_s = max(stream.waited_until_s, self.now_s + IDLE_S)
 
     def _open_streams(self, planned: PlannedSession) -> None:
