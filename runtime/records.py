@@ -173,6 +173,8 @@ def _stream(
     numbering: int = 0,
     owner: str = "",
 ) -> StreamRecord:
+    if not 0 <= numbering < 2**63:
+        raise ValueError("damaged numbering")
     told = tuple((int(sequence), str(code)) for sequence, code in refused)
     marks = int(upto), tuple(map(int, above)), float(newest_s), told, int(numbering), str(owner)
     return StreamRecord(str(stream), str(modality), *marks)

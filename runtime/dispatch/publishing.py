@@ -109,7 +109,7 @@ class Publishing:
         self._keep_opening(_Opening(peer, message, session.key))
 
     def _numbering(self, peer: Peer, message: m.Open, session: Session) -> int:
-        """Its own, if it has one: that is not below the stream's. It may not have heard of one that it was given here."""
+        """Its own, if it has one, for it may not have heard of another: that is not below the stream's."""
         if message.known_numbering > 0:
             return message.known_numbering
         stream = session.streams.get(message.stream)

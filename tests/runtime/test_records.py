@@ -32,6 +32,8 @@ streams = st.builds(
     settled_above=st.lists(counts, max_size=3).map(tuple),
     newest_s=times,
     refused=st.lists(st.tuples(counts, st.text()), max_size=2).map(tuple),
+    numbering=st.integers(0, 2**63 - 1),
+    owner=st.text(),
 )
 records = st.builds(
     SessionRecord,
@@ -75,6 +77,14 @@ def test_a_record_is_read_back_as_it_was_written(record: SessionRecord) -> None:
 def test_a_record_from_before_there_were_births_is_read() -> None:
     older = msgpack.packb(msgpack.unpackb(encode_record(dataclasses.replace(SAMPLE, born=7)))[:-1])
     assert plain(decode_record(KEY, older)) == plain(SAMPLE)
+
+
+def test_a_stream_from_before_there_were_numberings_is_read() -> None:
+    fields = msgpack.unpackb(encode_record(SAMPLE))
+    stream = fields[FIELDS.index("streams")][0]
+    assert len(stream) == len(StreamRecord._fields)
+    del stream[-2:]  # numbering, owner
+    assert plain(decode_record(KEY, msgpack.packb(fields))) == plain(SAMPLE)
 
 
 # ---- what is not a record ----
