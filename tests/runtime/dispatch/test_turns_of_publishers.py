@@ -96,8 +96,9 @@ class Table:
 
     def hear(self, who: int) -> None:
         core = self.publishers[who]
-        for message in self.desk.all_heard(self.connections[who]) if core is not None else ():
-            core.receive(message, self.desk.now_s)
+        for message in self.desk.all_heard(self.connections[who]):
+            if core is not None:
+                core.receive(message, self.desk.now_s)
 
     def talk(self, who: int) -> None:
         for _ in range(3):
@@ -238,7 +239,7 @@ def test_who_names_no_numbering_takes_over_from_any(known: int, codes: list[tupl
 
 def test_a_publisher_that_comes_back_keeps_its_numbering_and_another_gets_a_higher_one() -> None:
     desk = Desk()
-    numberings = []
+    numberings: list[int] = []
     for who, known in (b"a", 0), (b"a", 0), (b"b", 0), (b"b2", -1), (b"a", 0):
         desk.hello(who)
         desk.say(who, m.Open("s", "mic", "audio", 1, known_numbering=known and numberings[known]))
