@@ -46,10 +46,15 @@ def describe(member: Member, epochs: Mapping[int, int]) -> dict[str, Any]:
     }
 
 
-def describe_state(member: Member, now_s: float) -> dict[str, Any]:
-    """How it was when it was heard of last."""
+def describe_fully(
+    member: Member, epochs: Mapping[int, int], now_s: float, *, serves: bool, leaves: bool
+) -> dict[str, Any]:
+    """And how it was when it was heard of last; `leaves`: it is being emptied."""
     beat = member.beat
     return {
+        **describe(member, epochs),
+        "role": "serving" if serves else "standby",
+        "leaves": leaves or beat.leaves,
         "heard_s_ago": now_s - member.heard_s,
         "sessions": beat.sessions,
         "pending_bytes": beat.pending_bytes,

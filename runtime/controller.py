@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Collection, Iterable
-from dataclasses import asdict
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -18,14 +16,14 @@ from prometheus_client import CollectorRegistry
 from runtime.asked import AskedGroups
 from runtime.assignment import Assignment
 from runtime.autoscaling import Autoscaler, Load
-from runtime.cluster_view import Event, EventKind, describe, describe_state
+from runtime.cluster_log import ClusterLog
+from runtime.cluster_view import describe, describe_fully
 from runtime.granted_leases import GrantedLeases
 from runtime.keys import KEY_GROUPS
 from runtime.measured_loads import MeasuredLoads
 from runtime.members import Members
-from runtime.metrics import ControllerMetrics
 from runtime.orders import OrderBook, Orders
-from runtime.placement import Beat, ClusterPolicy, Facts, Member, plan, targets, worker_of
+from runtime.placement import Beat, ClusterPolicy, Facts, plan, targets, worker_of
 from runtime.staff import Staff
 from runtime.store.base import Store, StoreError, StoreFenced, StoreLocked
 from runtime.workers_wanted import WorkersWanted
@@ -34,7 +32,6 @@ log = logging.getLogger(__name__)
 
 ACT_EVERY_S = 0.1
 """at least so long between two looks at everything, unless there is news: beats come by the thousand"""
-KEPT_EVENTS = 50
 
 
 class Hands(Protocol):
@@ -84,22 +81,20 @@ class Controller:
         """owners of a runtime that has ended: that they are gone is no death"""
         self._leases = GrantedLeases(store, lease_s, now_s)
         self._has_rival = False
-        self._store_error = ""
         self._wanted = WorkersWanted(store, policy.workers)
         self._autoscaler = Autoscaler(policy)
         self._acted_s = now_s
         self._book = OrderBook()
         self._write_book(now_s)
-        self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._log = ClusterLog(registry)
         self._lock = threading.Lock()
-        self.metrics = ControllerMetrics(registry)
 
     # ---- what others say ----
 
     def beat(self, beat: Beat, now_s: float) -> Orders:
         """A worker lives; answer what it owns."""
         with self._lock:
-            self.metrics.heartbeats.inc()
+            self._log.metrics.heartbeats.inc()
             known = self._members.by_name.get(beat.name)
             if known is None or known.beat.incarnation != beat.incarnation:
                 log.info("worker %s joined as %s at %s", beat.name, beat.incarnation, beat.endpoint)
@@ -128,7 +123,7 @@ class Controller:
     def cannot_start(self, name: str, reason: str, now_s: float) -> None:
         """A worker that was asked for has failed for good; it is asked for again after a while."""
         with self._lock:
-            self._note(now_s, "does not start", f"{name}: {reason}", logging.WARNING)
+            self._log.note(now_s, "does not start", f"{name}: {reason}", logging.WARNING)
 
     def see_nodes(self, nodes: Iterable[str]) -> None:
         """These live, and are not about to end."""
@@ -140,17 +135,12 @@ class Controller:
         with self._lock:
             if is_there != self._has_rival:
                 self._has_rival = is_there
-                text = "another controller is at work on it" if is_there else "the other controller is gone"
-                self._note(now_s, "shared store", text, logging.WARNING if is_there else logging.INFO)
+                self._log.rival(is_there, now_s)
 
     def see_store(self, error: str, now_s: float) -> None:
         """Why the store did not answer just now; "" if it did. Workers notice only as they save."""
         with self._lock:
-            if bool(error) != bool(self._store_error):
-                level = logging.WARNING if error else logging.INFO
-                self._note(now_s, "store", f"it does not answer: {error}" if error else "it answers again", level)
-            self._store_error = error
-            self.metrics.store_up.set(not error)
+            self._log.store(error, now_s)
 
     def tick(self, now_s: float) -> None:
         """Look for workers that have fallen silent; see whether more or fewer are wanted."""
@@ -179,7 +169,7 @@ class Controller:
             beats = [member.beat for member in self._members.by_name.values() if name in _names(member.beat)]
             for beat in beats:
                 self._staff.leaving.add(beat.owner)
-                self._note(now_s, "drains", f"{beat.owner} on {beat.node or 'this machine'}")
+                self._log.note(now_s, "drains", f"{beat.owner} on {beat.node or 'this machine'}")
             self._act(now_s)
             return [beat.name for beat in beats]
 
@@ -189,9 +179,9 @@ class Controller:
         """The workers that serve, with their endpoints; how many are wanted, and where all tell their metrics: standbys
         too."""
         with self._lock:
-            members = self._serving_members()
+            serving = self._members.among(self._assignment.owners)
             return {
-                "workers": [describe(member, self._book.epochs_of(member.beat.owner)) for member in members],
+                "workers": [describe(member, self._book.epochs_of(member.beat.owner)) for member in serving],
                 "wanted": self._wanted.number + self._policy.standbys,
                 "taken_by": self._assignment.taken_by,
                 "metrics_urls": {name: member.beat.metrics_url for name, member in self._members.by_name.items()},
@@ -200,7 +190,7 @@ class Controller:
     def cluster(self, now_s: float) -> dict[str, Any]:
         """Everything about every worker."""
         with self._lock:
-            serving = {member.beat.name for member in self._serving_members()}
+            owners = self._assignment.owners
             return {
                 "lease_s": self._lease_s,
                 "workers_wanted": self._wanted.number,
@@ -208,15 +198,16 @@ class Controller:
                 "table_version": self._book.table.version,
                 "moving_groups": len(self._asked),
                 "taken_by": self._assignment.taken_by,
-                "store_error": self._store_error,
-                "events": [asdict(event) | {"ago_s": now_s - event.at_s} for event in self._events],
+                "store_error": self._log.store_error,
+                "events": self._log.events(now_s),
                 "workers": [
-                    {
-                        **describe(member, self._book.epochs_of(member.beat.owner)),
-                        **describe_state(member, now_s),
-                        "role": "serving" if member.beat.name in serving else "standby",
-                        "leaves": member.beat.leaves or member.beat.owner in self._staff.leaving,
-                    }
+                    describe_fully(
+                        member,
+                        self._book.epochs_of(owner := member.beat.owner),
+                        now_s,
+                        serves=owner in owners,
+                        leaves=owner in self._staff.leaving,
+                    )
                     for member in self._members.by_name.values()
                 ],
             }
@@ -242,7 +233,7 @@ class Controller:
             for owner, groups in todo.releases.items():
                 self._ask_for(owner, groups, now_s)
         self._change_staff(now_s)
-        self._count_roles(now_s)
+        self._log.count_roles(self._members, self._assignment.owners, self._wanted.number, now_s)
         self._write_book(now_s)
 
     def _write_book(self, now_s: float) -> None:
@@ -296,12 +287,8 @@ class Controller:
 
     def _tell_of_claim(self, owner: str, expected: dict[int, int], gone: set[str], now_s: float) -> None:
         is_first = not any(expected.values()) or (bool(gone) and gone <= self._of_before)
-        reason, kind = _why_claimed(is_first=is_first, is_orphaned=bool(gone))
-        self.metrics.takeovers.labels(reason).inc()
-        if kind == "moved":
-            self.metrics.moved.inc(len(expected))
-            self.metrics.pause_s.observe_all(self._asked.waited_s(expected, now_s))
-        self._note(now_s, kind, f"{len(expected)} key groups to {owner}" + (f" from {', '.join(gone)}" if gone else ""))
+        waited_s = self._asked.waited_s(expected, now_s)
+        self._log.claimed(owner, len(expected), gone, waited_s, now_s, is_first=is_first)
 
     def _end_lease(self, owner: str, now_s: float) -> bool:
         """False if that cannot be said."""
@@ -320,7 +307,7 @@ class Controller:
         for owner in over:
             member = self._members.of_owner(owner)
             if member is not None:
-                self._note(now_s, "killed", f"{owner} is silent, and may hold the store's lock")
+                self._log.note(now_s, "killed", f"{owner} is silent, and may hold the store's lock")
                 self._hands.kill(member.beat)
 
     def _ask_for(self, owner: str, groups: tuple[int, ...], now_s: float) -> None:
@@ -335,11 +322,11 @@ class Controller:
             log.info("starting %s", name)
             self._hands.start(name, changes.stay)
         for owner in changes.ends:
-            self._note(now_s, "ended", f"{owner} is not wanted any more")
+            self._log.note(now_s, "ended", f"{owner} is not wanted any more")
             self._hands.stop(worker_of(owner))
 
     def _bury(self, beat: Beat, now_s: float, why: str) -> None:
-        self._note(now_s, "died", f"{beat.owner}: {why}")
+        self._log.note(now_s, "died", f"{beat.owner}: {why}")
         self._leases.died(beat.owner)
         self._members.forget(beat.name)
         self._staff.went(beat, now_s)
@@ -348,8 +335,7 @@ class Controller:
         before = self._wanted.number
         if workers != before:
             self._wanted.ask_for(workers)
-            self._note(now_s, "scaled", f"{before} -> {workers} workers: {reason}")
-            self.metrics.scalings.labels("up" if workers > before else "down").inc()
+            self._log.scaled(before, workers, reason, now_s)
 
     def _autoscale(self, now_s: float) -> None:
         owners = self._assignment.owners
@@ -380,30 +366,8 @@ class Controller:
         heard_s = {member.beat.owner: member.heard_s for member in self._members.by_name.values()}
         for owner, n_groups in self._assignment.read(heard_s.keys()).items():
             text = f"{n_groups} key groups by {owner}, of another runtime on the same store: one of the two must stop"
-            self._note(now_s, "taken", text, logging.ERROR)
+            self._log.note(now_s, "taken", text, logging.ERROR)
         self._leases.read(heard_s, now_s)
-
-    def _serving_members(self) -> list[Member]:
-        return self._members.among(self._assignment.owners)
-
-    def _note(self, now_s: float, kind: EventKind, text: str, level: int = logging.INFO) -> None:
-        log.log(level, "%s: %s", kind, text)
-        self._events.append(Event(now_s, kind, text))
-
-    def _count_roles(self, now_s: float) -> None:
-        alive = self._members.heard_lately(now_s)
-        serving = {member.beat.name for member in self._serving_members()}
-        self.metrics.workers.labels("serving").set(sum(member.beat.name in serving for member in alive))
-        self.metrics.workers.labels("standby").set(sum(member.beat.name not in serving for member in alive))
-        self.metrics.wanted.set(self._wanted.number)
-        self.metrics.workers.labels("silent").set(len(self._members) - len(alive))
-
-
-def _why_claimed(*, is_first: bool, is_orphaned: bool) -> tuple[str, EventKind]:
-    """As the metric says it, and as an event."""
-    if is_first:
-        return "first", "claimed"
-    return ("owner_gone", "failed over") if is_orphaned else ("moved", "moved")
 
 
 def _names(beat: Beat) -> tuple[str, str, str]:
