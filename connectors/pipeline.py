@@ -24,13 +24,14 @@ import numpy.typing as npt
 
 from connectors.base import Position, Sample
 from connectors.clock import Clock, ClockOptions
+from connectors.cutting import Times, Values
 from connectors.decoding import Decode, Decoded, decoder, undecoded
 from connectors.encoders.base import Frames
 from connectors.errors import BadSample, SnapshotError
 from connectors.known_streams import MAX_STREAMS, KnownStreams, StreamName
 from connectors.routes import RouteOptions, Routing, Target
 from connectors.tally import Tally
-from connectors.windowing import Times, Values, Window
+from connectors.windowing import Window
 
 SNAPSHOT_VERSION = 1
 NO_VALUES: Values = np.empty((0, 0), dtype=np.float32)

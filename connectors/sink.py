@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from connectors.windowing import Values
+from connectors.cutting import Values
 from runtime.client.published import Receipt
 
 

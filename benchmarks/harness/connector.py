@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from connectors.backoff import Backoff, RestartOptions
 from connectors.base import Source
 from connectors.clock import ClockOptions
+from connectors.cutting import Values
 from connectors.delivery import SnapshotOptions
 from connectors.encoders.base import EncoderFactory
 from connectors.metrics import ConnectMetrics
@@ -20,7 +21,6 @@ from connectors.pipeline import Pipeline
 from connectors.routes import RouteOptions
 from connectors.runner import Runner
 from connectors.snapshots import SnapshotFile
-from connectors.windowing import Values
 from runtime.client.published import Receipt
 
 

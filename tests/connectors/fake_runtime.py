@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from connectors.windowing import Values
+from connectors.cutting import Values
 from runtime.client import Refused
 from runtime.client.published import Receipt
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from connectors.windowing import Window, Windowed, WindowOptions
+from connectors.cutting import Windowed
+from connectors.windowing import Window, WindowOptions
 
 STEPS = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.4, 3.0]), max_size=40)
 

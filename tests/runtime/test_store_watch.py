@@ -12,7 +12,7 @@ import pytest
 from runtime import messages as m
 from runtime.cli.status import _lines
 from runtime.client import Publisher
-from runtime.cluster_view import describe, describe_state
+from runtime.cluster_view import describe_fully
 from runtime.placement import Beat, Member
 from runtime.store.base import StoreUnavailable
 from runtime.store.sqlite import SqliteStore
@@ -100,7 +100,7 @@ def test_who_owns_nothing_any_more_is_not_called_fenced_for_a_write_that_was_on_
 def test_the_status_says_what_the_beat_says_of_the_store() -> None:
     def lines(beat: Beat) -> str:
         member = Member(beat, 0.0, 0.0)
-        return "\n".join(_lines({**describe(member, {}), **describe_state(member, 0.0), "role": "serving"}))
+        return "\n".join(_lines(describe_fully(member, {}, 0.0, serves=True, leaves=False)))
 
     ill = lines(Beat("worker-0", "a", "tcp://w", "http://m", fenced=True, store_error="read-only"))
     assert "serving, fenced" in ill
