@@ -18,6 +18,7 @@ from runtime.assignment import Assignment
 from runtime.autoscaling import Autoscaler, Load
 from runtime.cluster_log import ClusterLog
 from runtime.cluster_view import describe, describe_fully
+from runtime.drained_nodes import note_drained_nodes, read_drained_nodes
 from runtime.granted_leases import GrantedLeases
 from runtime.keys import KEY_GROUPS
 from runtime.measured_loads import MeasuredLoads
@@ -64,11 +65,13 @@ class Controller:
         expected: Collection[str] = (),
     ) -> None:
         """`expected` names workers that may be running already, asked for by an earlier controller."""
+        self._store = store
         self._hands = hands
         self._policy = policy
         self._lease_s = lease_s
         self._members = Members(lease_s)
         self._nodes: frozenset[str] = frozenset()
+        self._drained_nodes = read_drained_nodes(store)
         self._staff = Staff(expected, now_s)
         self._filling_until_s = now_s
         """a new worker gets its share without waiting for the loads to be measured"""
@@ -105,7 +108,7 @@ class Controller:
             self._leases.heard(beat.owner, now_s)
             self._loads.hear(beat, self._book.epochs_of(beat.owner), now_s)
             self._staff.came(beat.name)
-            if beat.leaves:
+            if beat.leaves or (self._nodes and beat.node in self._drained_nodes):
                 self._staff.leaving.add(beat.owner)
             is_news = known is None or (known.beat.released, known.beat.leaves) != (beat.released, beat.leaves)
             if is_news or now_s >= self._acted_s + ACT_EVERY_S:
@@ -125,10 +128,15 @@ class Controller:
         with self._lock:
             self._log.note(now_s, "does not start", f"{name}: {reason}", logging.WARNING)
 
-    def see_nodes(self, nodes: Iterable[str]) -> None:
-        """These live, and are not about to end."""
+    def see_nodes(self, nodes: Iterable[str], drained: Iterable[str] = ()) -> None:
+        """These live, and are not about to end; the drained ones are: nobody stays there while there is another."""
         with self._lock:
-            self._nodes = frozenset(nodes)
+            self._nodes, self._drained_nodes = frozenset(nodes), frozenset(drained)
+
+    def note_drained(self, nodes: Collection[str]) -> None:
+        """By `grf drain`, for the controllers to come; of those that Ray drains it says so itself."""
+        with self._lock:
+            note_drained_nodes(self._store, nodes)
 
     def see_rival(self, is_there: bool, now_s: float) -> None:
         """Another controller is at work on the same store (`runtime.rival`), or none."""
@@ -162,6 +170,7 @@ class Controller:
         """The runtime ends in good order: how many workers were asked for was for as long as it is up."""
         with self._lock:
             self._wanted.forget()
+            note_drained_nodes(self._store, ())
 
     def drain(self, name: str, now_s: float) -> list[str]:
         """Empty and end a worker, or all workers of a node (its id, or its address); return their names."""
@@ -174,6 +183,10 @@ class Controller:
             return [beat.name for beat in beats]
 
     # ---- what others may know ----
+
+    @property
+    def drained_nodes(self) -> frozenset[str]:
+        return self._drained_nodes
 
     def routes(self) -> dict[str, Any]:
         """The workers that serve, with their endpoints; how many are wanted, and where all tell their metrics: standbys

@@ -66,6 +66,7 @@ class ControllerActor:
             time.monotonic(),
             expected=worker_names(),
         )
+        self._hands.avoided |= self._controller.drained_nodes
         self._witness = DeathWatch(_hold_reference, self._died)
         threading.Thread(target=self._watch, name="grf-watch", daemon=True).start()
         threading.Thread(target=self._watch_nodes, name="grf-nodes", daemon=True).start()
@@ -75,8 +76,10 @@ class ControllerActor:
         drained: set[str] = set()
         while not self._stopping.wait(LOOK_AT_NODES_S):
             try:
-                self._controller.see_nodes({node[:NODE_ID_CHARS] for node in self._hands.usable_nodes()})
-                for node in set(draining_nodes()) - drained:
+                draining = set(draining_nodes())
+                usable = {node[:NODE_ID_CHARS] for node in self._hands.usable_nodes()}
+                self._controller.see_nodes(usable, draining | self._hands.avoided)
+                for node in draining - drained:
                     log.info("Ray drains node %s", node)
                     self._controller.drain(node, time.monotonic())
                     drained.add(node)
@@ -134,6 +137,7 @@ class ControllerActor:
 
     def drain(self, name: str) -> list[str]:
         self._hands.avoid(name)
+        self._controller.note_drained(self._hands.avoided)
         return self._controller.drain(name, time.monotonic())
 
     def stop(self, drain_s: float) -> bool:
@@ -196,7 +200,7 @@ class RayHands:
         self._handles: dict[str, Handle] = {}
         self._node_of: dict[str, str] = {}
         """workers, by name"""
-        self._avoided: set[str] = set()
+        self.avoided: frozenset[str] = frozenset()
         """nodes that were drained by `grf drain`; of those that Ray drains it says so itself"""
 
     def start(self, name: str, beside: Collection[str]) -> None:
@@ -259,11 +263,12 @@ class RayHands:
         machine that comes back is another node."""
         living = [node for node in ray.nodes() if node["Alive"]]
         ids = {node["NodeID"][:NODE_ID_CHARS]: node["NodeManagerAddress"] for node in living}
-        self._avoided.update(node for node, address in ids.items() if name in (node, address))
+        drained = frozenset(node for node, address in ids.items() if name in (node, address))
+        self.avoided = drained | (self.avoided & ids.keys())
 
     def usable_nodes(self) -> list[str]:
         """Whole ids of those that live and are not about to go."""
-        unusable = {*draining_nodes(), *self._avoided}
+        unusable = {*draining_nodes(), *self.avoided}
         living = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
         return [node for node in living if node[:NODE_ID_CHARS] not in unusable]
 

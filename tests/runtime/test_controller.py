@@ -270,6 +270,24 @@ def test_who_stands_by_beside_another_is_started_anew_where_there_is_an_empty_no
     assert cluster.hands.stopped == [], "once for an empty node"
 
 
+def test_a_node_that_was_drained_stays_so_for_a_controller_that_comes_after() -> None:
+    first = Cluster()
+    first.controller.note_drained(["n1"])
+    after = Cluster(first.disk, 2.0)
+    assert after.controller.drained_nodes == {"n1"}
+    after.controller.end()
+    assert not Cluster(first.disk, 3.0).controller.drained_nodes, "of another runtime"
+
+
+def test_who_starts_on_a_node_that_is_drained_leaves_it_while_there_is_another() -> None:
+    cluster = Cluster(workers=1)
+    cluster.controller.see_nodes([], ["n1"])
+    assert not cluster.orders("worker-0", "a", 0.0, node="n1").leaves
+    cluster.controller.see_nodes(["n2"], ["n1"])
+    assert cluster.orders("worker-0", "a", 1.0, node="n1").leaves
+    assert not cluster.orders("worker-1", "a", 1.0, node="n2").leaves
+
+
 def test_a_restarted_controller_does_not_fill_a_standby_that_it_hears_of_before_those_that_serve() -> None:
     first = Cluster(workers=2, standbys=1)
     for name in ("worker-0", "worker-1", "worker-2"):
