@@ -17,6 +17,8 @@ from grf_core.step import Float32Array
 
 Label = str | float
 Times = npt.NDArray[np.float64]
+LONGEST_SILENCE = 100
+"""In segments, as far as cutting goes: a clock that jumps by years would be years of empty windows."""
 TIME_SLACK_S = 1e-6
 """Frame times are sums of periods: a frame this little before an edge belongs behind it."""
 
@@ -138,6 +140,9 @@ def in_fusion_order(segments: Sequence[Segment], modalities: Sequence[str]) -> l
 def _frame_bounds(
     times_s: Times, typical_s: float, vary: float, max_frames: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
+    gaps_s = np.diff(times_s, prepend=times_s[:1])
+    if gaps_s.max() > LONGEST_SILENCE * typical_s:
+        times_s = np.cumsum(np.minimum(gaps_s, LONGEST_SILENCE * typical_s))
     windows = math.ceil((times_s[-1] - times_s[0]) / (typical_s * (1 - vary))) + 1
     lengths_s = typical_s * rng.uniform(1 - vary, 1 + vary, windows)
     edges_s = times_s[0] + np.cumsum(lengths_s) - TIME_SLACK_S

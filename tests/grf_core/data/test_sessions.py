@@ -59,6 +59,13 @@ def test_a_silence_gives_no_empty_segment() -> None:
     assert [len(segment.frames) for segment in segments] == [2, 1]
 
 
+@pytest.mark.parametrize("vary", [0.0, 0.9])
+def test_a_clock_that_jumps_is_one_silence(vary: float) -> None:
+    segments = cut(stream([0.0, 0.1, 1.7e9, 1.7e9 + 0.1, 1e12]), cutting=Cutting(0.25, 0.25, vary))
+    assert [len(segment.frames) for segment in segments][-1] == 1
+    assert {0.1, 1.7e9 + 0.1, 1e12} <= {segment.event_time_s for segment in segments}
+
+
 def test_a_window_with_more_frames_than_the_model_takes_gives_several_segments() -> None:
     segments = cut(stream([0.01 * frame for frame in range(20)]), cutting=Cutting(1.0, 1.0))
     assert [len(segment.frames) for segment in segments] == [8, 8, 4]
