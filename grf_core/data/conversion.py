@@ -27,6 +27,10 @@ DEFAULT_FRAME_PERIOD_S = 0.1
 """Of a stream of which a recording holds one segment only, which says nothing of its rate."""
 
 
+class MixedStream(ValueError):
+    """A stream whose segments are not all of one modality; the text names it."""
+
+
 @dataclass(slots=True)
 class RecordedSessionSegments:
     """All that a recording holds of one session."""
@@ -63,18 +67,20 @@ def write_sessions(
 
 
 def read_sessions(path: Path | str) -> list[RecordedSessionSegments]:
-    """Every session of a recording, in the order of its first record; RecordingError for what is none."""
+    """`sessions_of` a recording; RecordingError for what is none."""
     return sessions_of(read_recording(path))
 
 
 def sessions_of(records: Iterable[Record]) -> list[RecordedSessionSegments]:
-    """Every session, in the order of its first record."""
+    """Every session, in the order of its first record. MixedStream where one changes its modality."""
     sessions: dict[tuple[str, str], RecordedSessionSegments] = {}
     changes: dict[tuple[str, str], list[tuple[float, str, Label]]] = {}
+    modalities: dict[tuple[str, str, str], str] = {}
     for record in records:
         key = (record.tenant, record.session)
         session = sessions.setdefault(key, RecordedSessionSegments(*key))
         if isinstance(record, RecordedSegment):
+            _keeps_its_modality(session.name, modalities.setdefault((*key, record.stream), record.modality), record)
             session.segments.append(
                 Segment(record.stream, record.modality, record.sequence, record.event_time_s, record.frames)
             )
@@ -85,6 +91,12 @@ def sessions_of(records: Iterable[Record]) -> list[RecordedSessionSegments]:
     for key, of_session in changes.items():
         sessions[key].labels = {**sessions[key].labels, **_tracks(of_session, sessions[key].labels)}
     return list(sessions.values())
+
+
+def _keeps_its_modality(session: str, modality: str, segment: RecordedSegment) -> None:
+    if segment.modality != modality:
+        told = f"stream {segment.stream!r} of session {session!r} is of {modality!r} and of {segment.modality!r}"
+        raise MixedStream(f"{told}: each modality needs a stream of its own")
 
 
 def distinct_segments(segments: Sequence[Segment]) -> list[Segment]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from grf_core.data.conversion import RecordedSessionSegments, sessions_of
+from grf_core.data.conversion import MixedStream, RecordedSessionSegments, sessions_of
 from grf_core.recording import RecordingError, RecordingHead, read_recording
 from grf_core.recording_format import MAGIC
 
@@ -74,7 +74,7 @@ def _sessions_in(file: Path) -> list[RecordedSessionSegments]:
 def _naming(file: Path) -> Iterator[None]:
     try:
         yield
-    except RecordingError as error:
+    except (RecordingError, MixedStream) as error:
         raise RecordingsError(f"{file}: {error}") from None
 
 

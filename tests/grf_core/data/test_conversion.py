@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grf_core.data.conversion import fitted_session, labelled_session, read_sessions, write_sessions
+from grf_core.data.conversion import MixedStream, fitted_session, labelled_session, read_sessions, write_sessions
 from grf_core.data.sessions import Cutting, LabelledSession, Labels, LabelTrack, StreamFrames
 from grf_core.recording import RecordedSegment, RecordedSession, RecordingHead, RecordingWriter
 
@@ -107,3 +107,13 @@ def test_a_session_is_fitted_to_what_a_model_takes(tmp_path: Path) -> None:
 def test_sessions_of_other_tenants_have_names_of_their_own(tmp_path: Path) -> None:
     path = write(tmp_path / "x.grfrec", RecordedSession("s", {"a": 1.0}), RecordedSession("s", {}, tenant="ward"))
     assert [session.name for session in read_sessions(path)] == ["s", "ward/s"]
+
+
+def test_a_stream_of_two_modalities_is_refused_rather_than_one_of_them_lost(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.grfrec",
+        RecordedSegment("s", "monitor", "imu", 1, 1.0, frames(1.0)),
+        RecordedSegment("s", "monitor", "pulse", 1, 1.0, frames(1.0)),
+    )
+    with pytest.raises(MixedStream, match="'monitor' of session 's' is of 'imu' and of 'pulse'"):
+        read_sessions(path)
