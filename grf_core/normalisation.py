@@ -10,8 +10,12 @@ import numpy.typing as npt
 
 from grf_core.config import GRFConfig
 
-SMALLEST_STD = 1e-6
-"""A feature that never changes is divided by 1, not by its rounding noise."""
+SMALLEST_STD = 1e-30
+"""What is divided by it stays finite as float32. Teslas and farads are far above."""
+STILL = 1e-6
+"""A feature that moves this little, beside the one of its modality that moves most and beside 1, does not move."""
+ROUNDING = float(np.finfo(np.float32).eps)
+"""Beside its mean, a feature does not move either if float32 cannot tell."""
 LARGEST = float(np.finfo(np.float32).max)
 FARTHEST_STD = 1e4
 """Normalised frames are clipped here: one absurd, finite value must not turn a context into infinities."""
@@ -42,10 +46,13 @@ class Statistics:
 
     @classmethod
     def of(cls, rows: Iterable[npt.ArrayLike]) -> Statistics:
-        """Over all rows of all the arrays [rows, F] given, at least one row in all."""
+        """Over all rows of all the arrays [rows, F] given, at least one row in all. What never changes is divided by 1,
+        not by its rounding noise."""
         values = np.concatenate([np.asarray(part, np.float64) for part in rows])
-        std = values.std(axis=0)
-        return cls(tuple(values.mean(axis=0).tolist()), tuple(np.where(std < SMALLEST_STD, 1.0, std).tolist()))
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        noise = np.maximum(STILL * min(1.0, std.max()), ROUNDING * np.abs(mean))
+        moves = std > np.maximum(noise, SMALLEST_STD)
+        return cls(tuple(mean.tolist()), tuple(np.where(moves, std, 1.0).tolist()))
 
 
 @dataclass(frozen=True, slots=True)

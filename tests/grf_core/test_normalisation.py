@@ -17,6 +17,18 @@ def test_a_feature_that_never_changes_is_divided_by_one() -> None:
     assert Statistics.of([np.array([[2.0, 7.0], [4.0, 7.0]])]).std == (1.0, 1.0)
 
 
+def test_rounding_noise_is_no_change() -> None:
+    rows = np.random.default_rng(0).normal(size=(100, 3)) * [1.0, 1e-7, 1e-2] + [0.0, 0.0, 1e6]
+    assert Statistics.of([rows]).std[1:] == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e-9, 1e-15])
+def test_a_small_unit_changes_nothing_but_the_unit(unit: float) -> None:
+    rows = np.random.default_rng(0).normal(3.0, [2.0, 0.1], size=(100, 2))
+    of_ones, of_small = Statistics.of([rows]), Statistics.of([rows * unit])
+    np.testing.assert_allclose(of_small.std, np.multiply(of_ones.std, unit))
+
+
 @pytest.mark.parametrize(
     ("mean", "std"),
     [
