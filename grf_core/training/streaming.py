@@ -148,11 +148,19 @@ class BatchRun:
             aged_RKD = self._model.age(self._contexts_RKD[: len(x_RTD)], elapsed_s_R)
             self._contexts_RKD, _ = self._model.blocks[0](aged_RKD, x_RTD, valid_RT)
 
+    def all_answers(self, span_steps: int) -> dict[str, Tensor]:
+        """What the heads say after each segment; no more than a span of them is embedded at once."""
+        spans = [self.answers(first, stop) for first, stop in self._spans(span_steps)]
+        return {head: torch.cat([answers[head] for answers in spans]) for head in spans[0]}
+
     def losses(self, criterion: Criterion, span_steps: int) -> Iterator[Tensor]:
         """The weighted loss of each span, mean over the sessions."""
-        for first in range(0, self._batch.steps, span_steps):
-            stop = min(first + span_steps, self._batch.steps)
+        for first, stop in self._spans(span_steps):
             yield self._loss(criterion, self.answers(first, stop), first, stop)
+
+    def _spans(self, span_steps: int) -> Iterator[tuple[int, int]]:
+        for first in range(0, self._batch.steps, span_steps):
+            yield first, min(first + span_steps, self._batch.steps)
 
     def _loss(self, criterion: Criterion, answers: Mapping[str, Tensor], first: int, stop: int) -> Tensor:
         span = slice(self._batch.starts[first], self._batch.starts[stop])
@@ -198,7 +206,7 @@ class StreamingRegime:
         true: dict[str, list[Float32Array]] = {head.name: [] for head in config.heads}
         for batch in self._validation:
             run = BatchRun(streaming_model(model), batch)
-            outputs = run.answers(0, batch.steps)
+            outputs = run.all_answers(self._recipe.schedule.truncate_steps)
             losses = self._criterion.losses(outputs, batch.targets)
             total += sum(float((losses[head] * batch.weights[head]).sum()) for head in losses) * batch.sessions
             for head, answers_SO in readable_answers(config, self._data.normalisation, outputs).items():

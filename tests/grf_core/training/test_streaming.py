@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -117,6 +118,16 @@ def test_validation_is_the_same_for_the_same_weights_and_changes_with_them() -> 
     assert {"accuracy", "side/accuracy", "size/mae"} <= first.scores.keys()
     next(run.epochs())
     assert run.regime.validate(run.model.eval()).loss != first.loss
+
+
+def test_validation_embeds_no_more_of_long_sessions_at_once_than_training_does() -> None:
+    run = TrainingRun(replace(TINY, schedule=replace(TINY.schedule, truncate_steps=2)), tiny_dataset().train)
+    model = streaming_model(run.model.eval())
+    whole = TrainingRun(TINY, tiny_dataset().train).regime.validate(model)
+    with patch.object(model, "embed", wraps=model.embed) as embed:
+        validation = run.regime.validate(model)
+    assert max(len(call.args[0].lengths) for call in embed.call_args_list) <= 2 * len(run.data.validation)
+    assert validation.loss == pytest.approx(whole.loss, abs=1e-5)
 
 
 def test_only_a_grf_with_a_shared_block_streams() -> None:
