@@ -106,7 +106,7 @@ def train(
         chosen = _recipe(recipe, data, config)
         if epochs is not None:
             chosen = replace(chosen, schedule=replace(chosen.schedule, epochs=epochs))
-        with _epoch_bar(chosen.schedule.epochs) as show, _threads(threads):
+        with _going_on_told(), _epoch_bar(chosen.schedule.epochs) as show, _threads(threads):
             numbers = range(seed, seed + seeds)
             result = trainer.train_seeds(chosen, data, runs, numbers, show, _device(device), resume)
     target = out or Path("bundles") / chosen.name
@@ -240,6 +240,16 @@ def _told_in_one_line() -> Iterator[None]:
 
 
 @contextmanager
+def _going_on_told() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        told = "with --resume the same goes on after its last whole epoch, without it from the beginning"
+        click.echo(f"grf: stopped; {told}", err=True)
+        raise
+
+
+@contextmanager
 def _threads(threads: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -270,6 +280,9 @@ def _epoch_bar(epochs: int) -> Iterator[Callable[[EpochProgress], None]]:
             )
             text = f"{part} loss {loss:.3f}"
             progress.update(task, completed=epoch.epoch, description=text)
+            if not progress.console.is_terminal:
+                text += f", best {epoch.best_epoch}, {epoch.elapsed_s:.0f} s"
+                click.echo(f"epoch {epoch.epoch} of {epochs}: {text}", err=True)
 
         yield show
 

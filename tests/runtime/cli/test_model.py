@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from grf_core.recording import (
     read_recording,
 )
 from grf_core.training.recipes import RECIPES
+from grf_core.training.run import Progress, TrainingRun
 from runtime.cli import grf
 from tests.grf_core.training.tiny import TINY, tiny_dataset
 
@@ -119,6 +121,24 @@ def test_epochs_and_resume_are_taken_from_the_command_line(tmp_path: Path, recor
     assert len(before.splitlines()) == 3
     assert train_custom(tmp_path, recording, CONFIG, "--epochs", "3", "--resume").exit_code == 0
     assert metrics.read_text() == before
+
+
+def test_each_epoch_is_told_where_no_terminal_shows_a_bar(tmp_path: Path, recording: Path) -> None:
+    told = train_custom(tmp_path, recording).stderr.splitlines()
+    assert [line.split(":")[0] for line in told if line.startswith("epoch")] == ["epoch 1 of 2", "epoch 2 of 2"]
+    assert "validation loss" in told[0]
+
+
+def test_who_stops_a_training_is_told_how_it_goes_on(
+    tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: TrainingRun) -> Iterator[Progress]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingRun, "epochs", stopped)
+    result = train_custom(tmp_path, recording)
+    assert result.exit_code != 0
+    assert "with --resume the same goes on" in result.stderr
 
 
 def test_a_recipe_of_ours_is_found_by_the_bundles_name_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
