@@ -107,6 +107,13 @@ def distinct_segments(segments: Sequence[Segment]) -> list[Segment]:
     return list(seen.values())
 
 
+def misnumbered(segments: Sequence[Segment]) -> int:
+    """How many segments `distinct_segments` leaves out although they are no retransmission: they happened at another
+    time than the one whose number they have."""
+    first = {(segment.stream, segment.sequence): segment.event_time_s for segment in distinct_segments(segments)}
+    return sum(segment.event_time_s != first[segment.stream, segment.sequence] for segment in segments)
+
+
 def labelled_session(recorded: RecordedSessionSegments) -> LabelledSession:
     """The session as continuous streams, so that it can be cut anew.
 

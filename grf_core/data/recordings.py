@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from grf_core.data.conversion import MixedStream, RecordedSessionSegments, sessions_of
+from grf_core.data.conversion import MixedStream, RecordedSessionSegments, misnumbered, sessions_of
 from grf_core.recording import RecordingError, RecordingHead, read_recording
 from grf_core.recording_format import MAGIC
 
@@ -67,6 +67,9 @@ def _sessions_in(file: Path) -> list[RecordedSessionSegments]:
         sessions = sessions_of(reader)
     if reader.truncated:
         log.warning("%s ends in the middle of a record, at byte %d; what is before it is used", file, reader.end)
+    if left_out := sum(misnumbered(session.segments) for session in sessions):
+        told = "their stream has another segment of the same number: streams count from 1 in each session"
+        log.warning("%s: %d segments are left out, since %s", file, left_out, told)
     return sessions
 
 

@@ -6,7 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grf_core.data.conversion import MixedStream, fitted_session, labelled_session, read_sessions, write_sessions
+from grf_core.data.conversion import (
+    MixedStream,
+    fitted_session,
+    labelled_session,
+    misnumbered,
+    read_sessions,
+    write_sessions,
+)
+from grf_core.data.recordings import read_recordings
 from grf_core.data.sessions import Cutting, LabelledSession, Labels, LabelTrack, StreamFrames
 from grf_core.recording import RecordedSegment, RecordedSession, RecordingHead, RecordingWriter
 
@@ -117,3 +125,14 @@ def test_a_stream_of_two_modalities_is_refused_rather_than_one_of_them_lost(tmp_
     )
     with pytest.raises(MixedStream, match="'monitor' of session 's' is of 'imu' and of 'pulse'"):
         read_sessions(path)
+
+
+def test_segments_that_share_a_number_and_not_their_time_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, again, other = (RecordedSegment("s", "watch", "imu", 1, time_s, frames(1.0)) for time_s in (1.0, 1.0, 2.0))
+    (session,) = read_recordings(write(tmp_path / "x.grfrec", first, again, other)).sessions
+    assert misnumbered(session.segments) == 1
+    assert "1 segments are left out" in caplog.text
+    (session,) = read_recordings(write(tmp_path / "y.grfrec", first, again)).sessions
+    assert misnumbered(session.segments) == 0
