@@ -130,7 +130,10 @@ class SessionLoader:
 
     def _run_all(self, key: SessionKey, session: Session | None) -> None:
         for visit in self._take(key):
-            visit.run(session)
+            if self._engine.sessions.get(key) is session:
+                visit.run(session)
+            else:  # one before it has deleted the session: this one comes after that
+                self.visit(key, visit)
 
     def _refuse_all(self, key: SessionKey, code: Code, text: str, retry_after_ms: int) -> None:
         for visit in self._take(key):

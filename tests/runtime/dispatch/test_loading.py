@@ -77,6 +77,22 @@ def test_a_delete_that_meets_a_load_deletes_what_was_stored_and_what_was_to_beco
     assert (desk.dispatcher.engine.sessions, desk.disk.records, desk.disk.history) == ({}, {}, {})
 
 
+def test_what_waits_behind_a_delete_that_meets_a_load_comes_after_it() -> None:
+    desk = stored_desk(1, 2)
+    desk.store_is_stuck = True
+    desk.say(b"a", m.Open("s", "mic", "audio", 3, 2))
+    desk.say(b"b", m.Delete(1, "s"), m.Open("s", "other", "audio", 1))
+    desk.publish(b"b", "s", 1, stream="mic")
+    desk.store_is_stuck = False
+    desk.work(0.1)
+    assert "not_open" in [code for code, _ in desk.codes(b"a")]
+    told = desk.all_heard(b"b")
+    assert [message.existed for message in told if isinstance(message, m.Deleted)] == [True]
+    assert [message.stream for message in told if isinstance(message, m.Opened)] == ["other"]
+    assert [(message.code, message.stream) for message in told if isinstance(message, m.Nack)] == [("not_open", "mic")]
+    assert list(desk.dispatcher.engine.sessions[KEY].streams) == ["other"]
+
+
 def test_an_open_behind_a_delete_finds_nothing_and_says_that_the_session_begins_anew() -> None:
     desk = stored_desk(1, 2)
     desk.store_is_stuck = True
