@@ -109,7 +109,7 @@ class SessionLoader:
             self._refuse_all(key, "not_owner", f"key group {key_group(key)} has moved", NOT_OWNER_MS)
             return
         if record is None and not any(visit.creates for visit in self._waiting[key]):
-            self._run_all(key, None)
+            self._run_all(key)
             return
         session = self._engine.create(key, now_s)
         if isinstance(session, Refusal):
@@ -126,14 +126,15 @@ class SessionLoader:
                 self._refuse_all(key, "unavailable", str(error), RELOAD_AFTER_MS)
                 return
         self._engine.gather(session, now_s)
-        self._run_all(key, session)
+        self._run_all(key)
 
-    def _run_all(self, key: SessionKey, session: Session | None) -> None:
+    def _run_all(self, key: SessionKey) -> None:
         for visit in self._take(key):
-            if self._engine.sessions.get(key) is session:
-                visit.run(session)
-            else:  # one before it has deleted the session: this one comes after that
+            session = self._engine.sessions.get(key)  # one before it may have deleted the session
+            if session is None and (visit.creates or self.is_loading(key)):
                 self.visit(key, visit)
+            else:
+                visit.run(session)
 
     def _refuse_all(self, key: SessionKey, code: Code, text: str, retry_after_ms: int) -> None:
         for visit in self._take(key):

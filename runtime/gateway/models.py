@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 
 MAX_EVENT_TIME_S = 1e15
 MAX_SEQUENCE = 2**62
+MAX_VERSION = 2**63 - 1
 MAX_WAIT_MS = 60_000
 MAX_FIELDS = 64
 """of an object in a request; more are refused together: an error for each of hundreds of thousands takes seconds"""

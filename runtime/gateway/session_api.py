@@ -13,6 +13,7 @@ from runtime.gateway.backend import CallerClients
 from runtime.gateway.errors import ApiError
 from runtime.gateway.json_answer import JsonAnswer
 from runtime.gateway.models import (
+    MAX_VERSION,
     MAX_WAIT_MS,
     DeletedAnswer,
     HistoryAnswer,
@@ -62,7 +63,10 @@ async def get_state(
     caller: WhoAsks,
     session: SessionId,
     after: Annotated[
-        int, Query(ge=0, description="read your writes: wait for this version, which a publishing answer named")
+        int,
+        Query(
+            ge=0, le=MAX_VERSION, description="read your writes: wait for this version, which a publishing answer named"
+        ),
     ] = 0,
     wait_ms: Annotated[int, Query(ge=0, le=MAX_WAIT_MS, description="how long to wait for that version")] = 0,
     context: Annotated[bool, Query(description="with the raw context")] = False,
@@ -124,6 +128,7 @@ async def publish(backend: TheBackend, caller: WhoAsks, session: SessionId, segm
     repeat what was answered by 503, or not at all.
     """
     check_id("stream", segment.stream)
+    check_id("modality", segment.modality)  # what cannot travel would end the connection for all that is held
     frames = _as_frames(segment.frames)
     wait_s = segment.wait_ms / 1000
     async with backend.clients(caller) as clients:

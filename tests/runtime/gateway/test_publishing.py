@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import json
 import math
 import time
 from typing import Any
@@ -161,6 +162,7 @@ async def test_what_is_not_fused_in_time_says_how_to_go_on(
         ({"stream": ""}, (422, "bad_id")),
         ({"stream": "x" * 201}, (422, "bad_id")),
         ({"stream": "a\nb"}, (422, "bad_id")),
+        ({"modality": "x" * 1_100_000}, (422, "bad_id")),
         ({"sequence": 0}, (422, "malformed")),
         ({"sequence": 2**63}, (422, "malformed")),
         ({"wait": "forever"}, (422, "malformed")),
@@ -172,6 +174,18 @@ async def test_a_segment_that_cannot_be_is_refused_with_the_reason(
 ) -> None:
     assert await refused(http, session, **fields) == expected
     assert (await posted(http, session, stream="another"))["fused"]
+
+
+@pytest.mark.parametrize("field", ["stream", "modality"])
+async def test_text_that_is_no_unicode_costs_its_sender_an_answer_and_nobody_what_is_held(
+    http: httpx.AsyncClient, session: str, field: str
+) -> None:
+    held = await posted(http, session, sequence=1)
+    body = {"stream": "s", "modality": "imu", "event_time_s": 0, "frames": [[1, 2]], field: "\ud800"}
+    path, json_type = path_of(session, "/segments"), {"Content-Type": "application/json"}
+    assert error_of(await http.post(path, content=json.dumps(body), headers=json_type)) == (422, "bad_id")
+    again = await posted(http, session, sequence=1)
+    assert (again["version"], again["duplicate"]) == (held["version"], True)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])

@@ -97,6 +97,13 @@ async def test_an_id_that_no_session_can_have_is_refused(http: httpx.AsyncClient
     assert error_of(await http.post(f"/v1/sessions/{encoded}/segments", json=body)) == (422, "bad_id")
 
 
+@pytest.mark.parametrize("after", [-1, 2**63, 10**30])
+async def test_a_version_that_cannot_be_is_refused_with_the_reason(http: httpx.AsyncClient, after: int) -> None:
+    answer = await http.get(path_of("nobody"), params={"after": after})
+    assert error_of(answer) == (422, "malformed")
+    assert "query.after" in answer.json()["error"]["message"]
+
+
 async def test_sessions_are_listed_in_pages(http: httpx.AsyncClient) -> None:
     tenant = {"X-GRF-Tenant": "pages"}
     for number in range(5):
