@@ -21,6 +21,8 @@ LOCK_FILE = "runtime.lock"
 NOTE_FILE = "runtime.json"
 LOG_FILE = "runtime.log"
 """of a runtime that was started with --detach"""
+PRIVATE = 0o700
+"""mode of a state directory that is made: what sessions hold is nobody else's on this machine to read"""
 LOOKED_AT_FOR_S = 0.5
 """`is_held` has the lock for a moment, which is no reason not to start"""
 
@@ -44,7 +46,7 @@ class Note:
 
 def take_lock(directory: Path) -> IO[str]:
     """Hold a state directory, made if there is none, until the file is closed. Raises StartError if somebody does."""
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(PRIVATE, parents=True, exist_ok=True)
     lock = (directory / LOCK_FILE).open("w")
     give_up_at_s = time.monotonic() + LOOKED_AT_FOR_S
     while not _locks(lock):

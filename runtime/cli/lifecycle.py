@@ -25,7 +25,7 @@ from runtime.cli.common import (
 from runtime.keys import KEY_GROUPS
 from runtime.local_runtime import DRAIN_S, LocalRuntime
 from runtime.settings import Settings
-from runtime.state_dir import LOG_FILE, StartError, has_left_note, is_held, who_runs
+from runtime.state_dir import LOG_FILE, PRIVATE, StartError, has_left_note, is_held, who_runs
 
 DOWN_WITHIN_S = 40.0
 LOOK_EVERY_S = 0.1
@@ -69,7 +69,7 @@ def _start_detached(settings: Settings, config: str | None, flags: tuple[str, ..
     arguments += ["--config", config] if config else []
     arguments += [part for flag in flags for part in ("--set", flag)]
     directory = Path(settings.runtime.state_dir)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(PRIVATE, parents=True, exist_ok=True)
     path = directory / LOG_FILE
     with path.open("ab") as log, path.open("rb") as written:
         began = written.seek(0, os.SEEK_END)

@@ -137,7 +137,7 @@ def _connect(path: Path, mode: str, busy_timeout_s: float = 0) -> sqlite3.Connec
 def _make_directory(directory: Path) -> None:
     missing = [path for path in (directory, *directory.parents) if not path.exists()]
     for path in reversed(missing):
-        path.mkdir(exist_ok=True)
+        path.mkdir(0o700, exist_ok=True)  # what sessions hold is nobody else's on this machine to read
         descriptor = os.open(path.parent, os.O_RDONLY)  # a name in a directory is durable once that is synced
         try:
             os.fsync(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -25,8 +26,16 @@ from runtime.state_dir import (
     who_runs,
     write_note,
 )
+from runtime.store.sqlite import SqliteStore
 
 NOTE = Note(os.getpid(), "http://127.0.0.1:8000", "127.0.0.1:1", "token")
+
+
+def test_nobody_else_on_the_machine_reads_a_state_directory_that_is_made(tmp_path: Path) -> None:
+    with state_lock(tmp_path / "above" / "locked"):
+        SqliteStore(tmp_path / "above" / "stored" / "grf.db").close()
+    modes = [stat.S_IMODE((tmp_path / "above" / name).stat().st_mode) for name in ("locked", "stored")]
+    assert modes == [0o700, 0o700]
 
 
 def test_who_holds_the_lock_is_who_the_note_says(tmp_path: Path) -> None:

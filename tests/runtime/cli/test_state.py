@@ -1,0 +1,30 @@
+"""grf state and grf digest, without a runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from runtime.cli import grf
+from runtime.store.base import StoreUnavailable
+from runtime.store.sqlite import SqliteStore
+
+
+@pytest.mark.parametrize("command", [("state", "export", "backup"), ("state", "inspect"), ("digest",)])
+def test_what_only_reads_a_store_says_that_there_is_none_and_makes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(grf, [*command, "--set", "runtime.state_dir=elsewhere"])
+    assert isinstance(result.exception, StoreUnavailable)
+    assert "elsewhere/grf.db: there is none" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_without_sessions_is_exported_all_the_same(tmp_path: Path) -> None:
+    SqliteStore(tmp_path / "grf.db").close()
+    file = tmp_path / "backup.grfstate"
+    result = CliRunner().invoke(grf, ["state", "export", str(file), "--set", f"runtime.state_dir={tmp_path}"])
+    assert (result.exit_code, result.output.strip()) == (0, f"0 sessions in {file}")
