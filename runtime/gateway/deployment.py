@@ -20,6 +20,7 @@ from runtime.actor_names import CONTROLLER, HEAD, NAMESPACE, address_of
 from runtime.gateway.app import create_app
 from runtime.gateway.backend import WorkerBackend
 from runtime.gateway.metrics import GatewayMetrics
+from runtime.gateway.taken import PROXY_CALLBACK
 
 if TYPE_CHECKING:  # the settings are those of all layers: a replica needs none but its own
     from runtime.settings import Settings
@@ -88,5 +89,6 @@ def run_gateway(settings: Settings) -> None:
     serve.start(
         http_options={"host": settings.runtime.host, "port": settings.runtime.http_port},
         logging_config={"enable_access_log": False, "log_level": settings.runtime.log_level},
+        controller_options={"runtime_env": {"env_vars": PROXY_CALLBACK}},  # which the controller hands to the proxies
     )
     serve.run(gateway_application(settings), name=APPLICATION, route_prefix="/")

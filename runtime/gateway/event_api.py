@@ -22,6 +22,7 @@ from runtime.gateway.following import EventStreams, follow
 from runtime.gateway.json_answer import to_json
 from runtime.gateway.models import refusals
 from runtime.gateway.policy import GatewayPolicy
+from runtime.gateway.taken import Window
 from runtime.keys import check_id
 
 log = logging.getLogger(__name__)
@@ -65,26 +66,28 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         policy = self._backend.policy
+        window = Window(scope, send)
         async with self._backend.clients(self._caller) as clients:
             welcome = await clients.welcome(policy.answer_timeout_s)
             with self._streams.one(welcome.tenant):
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+                await window.send(start)
 
                 async def send_all() -> None:
                     async with contextlib.aclosing(follow(clients.state, self._session, policy.keep_alive_s)) as coming:
                         async for event in coming:
                             chunk = event.as_sse() if event else KEEP_ALIVE
                             async with asyncio.timeout(policy.send_timeout_s):
-                                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                                await window.send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-                await first_of(send_all(), _disconnected(receive))
+                await first_of(send_all(), _disconnected(receive, window))
         with contextlib.suppress(OSError):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _disconnected(receive: Receive, window: Window) -> None:
+    while (message := await receive())["type"] != "http.disconnect":
+        window.heard(message)
 
 
 async def first_of(*works: Awaitable[None]) -> None:
@@ -135,7 +138,9 @@ async def follow_by_websocket(socket: WebSocket, backend: TheBackend, streams: T
         async with backend.clients(caller) as clients:
             welcome = await clients.welcome(backend.policy.answer_timeout_s)
             with streams.one(welcome.tenant):
-                await first_of(_send_all(socket, clients.state, session, backend.policy), _closed(socket))
+                window = Window(socket.scope, socket.send)
+                sending = _send_all(window, clients.state, session, backend.policy)
+                await first_of(sending, _closed(socket, window))
     except Exception as error:
         code, text = described(error)
         if code == "internal":
@@ -145,14 +150,14 @@ async def follow_by_websocket(socket: WebSocket, backend: TheBackend, streams: T
             await socket.close(CLOSED_BY_POLICY if status_of(code) < 429 else TRY_AGAIN_LATER)
 
 
-async def _send_all(socket: WebSocket, state: AsyncStateClient, session: str, policy: GatewayPolicy) -> None:
+async def _send_all(window: Window, state: AsyncStateClient, session: str, policy: GatewayPolicy) -> None:
     async with contextlib.aclosing(follow(state, session, policy.keep_alive_s)) as coming:
         async for event in coming:
             if event is not None:  # the protocol has pings of its own
                 async with asyncio.timeout(policy.send_timeout_s):
-                    await socket.send_text(event.as_json())
+                    await window.send({"type": "websocket.send", "text": event.as_json()})
 
 
-async def _closed(socket: WebSocket) -> None:
-    while (await socket.receive())["type"] != "websocket.disconnect":
-        pass  # whatever it sends
+async def _closed(socket: WebSocket, window: Window) -> None:
+    while (message := await socket.receive())["type"] != "websocket.disconnect":
+        window.heard(message)  # whatever else it sends
