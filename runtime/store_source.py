@@ -18,7 +18,7 @@ def open_store(settings: Settings) -> Store:
 
 
 def open_existing_store(settings: Settings) -> Store:
-    """Makes none: a backup of one that was just made, in the wrong folder, would look like a backup. Raises StoreError."""
+    """Makes none: what was just made, in the wrong folder, would be backed up as if it were all. Raises StoreError."""
     path = _sqlite_path(settings)
     if settings.runtime.store == "sqlite" and not path.exists():
         raise StoreUnavailable(f"store {path.absolute()}: there is none; runtime.state_dir says where it is")

@@ -93,6 +93,15 @@ class Peer:
             released.append(self._update(waiting.change, waiting.correction, waiting.skipped))
         return released
 
+    def forget_unasked(self) -> None:
+        """What waits for a subscription that has ended is nothing that the next one has missed."""
+        if EVERY_SESSION in self.subscriptions:
+            return
+        for session in [session for session in self.waiting if session not in self.subscriptions]:
+            del self.waiting[session]
+        if not self.subscriptions:
+            self.missed = 0
+
     def _update(self, change: Change, correction: bool, skipped: int) -> Update | UpdateRow:
         missed = skipped + self._take_missed()
         if not isinstance(change, UpdateRow):
@@ -175,6 +184,7 @@ class Peers:
 
     def unsubscribe(self, peer: Peer, session: str) -> None:
         peer.subscriptions.discard(session)
+        peer.forget_unasked()
         key = SessionKey(peer.tenant, session)
         subscribers = self._by_session.get(key, {})
         subscribers.pop(peer.identity, None)

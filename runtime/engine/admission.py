@@ -33,8 +33,10 @@ def time_fault(event_time_s: float, timeline: Timeline, policy: OrderPolicy, idl
     """Why this event time cannot be believed; "" if it can."""
     ahead_s = event_time_s - wall_s
     if ahead_s > policy.max_future_s:
-        return f"event time is {ahead_s:.3f} s ahead of this worker's clock, more than {policy.max_future_s:g} s"
+        most = f"order.max_future_s, {policy.max_future_s:g}"
+        return f"event time is {ahead_s:.3f} s ahead of this worker's clock, more than {most}"
     if timeline.is_jump(event_time_s, idle_s):
         jump_s = event_time_s - timeline.newest_s
-        return f"event time is {jump_s:.3f} s ahead of its session's newest, more than {policy.max_jump_s:g} s"
+        most = f"order.max_jump_s, {policy.max_jump_s:g}"
+        return f"event time is {jump_s:.3f} s ahead of its session's newest, more than {most}"
     return ""

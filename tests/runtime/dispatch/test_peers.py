@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runtime import messages as m
 from runtime.dispatch import peers
-from runtime.dispatch.peers import Peer, Peers
+from runtime.dispatch.peers import EVERY_SESSION, MAX_WAITING_SESSIONS, Peer, Peers
 from runtime.keys import SessionKey
 
 
@@ -47,6 +47,32 @@ def test_without_credit_the_newest_state_waits_and_says_how_many_were_skipped() 
     (update,) = granted(one, 10)
     assert (update.state["version"], update.missed) == (4, 4)
     assert one.offer("s", state("s", 5), False) is not None, "the rest of the credit is there"
+
+
+@pytest.mark.parametrize("of_all", [False, True])
+def test_what_a_subscription_missed_is_not_told_to_the_next_one(of_all: bool) -> None:
+    connected = Peers()
+    one = connected.welcome(b"a", "reader", "t", 0.0)
+    asked = EVERY_SESSION if of_all else "s0"
+    connected.subscribe(one, asked)
+    for n in range(MAX_WAITING_SESSIONS + 2):
+        one.offer(f"s{n * of_all}", state(f"s{n * of_all}", n), False)
+    connected.unsubscribe(one, asked)
+    connected.subscribe(one, "s0")
+    assert granted(one, 10) == []
+    update = one.offer("s0", state("s0", 9), False)
+    assert isinstance(update, m.Update)
+    assert update.missed == 0
+
+
+def test_what_another_subscription_asks_for_waits_on() -> None:
+    connected = Peers()
+    one = connected.welcome(b"a", "reader", "t", 0.0)
+    for session in ("s", "other"):
+        connected.subscribe(one, session)
+        one.offer(session, state(session, 1), False)
+    connected.unsubscribe(one, "other")
+    assert [update.state["session"] for update in granted(one, 10)] == ["s"]
 
 
 def test_a_correction_that_was_skipped_marks_the_update_that_stands_for_it() -> None:

@@ -59,7 +59,7 @@ def timeline(newest_s: float = -inf) -> Timeline:
 def test_an_event_may_be_ahead_of_the_wall_clock_by_what_the_policy_allows() -> None:
     policy = OrderPolicy(max_future_s=60.0)
     assert time_fault(1060.0, timeline(), policy, inf, wall_s=1000.0) == ""
-    assert "60.500 s ahead of this worker's clock, more than 60 s" in time_fault(
+    assert "60.500 s ahead of this worker's clock, more than order.max_future_s, 60" in time_fault(
         1060.5, timeline(), policy, inf, 1000.0
     )
 
@@ -72,5 +72,5 @@ def test_any_epoch_in_the_past_is_as_good_as_another() -> None:
 def test_a_stamp_far_ahead_of_its_session_is_not_believed_while_the_session_flows() -> None:
     policy = OrderPolicy(max_jump_s=3600.0, idle_timeout_s=2.0)
     fault = time_fault(10_000.0, timeline(100.0), policy, 1.0, wall_s=1.7e9)
-    assert fault == "event time is 9900.000 s ahead of its session's newest, more than 3600 s"
+    assert fault == "event time is 9900.000 s ahead of its session's newest, more than order.max_jump_s, 3600"
     assert time_fault(10_000.0, timeline(100.0), policy, 2.0, wall_s=1.7e9) == ""
