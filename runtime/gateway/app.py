@@ -1,6 +1,7 @@
 """The gateway as an ASGI application: `create_app(backend)`. Runs in process, under uvicorn, or in Ray Serve.
 
-request -> RawPath -> Observing (counts, opaque 500) -> BodyLimit -> FastAPI: a handler of *_api.py -> backend
+request -> RawPath -> AllowedPages (CORS, where origins are allowed) -> Observing (counts, opaque 500) -> BodyLimit
+  -> FastAPI: a handler of *_api.py -> backend
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import Depends, FastAPI
 
+from runtime.gateway.allowed_pages import AllowedPages
 from runtime.gateway.asking import refuse_unknown_parameters
 from runtime.gateway.backend import Backend
 from runtime.gateway.body_limit import BodyLimit
@@ -73,6 +75,8 @@ def create_app(backend: Backend) -> FastAPI:
     handle_errors(app, [route for routes in ROUTES for route in routes.routes])
     app.add_middleware(BodyLimit, max_bytes=policy.max_body_bytes)
     app.add_middleware(Observing, metrics=backend.metrics)
+    if policy.allowed_origins:
+        app.add_middleware(AllowedPages, origins=policy.allowed_origins)
     app.add_middleware(RawPath)  # added last, so it is the first to see a request
     return app
 

@@ -33,7 +33,7 @@ class GatewayPolicy:
     give_up_s: float = 600.0
     """a posted segment that no worker has made durable for so long is given up, and counted"""
     allowed_origins: tuple[str, ...] = ()
-    """web pages from elsewhere that may open a WebSocket, as `https://host`; those of the gateway's own address may"""
+    """web pages from elsewhere that may ask, as `https://host`; those of the gateway's own address may"""
 
     def __post_init__(self) -> None:
         for field in fields(self):
