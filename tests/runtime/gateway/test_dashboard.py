@@ -39,6 +39,31 @@ def test_sessions_come_change_and_go(address: str, server_program: Callable[[str
     asyncio.run(asyncio.wait_for(main(), 60.0))
 
 
+def test_a_session_that_changes_may_be_clicked_and_is_shown_as_the_tenant_sees_it(
+    address: str, server_program: Callable[[str], str]
+) -> None:
+    def post(name: str, event_time_s: float) -> None:
+        body = {"stream": "w", "modality": "imu", "event_time_s": event_time_s, "frames": [[1.0, 2.0]]}
+        sent = httpx.post(f"{address}{path_of(name, '/segments')}", json=body, headers={"X-GRF-Tenant": "ward"})
+        sent.raise_for_status()
+
+    async def main() -> None:
+        await asyncio.to_thread(post, NAME, 1.0)
+        async with browser(server_program("chromium"), address) as evaluate:
+            await until(evaluate, STATUS, "live")
+            await evaluate("by('tenant').value = 'ward'; by('tenant').dispatchEvent(new Event('change'))")
+            await until(evaluate, SHOWN, [NAME])
+            await evaluate("link = document.querySelector('#rows a'); link.focus()")
+            await asyncio.to_thread(post, "aisle", 1.0)
+            await asyncio.to_thread(post, NAME, 2.0)
+            await until(evaluate, "document.querySelectorAll('#rows tr')[1]?.children[5].textContent", "2")
+            assert await evaluate("document.activeElement === link")
+            await evaluate("link.click()")
+            await until(evaluate, "JSON.parse(by('one-state').textContent || '{}').tenant", "ward")
+
+    asyncio.run(asyncio.wait_for(main(), 60.0))
+
+
 def test_it_says_that_there_are_more_sessions_than_it_shows(address: str, server_program: Callable[[str], str]) -> None:
     body = {"stream": "w", "modality": "imu", "event_time_s": 1.0, "frames": [[1.0, 2.0]], "wait": "none"}
 
