@@ -14,6 +14,7 @@ SHOWN = "[...document.querySelectorAll('#rows tr')].map(row => row.dataset.id)"
 STATUS = "document.getElementById('status').textContent"
 VERSION = "document.querySelector('#rows tr').children[5].textContent"
 COUNT = "document.getElementById('count').textContent"
+OPEN_STREAMS = "grf_gateway_event_streams"
 NAME = "bed <b>12</b>"
 
 
@@ -60,6 +61,43 @@ def test_a_session_that_changes_may_be_clicked_and_is_shown_as_the_tenant_sees_i
             assert await evaluate("document.activeElement === link")
             await evaluate("link.click()")
             await until(evaluate, "JSON.parse(by('one-state').textContent || '{}').tenant", "ward")
+
+    asyncio.run(asyncio.wait_for(main(), 60.0))
+
+
+def test_a_hidden_tab_leaves_the_connections_to_others_and_catches_up(
+    address: str, server_program: Callable[[str], str]
+) -> None:
+    def post(name: str) -> None:
+        body = {"stream": "w", "modality": "imu", "event_time_s": 1.0, "frames": [[1.0, 2.0]]}
+        httpx.post(f"{address}{path_of(name, '/segments')}", json=body).raise_for_status()
+
+    def metric() -> str:
+        return next(
+            line for line in httpx.get(f"{address}/metrics").text.splitlines() if line.startswith(f"{OPEN_STREAMS} ")
+        )
+
+    def see(hidden: bool) -> str:
+        looks = f"Object.defineProperty(document, 'hidden', {{value: {str(hidden).lower()}, configurable: true}})"
+        return f"{looks}; document.dispatchEvent(new Event('visibilitychange'))"
+
+    async def main() -> None:
+        for name in ("stays", "goes"):
+            await asyncio.to_thread(post, name)
+        async with browser(server_program("chromium"), address) as evaluate:
+            await until(evaluate, STATUS, "live")
+            await until(evaluate, f"{SHOWN}.includes('goes')", True)
+            await evaluate(see(hidden=True))
+            while await asyncio.to_thread(metric) != f"{OPEN_STREAMS} 0.0":
+                await asyncio.sleep(0.05)
+            assert await evaluate(STATUS) == "paused"
+            await asyncio.to_thread(httpx.delete, f"{address}{path_of('goes')}")
+            await asyncio.to_thread(post, "comes")
+            await evaluate(see(hidden=False))
+            await until(evaluate, STATUS, "live")
+            await until(evaluate, f"{SHOWN}.filter(id => ['stays', 'goes', 'comes'].includes(id))", ["comes", "stays"])
+        for name in ("stays", "comes"):
+            await asyncio.to_thread(httpx.delete, f"{address}{path_of(name)}")
 
     asyncio.run(asyncio.wait_for(main(), 60.0))
 
