@@ -118,6 +118,8 @@ class LocalRuntime:
         os.environ.setdefault("RAY_COLOR_PREFIX", str(int(sys.stderr.isatty())))
         # Ray would run the worker at niceness 15: behind every publisher on the same machine.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        # Serve replaces its HTTP proxy after three checks that fail: ten seconds apart, nobody is answered meanwhile.
+        os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "1")
         import ray
 
         from runtime.actor_names import NAMESPACE
