@@ -14,7 +14,7 @@ import msgpack
 import numpy as np
 
 from runtime.packer import pack
-from runtime.records import HistoryRow, RecordError
+from runtime.records import HistoryRow, RecordError, count, time_s
 
 RUN_FORMAT = 2
 ROWS_FORMAT = 1
@@ -71,8 +71,8 @@ def encode_history(rows: Sequence[HistoryRow]) -> bytes:
 
 def _encode_run(run: SettledRun) -> bytes:
     versions, times_s, ranks, numbers = zip(*run.steps, strict=True) if run else ((), (), (), ())
-    count = len(versions)
-    columns = struct.pack(f"<{count}d", *times_s), struct.pack(f"<{count}H", *ranks), b"".join(numbers)
+    length = len(versions)
+    columns = struct.pack(f"<{length}d", *times_s), struct.pack(f"<{length}H", *ranks), b"".join(numbers)
     return pack((RUN_FORMAT, versions[0] if versions else 0, run.modalities, *columns))
 
 
@@ -97,8 +97,8 @@ def _decode_run(version: int, modalities: list[str], times: bytes, ranks: bytes,
     rows = np.frombuffer(numbers, "<f4").reshape(len(times_s), -1 if times_s else 0).tolist()
     names = [str(name) for name in modalities]
     return [
-        _row(int(version) + place, time_s, names[rank], row, len(names))
-        for place, (time_s, rank, row) in enumerate(zip(times_s, ranked, rows, strict=True))
+        _row(count(version) + place, at_s, names[rank], row, len(names))
+        for place, (at_s, rank, row) in enumerate(zip(times_s, ranked, rows, strict=True))
     ]
 
 
@@ -128,4 +128,4 @@ def _checked_row(
     version: int, event_time_s: float, modality: str, outputs: list[float], shares: list[float], gate: float
 ) -> HistoryRow:
     numbers = tuple(map(float, outputs)), tuple(map(float, shares))
-    return HistoryRow(int(version), float(event_time_s), str(modality), *numbers, float(gate))
+    return HistoryRow(count(version), time_s(event_time_s), str(modality), *numbers, float(gate))

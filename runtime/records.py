@@ -1,7 +1,7 @@
 """What is stored of a session: its settled context and, in the same atomic write, the sequence marks that go with it.
 
-A record is one msgpack array behind a format number. Records read back are not trusted: `decode_record` returns
-a record that fits the model's signature, or raises RecordError naming what does not.
+A record is one msgpack array behind a format number. Records read back are not trusted: `decode_record` returns one
+that can be stored and told again, or raises RecordError naming what cannot be; `check_fits` compares it with a model.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 
+from grf_core.step import ModelSignature
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array
 from runtime.packer import pack
+from runtime.wire_values import MAX_SEQUENCE
 
 RECORD_FORMAT = 1
 FLOAT32 = np.dtype("<f4")
@@ -138,25 +140,23 @@ def _record(
     reset_reason: str,
     born: int = 0,
 ) -> SessionRecord:
-    if len(lineage) != 16 or version < 0:
-        raise RecordError(f"{key}: damaged version or lineage")
+    if len(lineage) != 16:
+        raise RecordError(f"{key}: damaged lineage")
     if not 0 <= born < 2**63:
         raise RecordError(f"{key}: damaged birth")
-    if isnan(event_time_s) or isnan(watermark_s):
-        raise RecordError(f"{key}: a time is not a number")
     return SessionRecord(
         key=key,
         model_digest=str(model_digest),
         incarnation=str(incarnation),
-        version=int(version),
-        event_time_s=float(event_time_s),
-        watermark_s=float(watermark_s),
+        version=count(version),
+        event_time_s=time_s(event_time_s),
+        watermark_s=time_s(watermark_s),
         lineage=bytes(lineage),
         context_KD=None if context is None else _context(key, *context),
         outputs=tuple(map(float, outputs)),
         shares=tuple(map(float, shares)),
         gate=float(gate),
-        freshness_s={str(name): float(value) for name, value in freshness_s.items()},
+        freshness_s={str(name): time_s(seen_s) for name, seen_s in freshness_s.items()},
         streams=tuple(_stream(*stream) for stream in streams),
         reset_reason=str(reset_reason),
         born=int(born),
@@ -175,8 +175,8 @@ def _stream(
 ) -> StreamRecord:
     if not 0 <= numbering < 2**63:
         raise ValueError("damaged numbering")
-    told = tuple((int(sequence), str(code)) for sequence, code in refused)
-    marks = int(upto), tuple(map(int, above)), float(newest_s), told, int(numbering), str(owner)
+    told = tuple((count(sequence), str(code)) for sequence, code in refused)
+    marks = count(upto), tuple(map(count, above)), time_s(newest_s), told, int(numbering), str(owner)
     return StreamRecord(str(stream), str(modality), *marks)
 
 
@@ -186,3 +186,26 @@ def _context(key: SessionKey, shape: list[int], data: bytes) -> Float32Array:
     if not np.isfinite(context).all():
         raise RecordError(f"{key}: the context is not finite")
     return context
+
+
+def count(value: int) -> int:
+    """A version or a sequence number, which are told as such. Raises RecordError for what is none."""
+    if not 0 <= value <= MAX_SEQUENCE:
+        raise RecordError(f"{value} is no version and no sequence number")
+    return int(value)
+
+
+def time_s(value: float) -> float:
+    if isnan(value):
+        raise RecordError("a time is not a number")
+    return float(value)
+
+
+def check_fits(record: SessionRecord, signature: ModelSignature) -> None:
+    """Raises RecordError for a context that contradicts the model of the same digest."""
+    if record.context_KD is None:
+        return
+    if record.context_KD.shape != signature.context_shape:
+        raise RecordError(f"{record.key}: context {record.context_KD.shape}, the model has {signature.context_shape}")
+    if len(record.outputs) != signature.output_width or len(record.shares) != len(signature.modalities):
+        raise RecordError(f"{record.key}: outputs or shares do not fit the model")

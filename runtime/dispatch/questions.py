@@ -115,7 +115,11 @@ class Questions:
         if session is not None:
             state: StateMap | None = self._view.session(self._engine.slab, session, query.include_context)
         elif key in found:
-            state = self._view.record(found[key], query.include_context)
+            try:
+                state = self._view.record(found[key], query.include_context)
+            except RecordError as error:
+                self._outbox.refuse_request(peer, query.request, "unavailable", str(error), RETRY_MS)
+                return
         else:
             state = None
         self._answer_or_wait(peer, key, query, state, now_s)

@@ -15,7 +15,7 @@ from runtime.history import SettledRun
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array
 from runtime.named_tuples import tuple_of
-from runtime.records import HistoryRow, RecordError, SessionRecord, StreamRecord
+from runtime.records import HistoryRow, SessionRecord, StreamRecord, check_fits
 
 
 def take_records(engine: Engine, incarnation: str, limit: int, rows: float = inf) -> list[SessionRecord]:
@@ -146,6 +146,7 @@ def restore(engine: Engine, session: Session, record: SessionRecord, incarnation
     for rank, modality in enumerate(engine.signature.modalities):
         seen_s = record.freshness_s.get(modality.name, -inf)
         session.freshness_s[rank] = session.settled_freshness_s[rank] = seen_s
+    check_fits(record, engine.signature)
     if record.context_KD is not None:
         _restore_context(engine, session, record, record.context_KD)
 
@@ -172,11 +173,7 @@ def _restore_streams(engine: Engine, session: Session, record: SessionRecord, in
 
 
 def _restore_context(engine: Engine, session: Session, record: SessionRecord, context_KD: Float32Array) -> None:
-    signature, slab = engine.signature, engine.slab
-    if context_KD.shape != signature.context_shape:
-        raise RecordError(f"{record.key}: context {context_KD.shape}, the model has {signature.context_shape}")
-    if len(record.outputs) != signature.output_width or len(record.shares) != len(signature.modalities):
-        raise RecordError(f"{record.key}: outputs or shares do not fit the model")
+    slab = engine.slab
     slot = slab.allocate()
     outputs, shares = np.array(record.outputs, dtype=np.float32), np.array(record.shares, dtype=np.float32)
     slab.write(slot, context_KD, outputs, shares, record.gate)

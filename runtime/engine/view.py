@@ -12,7 +12,7 @@ from runtime.engine.session import NO_LINEAGE, Session
 from runtime.engine.slab import Slab
 from runtime.messages import Float32Array, UpdateRow
 from runtime.named_tuples import tuple_of
-from runtime.records import HistoryRow, SessionRecord
+from runtime.records import HistoryRow, SessionRecord, check_fits
 from runtime.state_maps import StateMap, StateMaps
 
 
@@ -20,7 +20,7 @@ class StateView:
     """Views of sessions, records and history of one model."""
 
     def __init__(self, signature: ModelSignature) -> None:
-        self._digest = signature.digest
+        self._signature = signature
         self._modalities = [modality.name for modality in signature.modalities]
         self._outputs = signature.output_width
         self._maps = StateMaps(signature_map(signature))
@@ -97,9 +97,11 @@ class StateView:
         return state
 
     def record(self, record: SessionRecord, include_context: bool = False) -> StateMap:
-        """State of a session that is not in memory: live and settled are the same."""
+        """State of a session that is not in memory: live and settled are the same. Raises RecordError for one that
+        contradicts the model."""
         fused = None
-        if record.context_KD is not None and record.model_digest == self._digest:
+        if record.context_KD is not None and record.model_digest == self._signature.digest:
+            check_fits(record, self._signature)
             numbers = _as_stored(*record.outputs, *record.shares, record.gate)
             fused = self._maps.fused(record.version, record.event_time_s, numbers)
             if include_context:

@@ -82,7 +82,10 @@ def _read_body(file: BinaryIO, path: Path) -> object:
     body = file.read(length)
     if len(body) < length or crc32(body) != checksum:
         raise ArchiveError(f"{path} is damaged or was cut short at byte {file.tell() - len(body)}")
-    return msgpack.unpackb(body)
+    try:
+        return msgpack.unpackb(body)
+    except Exception as error:  # msgpack documents no closed set of exceptions
+        raise ArchiveError(f"{path}: a session is not msgpack: {error or type(error).__name__}") from None
 
 
 def _record(path: Path, body: object) -> SessionRecord:
@@ -93,7 +96,7 @@ def _record(path: Path, body: object) -> SessionRecord:
             raise ArchiveError(f"{path}: a session is not [tenant, session, record, history]")
     try:
         key = SessionKey(check_tenant(tenant), check_id("session", session))
-        rows = tuple(decode_row(int(version), float(time_s), row) for version, time_s, row in history)
+        rows = tuple(decode_row(version, time_s, row) for version, time_s, row in history)
         return replace(decode_record(key, record), history=rows)
     except (RecordError, InvalidId, TypeError, ValueError) as error:
         raise ArchiveError(f"{path}: {error}") from None

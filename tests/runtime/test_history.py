@@ -24,7 +24,7 @@ from runtime.history import (
 from runtime.records import HistoryRow, RecordError
 from tests.runtime.test_records import numbers, times, values
 
-history_rows = st.builds(HistoryRow, st.integers(0, 2**63 - 1), times, st.text(), numbers, numbers, times)
+history_rows = st.builds(HistoryRow, st.integers(0, 2**62), times, st.text(), numbers, numbers, times)
 floats = st.floats(width=32, allow_nan=False)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from runtime import messages as m
@@ -296,3 +298,20 @@ def test_only_the_session_with_the_damaged_record_is_refused_and_it_recovers_wit
     desk.say(b"a", m.Open("s", "mic", "audio", 3, 2))
     assert [opened.version for opened in desk.heard(b"a", m.Opened)] == [2]
     assert key_group(KEY) in desk.dispatcher.owned.epochs
+
+
+@pytest.mark.parametrize(
+    "misfit", [{"outputs": ()}, {"shares": (0.5,) * 9}, {"context_KD": np.ones((3, 9), np.float32)}], ids=str
+)
+def test_a_record_that_does_not_fit_the_model_costs_its_own_session_and_nobody_the_worker(misfit: Any) -> None:
+    desk = stored_desk(1, 2)
+    record = desk.store.load([KEY])[KEY]
+    desk.store.save({key_group(KEY): desk.dispatcher.owned.epochs[key_group(KEY)]}, [replace(record, **misfit)])
+    desk.say(b"a", m.Query(1, "s"), m.Open("s", "mic", "audio", 3, 2), replace(OPEN, session="t"))
+    desk.work(0.1)
+    told = desk.all_heard(b"a")
+    assert [(nack.code, nack.request) for nack in told if isinstance(nack, m.Nack)] == [
+        ("unavailable", 1),
+        ("unavailable", 0),
+    ]
+    assert [message.session for message in told if isinstance(message, m.Opened)] == ["t"]

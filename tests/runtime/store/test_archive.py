@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
+from zlib import crc32
 
+import msgpack
 import numpy as np
 import pytest
 
 from runtime.keys import SessionKey
-from runtime.records import HistoryRow, SessionRecord, StreamRecord
-from runtime.store.archive import ArchiveError, read_archive, write_archive
+from runtime.records import HistoryRow, SessionRecord, StreamRecord, encode_record
+from runtime.store.archive import MAGIC, ArchiveError, read_archive, write_archive
 
 
 def record(number: int) -> SessionRecord:
@@ -68,6 +72,24 @@ def test_every_cut_and_every_changed_byte_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(bytes(changed))
         with pytest.raises(ArchiveError):
             list(read_archive(path))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xc1",
+        b"\x81\x01\x01",
+        b"\x91" * 3000 + b"\xc0",
+        *(msgpack.packb(["acme", "s", encode_record(record(1)), [[version, 1.5, b""]]]) for version in (inf, 2**63)),
+        msgpack.packb(["acme", "s", encode_record(record(2**63)), []]),
+    ],
+    ids=range(6),
+)
+def test_a_session_of_somebody_else_s_making_is_refused_with_the_reason(body: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "all.grfstate"
+    path.write_bytes(MAGIC + struct.pack("<II", len(body), crc32(body)) + body)
+    with pytest.raises(ArchiveError, match=str(path)):
+        list(read_archive(path))
 
 
 def test_an_export_that_fails_leaves_the_last_one_alone(tmp_path: Path) -> None:
