@@ -19,7 +19,7 @@ from grf_core.data.sessions import Cutting, LabelledSession, Labels, LabelTrack,
 from grf_core.step import Float32Array, StepBatch, StepModel
 from grf_core.training.answers import score_heads
 from grf_core.training.objective import label_values, values_at
-from grf_core.training.playback import elapsed_s, heard_by, play, restricted, spoiled
+from grf_core.training.playback import elapsed_s, heard_by, play_labelled, restricted, spoiled
 from grf_core.training.recipe import Condition
 from grf_core.training.whole_sample import evaluate_whole
 
@@ -68,8 +68,10 @@ def evaluate(
     heard = [session for session in heard if session.streams] * condition.repeats
     if condition.spoil is not None:
         heard = [spoiled(session, condition.spoil, rng) for session in heard]
-    sequences = [play(session, bundle.config, condition.cutting, rng, condition.augmentation) for session in heard]
-    return evaluate_sequences(bundle, sequences, [session.labels for session in heard], device, on_progress)
+    cutting, augmentation = condition.cutting, condition.augmentation
+    played = [play_labelled(session, bundle.config, cutting, rng, augmentation) for session in heard]
+    sequences, labels = [of_session for of_session, _ in played], [labels for _, labels in played]
+    return evaluate_sequences(bundle, sequences, labels, device, on_progress)
 
 
 def evaluate_as_trained(

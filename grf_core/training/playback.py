@@ -10,7 +10,17 @@ from itertools import pairwise
 import numpy as np
 
 from grf_core.config import GRFConfig
-from grf_core.data.sessions import Cutting, LabelledSession, Segment, StreamFrames, cut_session, in_fusion_order
+from grf_core.data.sessions import (
+    Cutting,
+    Label,
+    LabelledSession,
+    Labels,
+    LabelTrack,
+    Segment,
+    StreamFrames,
+    cut_session,
+    in_fusion_order,
+)
 from grf_core.normalisation import FARTHEST_STD, Normalisation, Statistics
 from grf_core.step import Float32Array
 from grf_core.training.recipe import CALM, Augmentation, Spoil
@@ -32,6 +42,17 @@ def play(
     augmentation: Augmentation = CALM,
 ) -> list[Segment]:
     """The session's segments in the order in which they are fused, at least one."""
+    return play_labelled(session, config, cutting, rng, augmentation)[0]
+
+
+def play_labelled(
+    session: LabelledSession,
+    config: GRFConfig,
+    cutting: Cutting,
+    rng: np.random.Generator,
+    augmentation: Augmentation = CALM,
+) -> tuple[list[Segment], Labels]:
+    """As `play`, and the labels as they hold on the clock of these segments."""
     session = disturbed(session, augmentation, rng)
     max_frames = {modality.name: modality.max_frames for modality in config.modalities}
     segments = cut_session(session, cutting, max_frames, rng)
@@ -41,7 +62,7 @@ def play(
     ordered = in_fusion_order(segments, [modality.name for modality in config.modalities])
     lateness_s = augmentation.arrival_jitter_s * rng.standard_normal(len(ordered))
     arrival = np.argsort([s.event_time_s + late for s, late in zip(ordered, lateness_s, strict=True)], kind="stable")
-    return [ordered[position] for position in arrival]
+    return [ordered[position] for position in arrival], session.labels
 
 
 def heard_by(session: LabelledSession, config: GRFConfig) -> LabelledSession:
@@ -51,7 +72,7 @@ def heard_by(session: LabelledSession, config: GRFConfig) -> LabelledSession:
 
 
 def disturbed(session: LabelledSession, augmentation: Augmentation, rng: np.random.Generator) -> LabelledSession:
-    """The session's streams as an augmentation leaves them, at least one."""
+    """The session's streams as an augmentation leaves them, at least one; a label that changes keeps to their time."""
     kept = rng.random(len(session.streams)) >= augmentation.drop_stream
     kept[rng.integers(len(session.streams))] = True
     starts_s = min(stream.times_s[0] for stream in session.streams)
@@ -60,7 +81,11 @@ def disturbed(session: LabelledSession, augmentation: Augmentation, rng: np.rand
     factor = math.exp(augmentation.stretch * rng.standard_normal()) if augmentation.stretch else 1.0
     streams = (_from(stream, from_s) for stream, keep in zip(session.streams, kept, strict=True) if keep)
     streams = (_stretched(stream, starts_s, factor) for stream in streams)
-    return replace(session, streams=tuple(_disturbed(stream, augmentation, rng) for stream in streams))
+    return replace(
+        session,
+        labels={head: _stretched_label(label, starts_s, factor) for head, label in session.labels.items()},
+        streams=tuple(_disturbed(stream, augmentation, rng) for stream in streams),
+    )
 
 
 def spoiled(session: LabelledSession, spoil: Spoil, rng: np.random.Generator) -> LabelledSession:
@@ -93,15 +118,23 @@ def _until(stream: StreamFrames, end_s: float) -> StreamFrames:
 
 def _stretched(stream: StreamFrames, origin_s: float, factor: float) -> StreamFrames:
     """The same done slower, in `factor` times the time, by a sensor of the same rate: frames are interpolated."""
-    if factor == 1.0 or len(stream.frames) < 2:
+    if factor == 1.0:
         return stream
     times_s = origin_s + factor * (stream.times_s - origin_s)
+    if len(stream.frames) < 2:
+        return replace(stream, times_s=times_s)
     count = max(2, round(factor * len(times_s)))
     place = np.linspace(0.0, len(times_s) - 1.0, count)
     before = np.minimum(place.astype(np.int64), len(times_s) - 2)
     part = (place - before)[:, None].astype(np.float32)
     frames = stream.frames[before] * (1 - part) + stream.frames[before + 1] * part
     return replace(stream, frames=frames, times_s=np.interp(place, np.arange(len(times_s)), times_s))
+
+
+def _stretched_label(label: Label | LabelTrack, origin_s: float, factor: float) -> Label | LabelTrack:
+    if factor == 1.0 or not isinstance(label, LabelTrack):
+        return label
+    return replace(label, times_s=origin_s + factor * (label.times_s - origin_s))
 
 
 def _disturbed(stream: StreamFrames, augmentation: Augmentation, rng: np.random.Generator) -> StreamFrames:

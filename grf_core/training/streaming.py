@@ -22,7 +22,7 @@ from grf_core.packing import pack_segments
 from grf_core.step import Float32Array
 from grf_core.training.answers import readable_answers, score_heads
 from grf_core.training.objective import Criterion, encode_values, late_weights, values_at
-from grf_core.training.playback import elapsed_s, play
+from grf_core.training.playback import elapsed_s, play_labelled
 from grf_core.training.preparation import TrainingError
 from grf_core.training.recipe import CALM, Augmentation, Recipe
 from grf_core.training.regime import TrainingData, Validation, mixed_precision
@@ -195,8 +195,7 @@ class StreamingRegime:
 
     def backward(self, model: nn.Module, positions: Sequence[int], rng: np.random.Generator) -> float:
         sessions = [self._data.drawn(position, rng) for position in positions]
-        sequences = self._played(sessions, rng, self._recipe.augmentation)
-        batch = self._batch(sequences, sessions)
+        batch = self._batch(self._played(sessions, rng, self._recipe.augmentation))
         return backward(streaming_model(model), self._criterion, batch, self._recipe.schedule.truncate_steps)
 
     @torch.no_grad()
@@ -220,21 +219,19 @@ class StreamingRegime:
         return Validation(total / len(self._data.validation), scores)
 
     def _validation_batches(self) -> Iterator[SessionBatch]:
-        sessions = self._data.validation
-        sequences = self._played(sessions, np.random.default_rng(VALIDATION_SEED), CALM)
-        by_length = sorted(range(len(sessions)), key=lambda position: len(sequences[position]))
+        played = self._played(self._data.validation, np.random.default_rng(VALIDATION_SEED), CALM)
+        by_length = sorted(played, key=lambda of_session: len(of_session[0]))
         for first in range(0, len(by_length), VALIDATION_SESSIONS):
-            chunk = by_length[first : first + VALIDATION_SESSIONS]
-            yield self._batch([sequences[position] for position in chunk], [sessions[position] for position in chunk])
+            yield self._batch(by_length[first : first + VALIDATION_SESSIONS])
 
     def _played(
         self, sessions: Sequence[LabelledSession], rng: np.random.Generator, augmentation: Augmentation
-    ) -> list[list[Segment]]:
+    ) -> list[tuple[list[Segment], Labels]]:
         recipe = self._recipe
-        return [play(session, recipe.config, recipe.cutting, rng, augmentation) for session in sessions]
+        return [play_labelled(session, recipe.config, recipe.cutting, rng, augmentation) for session in sessions]
 
-    def _batch(self, sequences: Sequence[list[Segment]], sessions: Sequence[LabelledSession]) -> SessionBatch:
-        labels = [session.labels for session in sessions]
+    def _batch(self, played: Sequence[tuple[list[Segment], Labels]]) -> SessionBatch:
+        sequences, labels = zip(*played, strict=True)
         late_weight = self._recipe.schedule.late_weight
         return batch_sessions(
             sequences, labels, self._recipe.config, self._data.normalisation, late_weight, self._device

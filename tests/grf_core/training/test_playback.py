@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from grf_core.data.sessions import Cutting, LabelledSession, StreamFrames
+from grf_core.data.sessions import Cutting, LabelledSession, LabelTrack, StreamFrames
 from grf_core.normalisation import Normalisation, Statistics
 from grf_core.training.checks import RecipeError
-from grf_core.training.playback import disturbed, elapsed_s, normalised, play, restricted
+from grf_core.training.playback import disturbed, elapsed_s, normalised, play, play_labelled, restricted
 from grf_core.training.recipe import Augmentation
 from tests.grf_core.models import small_config
 
@@ -107,3 +107,28 @@ def test_a_stretched_session_says_the_same_in_another_time_at_the_same_rate() ->
         np.testing.assert_allclose(first.frames[:, 0], first.times_s / factor, atol=1e-5)
         lengths.add(len(first.frames))
     assert len(lengths) > 5
+
+
+def test_a_label_that_changes_keeps_to_the_time_of_a_stretched_session() -> None:
+    loud_from_s = 5.0
+    track = LabelTrack(np.array([-np.inf, loud_from_s]), (0.0, 1.0))
+    loud = (loud_from_s <= TIMES_S).astype(np.float32)[:, None] * np.ones((1, 3), np.float32)
+    session = replace(SESSION, labels={"loud": track}, streams=(StreamFrames("mic", "audio", loud, TIMES_S),))
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        segments, labels = play_labelled(session, CONFIG, Cutting(0.1, 0.1), rng, Augmentation(stretch=0.5))
+        stretched = labels["loud"]
+        assert isinstance(stretched, LabelTrack)
+        heard = [segment.frames[-1, 0] for segment in segments]
+        told = stretched.positions(np.array([segment.event_time_s for segment in segments]))
+        # where frames are interpolated, one lies between quiet and loud
+        assert np.abs(told - heard).max() < 1
+        assert set(stretched.positions(np.array([-1e9, 1e9]))) == {0, 1}
+
+
+def test_a_stream_of_one_frame_is_stretched_as_the_others_are() -> None:
+    once = StreamFrames("lab", "audio", np.ones((1, 3), np.float32), TIMES_S[-1:])
+    session = replace(SESSION, streams=(SESSION.streams[0], once))
+    for seed in range(5):
+        often, once = disturbed(session, Augmentation(stretch=0.5), np.random.default_rng(seed)).streams
+        assert once.times_s[0] == pytest.approx(often.times_s[-1])
