@@ -59,18 +59,22 @@ def prepare(recipe: Recipe, sessions: Sequence[LabelledSession], rng: np.random.
 def split_validation(
     sessions: Sequence[LabelledSession], config: GRFConfig, share: float, rng: np.random.Generator
 ) -> Parts:
-    """At least one session each, the share taken from every class of the first classifier."""
+    """At least one session each, the share taken from every class of the first classifier; some of the classes that are
+    too small for it give one session, and keep another."""
     classifier = next((head.name for head in config.heads if head.kind == "classification"), "")
     classes: dict[str, list[LabelledSession]] = {}
     for position in rng.permutation(len(sessions)):
         classes.setdefault(_class_of(sessions[position], classifier), []).append(sessions[position])
     training: list[LabelledSession] = []
     validation: list[LabelledSession] = []
-    for of_class in classes.values():
-        cut = round(share * len(of_class))
-        validation += of_class[:cut]
-        training += of_class[cut:]
-    return _both_filled(training, validation)
+    cuts = {name: round(share * len(of_class)) for name, of_class in classes.items()}
+    small = [name for name, of_class in classes.items() if cuts[name] == 0 and len(of_class) > 1]
+    for name in small[: round(share * sum(len(classes[name]) for name in small))]:
+        cuts[name] = 1
+    for name, of_class in classes.items():
+        validation += of_class[: cuts[name]]
+        training += of_class[cuts[name] :]
+    return _both_filled(training, validation, _SHARE_DECIDES)
 
 
 def split_groups(
@@ -91,7 +95,7 @@ def split_groups(
         group = groups[names[position]]
         nearer = abs(len(validation) + len(group) - wanted) < abs(len(validation) - wanted)
         (validation if nearer or not validation else training).extend(group)
-    return _both_filled(training, validation)
+    return _both_filled(training, validation, _SHARE_DECIDES)
 
 
 def split_named(sessions: Sequence[LabelledSession], validates: Callable[[LabelledSession], bool]) -> Parts:
@@ -142,10 +146,13 @@ def _class_of(session: LabelledSession, classifier: str) -> str:
     return str(label.values[-1] if isinstance(label, LabelTrack) else label)
 
 
-def _both_filled(training: list[LabelledSession], validation: list[LabelledSession]) -> Parts:
+_SHARE_DECIDES = ": schedule.validation_share decides, 0 validates on none"
+
+
+def _both_filled(training: list[LabelledSession], validation: list[LabelledSession], why: str = "") -> Parts:
     if not training or not validation:
         count = len(training) + len(validation)
         raise TrainingError(
-            f"of {count} sessions, {len(training)} are to train on and {len(validation)} to validate on"
+            f"of {count} sessions, {len(training)} are to train on and {len(validation)} to validate on{why}"
         )
     return training, validation

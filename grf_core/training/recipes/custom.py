@@ -31,8 +31,9 @@ SHORTEST_S = 0.001
 
 
 def custom_recipe(options: object, data: Path) -> Recipe:
-    """RecordingsError or OSError if the recordings cannot be read, RecipeError for all else that does not fit."""
-    given = mapping("recipe", options, FIELDS)
+    """`options` is None where the file is empty. RecordingsError or OSError if the recordings cannot be read,
+    RecipeError for all else that does not fit."""
+    given = mapping("recipe", {} if options is None else options, FIELDS)
     sessions = custom_sessions(data, given.get("group_pattern"))
     regime: RegimeName = given.get("regime", "streaming")
     check_choice("regime", regime, get_args(RegimeName))

@@ -45,6 +45,11 @@ def test_what_the_file_does_not_say_comes_from_the_recordings(tmp_path: Path) ->
     assert len(dataset.test) == 4
 
 
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    path = recorded(tmp_path)
+    assert custom_recipe(None, path).to_json() == custom_recipe({}, path).to_json()
+
+
 def test_what_the_file_says_holds(tmp_path: Path) -> None:
     options = {
         "name": "mine",

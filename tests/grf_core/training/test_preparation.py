@@ -19,9 +19,30 @@ def test_validation_takes_its_share_of_every_class() -> None:
     assert len(training) + len(validation) == len({s.session for s in training + validation}) == 24
 
 
-def test_a_share_that_leaves_a_part_empty_is_refused() -> None:
-    with pytest.raises(TrainingError, match="validate"):
+def test_a_share_that_leaves_a_part_empty_is_refused_by_its_name() -> None:
+    with pytest.raises(TrainingError, match=r"2 are to train on and 0 to validate on: schedule\.validation_share"):
         split_validation(SESSIONS[:2], TINY.config, 0.1, np.random.default_rng(0))
+
+
+def classes_of(*sizes: int) -> list[LabelledSession]:
+    return [
+        replace(SESSIONS[0], session=f"{name}-{position}", labels={"side": f"class {name}"})
+        for name, size in enumerate(sizes)
+        for position in range(size)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_too_small_for_a_share_of_their_own_give_it_together_and_keep_one_each(seed: int) -> None:
+    training, validation = split_validation(classes_of(*[2] * 10), TINY.config, 0.2, np.random.default_rng(seed))
+    assert len(validation) == 4
+    assert len({str(session.labels["side"]) for session in training}) == 10
+
+
+def test_a_class_of_one_session_trains() -> None:
+    training, validation = split_validation(classes_of(10, 1, 1, 1), TINY.config, 0.2, np.random.default_rng(0))
+    assert {session.labels["side"] for session in validation} == {"class 0"}
+    assert len(training) == 11
 
 
 def in_threes(session: LabelledSession) -> str:
