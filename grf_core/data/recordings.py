@@ -40,7 +40,7 @@ def is_recordings(path: Path) -> bool:
 
 def read_recordings(path: Path) -> Recordings:
     """RecordingsError for a file that is none, and for files that contradict each other. A file that ends within a
-    record is read up to there, which is logged."""
+    record is read up to there, which is logged, and so is of how many sessions nothing can be learned."""
     files = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
     if not files:
         raise RecordingsError(f"{path} has no {SUFFIX} file")
@@ -58,6 +58,7 @@ def read_recordings(path: Path) -> Recordings:
             if session.name in sessions:
                 raise RecordingsError(f"{file}: session {session.name!r} is in another file too")
             sessions[session.name] = session
+    _tell_of_use(list(sessions.values()))
     return Recordings(RecordingHead(*_described(heads), widths), list(sessions.values()))
 
 
@@ -71,6 +72,16 @@ def _sessions_in(file: Path) -> list[RecordedSessionSegments]:
         told = "their stream has another segment of the same number: streams count from 1 in each session"
         log.warning("%s: %d segments are left out, since %s", file, left_out, told)
     return sessions
+
+
+def _tell_of_use(sessions: list[RecordedSessionSegments]) -> None:
+    unlabelled = sum(not session.labels for session in sessions)
+    silent = sum(not session.segments for session in sessions if session.labels)
+    if unlabelled or silent:
+        log.warning(
+            "of %d sessions %d are left out, since they have no label, and %d that have no segment",
+            len(sessions), unlabelled, silent,
+        )  # fmt: skip
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from grf_core.data.conversion import write_sessions
 from grf_core.data.recordings import RecordingsError
 from grf_core.data.sessions import Cutting, LabelledSession, LabelTrack
-from grf_core.recording import RecordingHead
+from grf_core.recording import RecordedSession, RecordingHead, RecordingWriter
 from grf_core.training.checks import RecipeError
 from grf_core.training.recipes.custom import custom_recipe
 from grf_core.training.run import TrainingRun
@@ -136,6 +136,15 @@ def test_a_recording_that_was_cut_short_is_learned_from_and_that_is_said(
     path.write_bytes(path.read_bytes()[:-10])
     assert len(custom_recipe({"test": {"share": 0}}, tmp_path).load(None).train) == 24
     assert [f"{path} ends in the middle of a record" in text for text in caplog.messages] == [True]
+
+
+def test_of_how_many_sessions_nothing_can_be_learned_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = recorded(tmp_path, (*SESSIONS[:20], replace(SESSIONS[20], labels={}), replace(SESSIONS[21], labels={})))
+    with RecordingWriter(path, HEAD, resume=True) as writer:
+        writer.write(RecordedSession("absent", {"side": "up"}))
+    assert len(custom_recipe({"test": {"share": 0}}, path).load(None).train) == 20
+    told = "of 23 sessions 2 are left out, since they have no label, and 1 that have no segment"
+    assert caplog.messages == [told]
 
 
 def test_labels_along_the_session_and_numbered_classes_are_learned(tmp_path: Path) -> None:
