@@ -5,6 +5,7 @@ a worker's Nack (Refused), or ApiError         the code itself                 S
 a validation of FastAPI, unreadable JSON,
   a body that is not sent as JSON              malformed                       422
 a path or a method that does not exist         not_found, method_not_allowed   404, 405
+GET of /v1/ws that opens no WebSocket          upgrade_required                426, Upgrade
 an id that no session can have (InvalidId)     bad_id                          422
 a body over the limit                          too_large                       413
 the gateway's buffer is full (PublisherFull)   slow_down                       429, Retry-After
@@ -55,6 +56,7 @@ STATUS: Mapping[str, int] = {
     # the gateway's own
     "sequence_gap": 409,
     "method_not_allowed": 405,
+    "upgrade_required": 426,
     "timeout": 503,
     "internal": 500,
 }
@@ -92,6 +94,8 @@ def error_answer(code: str, text: str, headers: Mapping[str, str] | None = None,
         extra["Retry-After"] = str(RETRY_AFTER_S)
     if status == 401:
         extra["WWW-Authenticate"] = "Bearer"
+    if status == 426:
+        extra["Upgrade"] = "websocket"
     return JsonAnswer({"error": {"code": code, "message": text}}, status, extra)
 
 

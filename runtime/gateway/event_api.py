@@ -17,7 +17,7 @@ from runtime.client import AsyncStateClient
 from runtime.client.errors import ClientClosed
 from runtime.gateway.asking import SessionId, TheBackend, WhoAsks, caller_of, check_parameters, is_foreign
 from runtime.gateway.backend import Backend, Caller
-from runtime.gateway.errors import described, status_of
+from runtime.gateway.errors import ApiError, described, status_of
 from runtime.gateway.following import EventStreams, follow
 from runtime.gateway.json_answer import to_json
 from runtime.gateway.models import refusals
@@ -147,7 +147,12 @@ async def follow_by_websocket(socket: WebSocket, backend: TheBackend, streams: T
             log.exception("a WebSocket failed")
         with contextlib.suppress(RuntimeError, OSError, WebSocketDisconnect):  # it may be gone
             await socket.send_text(to_json({"event": "error", "id": 0, "data": {"code": code, "message": text}}))
-            await socket.close(CLOSED_BY_POLICY if status_of(code) < 429 else TRY_AGAIN_LATER)
+            await socket.close(CLOSED_BY_POLICY if status_of(code) < 429 else TRY_AGAIN_LATER, code)
+
+
+@event_routes.get("/v1/ws", include_in_schema=False)
+async def refuse_what_is_no_websocket(session: str = "") -> Response:
+    raise ApiError("upgrade_required", "a WebSocket is opened here: proxies have to pass its Upgrade header on")
 
 
 async def _send_all(window: Window, state: AsyncStateClient, session: str, policy: GatewayPolicy) -> None:

@@ -142,8 +142,8 @@ class SocketReader:
         event = json.loads((await self._message())["text"])
         return Received(event["event"], str(event["id"]), event["data"])
 
-    async def closed(self) -> int:
-        """The code it was closed with."""
+    async def closed(self) -> tuple[int, str]:
+        """The code and the reason it was closed with."""
         message = await self._message()
         assert message["type"] == "websocket.close"
-        return int(message["code"])
+        return int(message["code"]), str(message["reason"])

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 def test_every_code_of_the_wire_has_a_status() -> None:
     codes = {code for group in typing.get_args(Code) for code in typing.get_args(group)}
     assert codes <= STATUS.keys()
-    assert set(STATUS) - codes == {"sequence_gap", "method_not_allowed", "timeout", "internal"}
+    assert set(STATUS) - codes == {"sequence_gap", "method_not_allowed", "upgrade_required", "timeout", "internal"}
 
 
 @pytest.mark.parametrize(

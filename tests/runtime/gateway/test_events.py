@@ -185,7 +185,14 @@ async def test_a_websocket_is_told_what_is_wrong_before_it_is_closed(app: FastAP
         async with SocketReader(app, query) as socket:
             error = await socket.next()
             assert (error.event, error.data["code"]) == ("error", code)
-            assert await socket.closed() == 1008
+            assert await socket.closed() == (1008, code)
+
+
+async def test_a_websocket_whose_upgrade_was_lost_on_the_way_is_told_so(http: httpx.AsyncClient) -> None:
+    for path in ("/v1/ws", "/v1/ws?session=a"):
+        answer = await http.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (426, "upgrade_required")
+        assert answer.headers["upgrade"] == "websocket"
 
 
 async def test_what_a_reader_sends_over_a_websocket_is_ignored(

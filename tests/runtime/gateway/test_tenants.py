@@ -148,7 +148,7 @@ async def test_a_websocket_needs_the_token_too(backend: WorkerBackend) -> None:
     async with in_process(app) as http:
         async with SocketReader(app) as refused:
             assert (await refused.next()).data["code"] == "unauthorised"
-            assert await refused.closed() == 1008
+            assert await refused.closed() == (1008, "unauthorised")
         await http.post("/v1/sessions/by-socket/segments", json=BODY, headers=RED)
         async with SocketReader(app, "session=by-socket", RED) as red:
             assert (await red.next()).data["session"] == "by-socket"
