@@ -14,9 +14,11 @@ MAX_WAIT_MS = 60_000
 MAX_FIELDS = 64
 """of an object in a request; more are refused together: an error for each of hundreds of thousands takes seconds"""
 
-EventTime = Annotated[float, Field(gt=-MAX_EVENT_TIME_S, lt=MAX_EVENT_TIME_S, allow_inf_nan=False, examples=[12.4])]
+Number = Annotated[float, Field(strict=True)]
+"""neither text nor true: whoever sends those means something else"""
+EventTime = Annotated[Number, Field(gt=-MAX_EVENT_TIME_S, lt=MAX_EVENT_TIME_S, allow_inf_nan=False, examples=[12.4])]
 
-Frame = Annotated[list[float], Field(min_length=1), FailFast()]
+Frame = Annotated[list[Number], Field(min_length=1), FailFast()]
 Frames = Annotated[list[Frame], FailFast()]
 """the first fault alone: a body holds millions of numbers, and an error for each would be larger than it"""
 
