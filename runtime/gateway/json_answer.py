@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -29,7 +30,12 @@ def _finite(value: Any) -> Any:
 
 
 class JsonAnswer(Response):
+    """True for now and for who asked, which headers tell: no cache keeps it."""
+
     media_type = "application/json"
+
+    def __init__(self, content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(content, status_code, {"Cache-Control": "no-store"} | dict(headers or {}))
 
     def render(self, content: Any) -> bytes:
         return to_json(content).encode()

@@ -16,6 +16,12 @@ pytestmark = pytest.mark.anyio
 ODD_IDS = ["a/b", "x/history", "x/events", "/", "//", "%", "%2F", "a%2Fb", "a b", "a+b", "?q=1#f", "🙂", "ü", "..a"]
 
 
+async def test_no_cache_keeps_an_answer(http: httpx.AsyncClient, session: str) -> None:
+    await posted(http, session)
+    for path in (path_of(session), "/v1/sessions", "/v1/model", path_of("nobody"), "/v1/nothing"):
+        assert (await http.get(path)).headers["cache-control"] == "no-store", path
+
+
 async def test_state_shows_live_and_settled_as_the_model_says(http: httpx.AsyncClient, session: str) -> None:
     await posted(http, session, event_time_s=1.0)
     await posted(http, session, stream="mic", modality="audio", frames=AUDIO, event_time_s=1.5, wait="durable")
