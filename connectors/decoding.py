@@ -100,7 +100,15 @@ Decode = Callable[[Sample], Decoded]
 def decoder(options: DecodeOptions) -> Decode:
     """The function that does what the options say."""
     read = {"floats": _floats, "values": _given}.get(options.format, _parsed)
-    return lambda sample: read(options, sample)
+    return lambda sample: _shallow(read, options, sample)
+
+
+def _shallow(read: Callable[[DecodeOptions, Sample], Decoded], options: DecodeOptions, sample: Sample) -> Decoded:
+    """What is nested as deep as a parser allows cannot be written as text any more, for an identity or a reason."""
+    try:
+        return read(options, sample)
+    except RecursionError:
+        raise BadSample("format", "nested too deep") from None
 
 
 def undecoded(sample: Sample) -> Decoded:
@@ -214,6 +222,8 @@ def _number(content: Any, field: str | int, options: DecodeOptions) -> float:
             raise
     except (TypeError, ValueError):
         raise BadSample("field", f"{field!r} is not a number") from None
+    except OverflowError:  # JSON's whole numbers may have any length
+        return math.inf
     if options.missing == "reject":
         raise BadSample("field", f"{field!r} is null")
     return math.nan

@@ -32,6 +32,7 @@ from connectors.known_streams import MAX_STREAMS, KnownStreams, StreamName
 from connectors.routes import RouteOptions, Routing, Target
 from connectors.tally import Tally
 from connectors.windowing import Window
+from runtime.wire import MAX_EVENT_TIME_S
 
 SNAPSHOT_VERSION = 1
 NO_VALUES: Values = np.empty((0, 0), dtype=np.float32)
@@ -178,6 +179,8 @@ class Pipeline:
 
     def _event_time(self, target: Target, sample: Sample, stamp_s: float | None) -> float:
         """On the wall clock, not shifted. Raises BadSample for a time that cannot be believed."""
+        if stamp_s is not None and not -MAX_EVENT_TIME_S < stamp_s < MAX_EVENT_TIME_S:
+            raise BadSample("time", f"{stamp_s:g} is not a number of seconds below {MAX_EVENT_TIME_S:g}")
         key = (target.route, sample.stream_key)
         clock = self._clock(key)
         try:

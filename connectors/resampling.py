@@ -14,6 +14,9 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float32]
 Times = npt.NDArray[np.float64]
 
+MAX_BETWEEN = 4096
+"""frames made between two that came: across a longer pause, or the leap of a wrong clock, nothing is made up"""
+
 
 class Resampler:
     """Values at k / hz, between the two frames around that time; nothing before the first frame or after the last."""

@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from connectors.base import Options
 from connectors.cutting import ByCount, ByTime, Times, Values, Windowed
-from connectors.resampling import Resampler
+from connectors.resampling import MAX_BETWEEN, Resampler
 
 
 class WindowOptions(Options):
@@ -34,8 +34,15 @@ class WindowOptions(Options):
     min_frames: int = Field(1, ge=1, description="A window that ends early with fewer frames is left out, and counted.")
     gap_s: float = Field(math.inf, gt=0, description="A longer pause between two frames ends the window.")
     resample_hz: float | None = Field(
-        None, gt=0, description="Linear interpolation onto a grid of event time; off by default. Not across gaps."
+        None,
+        gt=0,
+        description="Linear interpolation onto a grid of event time; off by default. Not across gaps, nor a pause of "
+        f"more than {MAX_BETWEEN:,} of its frames.",
     )
+
+    @property
+    def longest_pause_s(self) -> float:
+        return min(self.gap_s, math.inf if self.resample_hz is None else MAX_BETWEEN / self.resample_hz)
 
     @model_validator(mode="after")
     def _is_one_window(self) -> Self:
@@ -70,7 +77,7 @@ class Window:
             return []
         done: list[Windowed] = []
         newest_s = self._newest(times_s)
-        is_after_gap = times_s - newest_s[:-1] > self._options.gap_s
+        is_after_gap = times_s - newest_s[:-1] > self._options.longest_pause_s
         edges = [0, *(np.flatnonzero(is_after_gap[1:]) + 1).tolist(), len(times_s)]
         for begin, end in pairwise(edges):
             if is_after_gap[begin]:
@@ -94,7 +101,7 @@ class Window:
         """Segments that are complete since no frame to come is before this time; the very ones that it would close."""
         if self._newest_s is None:
             return []
-        if until_s - self._newest_s > self._options.gap_s:
+        if until_s - self._newest_s > self._options.longest_pause_s:
             return self.end()
         if self._resampler is not None or not self._closes_before_gap:
             return []

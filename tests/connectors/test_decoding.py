@@ -16,6 +16,9 @@ from connectors.base import Sample
 from connectors.decoding import Decoded, DecodeOptions, decoder
 from connectors.errors import BadSample
 
+NESTED = b"[" * 990 + b"]" * 990
+"""as deep as a parser goes, and deeper than `str` does"""
+
 
 def decoded(value: Any, event_time_s: float | None = None, **options: Any) -> Decoded:
     return decoder(DecodeOptions.model_validate(options))(Sample("k", value, event_time_s))
@@ -83,6 +86,9 @@ def test_columns_of_what_the_source_gives_as_numbers() -> None:
         (b'{"a": null}', {"format": "json", "fields": ["a"]}, "field"),
         (b'{"a": NaN}', {"format": "json", "fields": ["a"]}, "not_finite"),
         (b'{"a": 1e39}', {"format": "json", "fields": ["a"]}, "not_finite"),
+        (b'{"a": 1, "n": NaN, "b": ' + b"9" * 400 + b"}", {"format": "json", "fields": ["a", "b"]}, "not_finite"),
+        (b'{"a": 1, "i": ' + NESTED + b"}", {"format": "json", "fields": ["a"], "identity": "i"}, "format"),
+        (b'{"a": 1, "t": ' + NESTED + b"}", {"format": "json", "fields": ["a"], "time": "t"}, "format"),
         (b'{"v": [[1], [1, 2]]}', {"format": "json", "values": "v"}, "shape"),
         (b'{"v": []}', {"format": "json", "values": "v"}, "shape"),
         (b'{"v": [[[1]]]}', {"format": "json", "values": "v"}, "shape"),

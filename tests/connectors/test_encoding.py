@@ -115,3 +115,13 @@ def test_segments_do_not_depend_on_what_is_taken_at_once(window: dict[str, Any],
     for size in (2, 5, len(samples)):
         batches = [size] * -(-len(samples) // size)
         assert segments_of(samples, batches, window, lag_s) == one_by_one
+
+
+@pytest.mark.parametrize("time_s", [1e15, -1.7e308])
+def test_a_time_that_no_runtime_takes_is_left_out_and_told(time_s: float) -> None:
+    route = {"match": "**", "session": "s", "stream": "x", "modality": "x", "window": {"resample_hz": 50.0}}
+    pipeline = Pipeline([RouteOptions.model_validate(route)], ClockOptions())
+    samples = [Sample("k", [1.0], at_s) for at_s in (10.0, time_s, 10.1)]
+    assert [accepted.times_s[0] for accepted in pipeline.accept(samples, wall_s=0.0)] == [10.0, 10.1]
+    tally = pipeline.take_tally()
+    assert (tally.bad["time"], tally.last_bad) == (1, f"k: {time_s:g} is not a number of seconds below 1e+15")

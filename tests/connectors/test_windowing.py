@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from connectors.cutting import Windowed
+from connectors.resampling import MAX_BETWEEN
 from connectors.windowing import Window, WindowOptions
 
 STEPS = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.4, 3.0]), max_size=40)
@@ -138,6 +139,13 @@ def test_resampling_interpolates_onto_the_grid_and_not_across_gaps() -> None:
     segments = one.add(*frames([0.05, 0.25, 0.31, 5.0, 5.1]))
     assert [round(event_s, 6) for _, event_s in segments] == [0.1, 0.2, 0.3, 5.0, 5.1]
     assert [round(float(values[0, 0]), 3) for values, _ in segments] == [0.25, 0.75, 1.833, 3.0, 4.0]
+
+
+def test_resampling_makes_nothing_up_across_a_long_pause_or_the_leap_of_a_clock() -> None:
+    one = window(frames=2, resample_hz=10.0)
+    segments = one.add(*frames([0.0, 0.1, 1e9, 1e9 + 0.1]))
+    assert told(segments) == [([0, 1], 0.1), ([2, 3], 1e9 + 0.1)]
+    assert told(one.add(*frames([1e9 + MAX_BETWEEN / 10], 4)))[-1][1] == pytest.approx(1e9 + MAX_BETWEEN / 10)
 
 
 def test_resampling_does_not_depend_on_how_frames_were_batched() -> None:
