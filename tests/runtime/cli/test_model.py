@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from grf_core.bundle import load_bundle
@@ -139,6 +140,21 @@ def test_who_stops_a_training_is_told_how_it_goes_on(
     result = train_custom(tmp_path, recording)
     assert result.exit_code != 0
     assert "with --resume the same goes on" in result.stderr
+
+
+def test_training_takes_one_thread_unless_more_are_asked_for(
+    tmp_path: Path, recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(TrainingRun, "epochs", lambda _: used.append(torch.get_num_threads()))
+    config, before = tmp_path / "recipe.yaml", torch.get_num_threads()
+    config.write_text(CONFIG)
+    torch.set_num_threads(2)
+    for more in ([], ["--threads", 2]):
+        run("train", "custom", "--data", recording, "--config", config, "--runs", tmp_path / "runs", *more)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+    assert used == [1, 2]
 
 
 def test_a_recipe_of_ours_is_found_by_the_bundles_name_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
