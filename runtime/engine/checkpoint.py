@@ -10,7 +10,7 @@ import numpy as np
 from grf_core.step import NO_SLOT, ModelSignature
 from runtime.engine.engine import Engine
 from runtime.engine.sequences import SequenceSet
-from runtime.engine.session import Session, StreamState
+from runtime.engine.session import MODEL_REPLACED, Session, StreamState
 from runtime.history import SettledRun
 from runtime.keys import SessionKey
 from runtime.messages import Float32Array
@@ -141,7 +141,7 @@ def restore(engine: Engine, session: Session, record: SessionRecord, incarnation
     session.reset_reason = record.reset_reason
     session.born = record.born
     if record.model_digest != engine.signature.digest:
-        session.reset_reason = "the model was replaced"
+        session.reset_reason = MODEL_REPLACED
         return
     for rank, modality in enumerate(engine.signature.modalities):
         seen_s = record.freshness_s.get(modality.name, -inf)

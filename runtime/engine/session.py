@@ -19,6 +19,8 @@ from runtime.keys import SessionKey, key_group
 from runtime.messages import Float32Array
 
 NO_LINEAGE = b"\0" * 16
+MODEL_REPLACED = "the model was replaced"
+"""`reset_reason` of a session that another model has fused."""
 _pack = struct.Struct("<dqq").pack
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from grf_core.step import NO_SLOT, ModelSignature
-from runtime.engine.session import NO_LINEAGE, Session
+from runtime.engine.session import MODEL_REPLACED, NO_LINEAGE, Session
 from runtime.engine.slab import Slab
 from runtime.messages import Float32Array, UpdateRow
 from runtime.named_tuples import tuple_of
@@ -97,10 +97,10 @@ class StateView:
         return state
 
     def record(self, record: SessionRecord, include_context: bool = False) -> StateMap:
-        """State of a session that is not in memory: live and settled are the same. Raises RecordError for one that
-        contradicts the model."""
-        fused = None
-        if record.context_KD is not None and record.model_digest == self._signature.digest:
+        """State of a session that is not in memory: live and settled are the same. What another model has fused is told
+        as it will be once the session is in memory again. Raises RecordError for what contradicts the model."""
+        fused, ours = None, record.model_digest == self._signature.digest
+        if record.context_KD is not None and ours:
             check_fits(record, self._signature)
             numbers = _as_stored(*record.outputs, *record.shares, record.gate)
             fused = self._maps.fused(record.version, record.event_time_s, numbers)
@@ -112,10 +112,10 @@ class StateView:
             fused,
             lineage=record.lineage,
             watermark_s=record.watermark_s,
-            freshness_s=[record.freshness_s.get(name, -inf) for name in self._modalities],
+            freshness_s=[record.freshness_s.get(name, -inf) if ours else -inf for name in self._modalities],
             pending=0,
             durable_version=record.version,
-            reset_reason=record.reset_reason,
+            reset_reason=record.reset_reason if ours else MODEL_REPLACED,
         )
 
     def fits(self, row: HistoryRow) -> bool:

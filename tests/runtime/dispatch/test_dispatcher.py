@@ -170,6 +170,8 @@ def test_a_replaced_model_starts_a_new_context_keeps_the_marks_and_says_so() -> 
     desk.settle(b"a", "s", 1, 2)
     later = Desk(desk.disk, digest="toy-2")
     later.hello(b"a")
+    later.say(b"a", m.Query(1, "s"))
+    at_rest = later.heard(b"a", m.State)[-1].state
     later.say(b"a", m.Open("s", "mic", "audio", 3, known_durable=2))
     assert [(nack.code, nack.text) for nack in later.heard(b"a", m.Nack)] == [
         ("session_reset", "the model was replaced")
@@ -178,6 +180,7 @@ def test_a_replaced_model_starts_a_new_context_keeps_the_marks_and_says_so() -> 
     later.say(b"a", m.Query(1, "s"))
     state = later.heard(b"a", m.State)[-1].state
     assert (state["live"], state["reset_reason"]) == (None, "the model was replaced")
+    assert at_rest == state, "before anybody has published to it, too"
 
 
 def test_history_leaves_out_what_a_model_with_other_modalities_or_heads_has_settled() -> None:
