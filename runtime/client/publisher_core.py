@@ -254,8 +254,9 @@ class PublisherCore:
             case m.Opened(session, stream):
                 buffer = self._streams.get((session, stream))
                 if buffer is not None:
+                    before = buffer.in_flight()
                     self._free(buffer.opened(message.durable, message.last_sequence, message.numbering))
-                    self._queue.recount()
+                    self._queue.recount_one(before, buffer.in_flight())
                     self._make_sendable((session, stream))
                     self._to_open_or_end[session, stream] = None
             case m.Nack(session=session, stream=stream) if stream:
@@ -294,6 +295,7 @@ class PublisherCore:
         buffer = self._streams.get(name)
         if buffer is None:
             return
+        before = buffer.in_flight()
         if nack.code == "not_open":
             self.stats.resent += buffer.reconnect()
         elif nack.code in RETRY_CODES:
@@ -309,7 +311,7 @@ class PublisherCore:
             self._tell(nack, 0)
         elif self._segment_refused(buffer, nack):
             self._tell(nack, 1)
-        self._queue.recount()
+        self._queue.recount_one(before, buffer.in_flight())
         self._make_sendable(name)
 
     def _segment_refused(self, buffer: StreamBuffer, nack: m.Nack) -> bool:

@@ -128,6 +128,11 @@ class SendQueue:
         self.in_flight_segments = sum(segments for segments, _ in counts)
         self.in_flight_bytes = sum(n_bytes for _, n_bytes in counts)
 
+    def recount_one(self, before: tuple[int, int], after: tuple[int, int]) -> None:
+        """The same of one stream: thousands may be opened at once, and of each all would be counted."""
+        self.in_flight_segments += after[0] - before[0]
+        self.in_flight_bytes += after[1] - before[1]
+
 
 def _take_oldest(
     buffers: Sequence[StreamBuffer], max_segments: int, max_bytes: int

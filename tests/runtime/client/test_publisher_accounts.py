@@ -17,6 +17,7 @@ from runtime.client.link import Identity
 from runtime.client.published import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy, PublisherStats
 from runtime.client.publisher_core import PublisherCore
+from runtime.client.stream_buffer import StreamBuffer
 from runtime.wire import encode
 
 FRAMES = [np.ones((rows, 3), np.float32) for rows in (1, 2, 4)]
@@ -201,3 +202,26 @@ def test_counts_can_be_printed_without_their_latencies() -> None:
     stats.latencies_s.extend([0.001] * 100)
     assert "published=7" in repr(stats)
     assert "0.001" not in repr(stats)
+
+
+def test_what_is_said_of_one_stream_lets_no_other_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = 0
+    in_flight = StreamBuffer.in_flight
+
+    def counting(buffer: StreamBuffer) -> tuple[int, int]:
+        nonlocal counted
+        counted += 1
+        return in_flight(buffer)
+
+    core = PublisherCore(Identity("robot"), PublisherPolicy(), lambda event: None)
+    streams = [str(number) for number in range(200)]
+    for stream in streams:
+        core.publish("s", stream, "audio", FRAMES[0], 0.0, 0.0, 1)
+    core.connected(0.0)
+    core.receive(m.Welcome("w", "i", "default", {}, 1024, 1 << 20, 1 << 20), 0.0)
+    monkeypatch.setattr(StreamBuffer, "in_flight", counting)
+    for stream in streams:
+        core.receive(m.Opened("s", stream, 0, 0, 1), 0.0)
+        core.receive(m.Nack("late", "so", "s", stream, 1), 0.0)
+    assert counted <= 4 * len(streams)
+    assert core.stats.late == len(streams)
