@@ -272,7 +272,7 @@ class PublisherCore:
         buffer = self._streams.get((ack.session, ack.stream))
         if buffer is None:
             return
-        self._queue.left_window(buffer.taken(max(ack.taken, ack.fused)))
+        self._queue.left_window(buffer.taken(max(ack.taken, ack.fused, ack.durable)))
         for entry in buffer.fused(ack.fused, ack.version):
             if entry.receipt.is_fused and not entry.counted:
                 entry.counted = True
