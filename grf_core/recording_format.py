@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from reprlib import repr as brief  # of whatever depth
 from typing import Any, TypeGuard
 
 import msgpack
@@ -135,7 +136,7 @@ def decode_head(header: bytes) -> RecordingHead:
     if fields.get("kind") != "head":
         raise ValueError("the first chunk is not the head")
     if fields.get("version") != FORMAT_VERSION:
-        raise ValueError(f"format version {fields.get('version')!r:.20}, and {FORMAT_VERSION} is what we read")
+        raise ValueError(f"format version {brief(fields.get('version')):.20}, and {FORMAT_VERSION} is what we read")
     head = RecordingHead(
         _required(fields, "title"),
         _required(fields, "source"),
@@ -185,7 +186,7 @@ def check_head(head: RecordingHead) -> None:
     for name, width in head.modalities.items():
         _check_text("modality", name)
         if not _is_int(width) or not 1 <= width <= MAX_WIDTH:
-            raise ValueError(f"modality {name!r:.60}: width {width!r:.20} is not from 1 to {MAX_WIDTH}")
+            raise ValueError(f"modality {name!r:.60}: width {brief(width):.20} is not from 1 to {MAX_WIDTH}")
 
 
 def check_record(record: Record, head: RecordingHead) -> None:
@@ -194,7 +195,7 @@ def check_record(record: Record, head: RecordingHead) -> None:
     if isinstance(record, RecordedSession):
         _check_labels(record.labels)
         if record.event_time_s is not None and not _is_finite(record.event_time_s):
-            raise ValueError(f"event_time_s {record.event_time_s!r:.30} is not a finite number")
+            raise ValueError(f"event_time_s {brief(record.event_time_s):.30} is not a finite number")
     else:
         _check_segment(record, head)
 
@@ -223,11 +224,11 @@ def _check_segment(segment: RecordedSegment, head: RecordingHead) -> None:
     if segment.modality not in head.modalities:
         raise ValueError(f"modality {segment.modality!r:.60} is not in the head")
     if not _is_int(segment.sequence) or not 1 <= segment.sequence <= MAX_SEQUENCE:
-        raise ValueError(f"sequence {segment.sequence!r:.30} is not a whole number from 1 to {MAX_SEQUENCE}")
+        raise ValueError(f"sequence {brief(segment.sequence):.30} is not a whole number from 1 to {MAX_SEQUENCE}")
     if not _is_finite(segment.event_time_s):
-        raise ValueError(f"event_time_s {segment.event_time_s!r:.30} is not a finite number")
+        raise ValueError(f"event_time_s {brief(segment.event_time_s):.30} is not a finite number")
     if segment.arrival_s is not None and not _is_finite(segment.arrival_s):
-        raise ValueError(f"arrival_s {segment.arrival_s!r:.30} is not a finite number")
+        raise ValueError(f"arrival_s {brief(segment.arrival_s):.30} is not a finite number")
     if not isinstance(segment.frames, np.ndarray) or segment.frames.dtype != np.float32:
         kind = getattr(segment.frames, "dtype", type(segment.frames).__name__)
         raise ValueError(f"frames are {kind!s:.30}, not an array of float32")
@@ -240,7 +241,7 @@ def _check_segment(segment: RecordedSegment, head: RecordingHead) -> None:
 
 def _check_text(name: str, value: object, *, empty: bool = False) -> None:
     if not isinstance(value, str) or not (value or empty):
-        raise ValueError(f"{name} {value!r:.60} is not text")
+        raise ValueError(f"{name} {brief(value):.60} is not text")
     if len(value.encode()) > MAX_TEXT_BYTES:
         raise ValueError(f"{name} is longer than {MAX_TEXT_BYTES} bytes")
 
@@ -255,7 +256,7 @@ def _is_finite(value: object) -> bool:
 
 def _frames(shape: object, payload: bytes) -> Float32Array:
     if not isinstance(shape, list) or len(shape) != 2 or not all(_is_int(n) and 1 <= n < 1 << 32 for n in shape):
-        raise ValueError(f"shape {shape!r:.60} is not [T, F]")
+        raise ValueError(f"shape {brief(shape):.60} is not [T, F]")
     if 4 * shape[0] * shape[1] != len(payload):
         raise ValueError(f"{len(payload)} bytes of payload for shape {shape}")
     return np.frombuffer(payload, dtype="<f4").astype(np.float32, copy=False).reshape(shape)

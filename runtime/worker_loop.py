@@ -56,6 +56,8 @@ class WorkerLoop:
         self.dispatcher = dispatcher
         self._bell = Doorbell()
         self._unsent = Unsent()
+        self._skips_rest = False
+        """of a message that has more frames than any of the protocol"""
         self._send_again_s = SEND_AGAIN_S
         self._store = StoreThread(open_store, self._bell.ring)
         self._on_turn = on_turn
@@ -163,10 +165,14 @@ class WorkerLoop:
         wall_s = time.time()
         until_s = time.monotonic() + RECEIVE_FOR_S
         while time.monotonic() < until_s:
+            if self._skips_rest:
+                self._skips_rest = not multipart.skip_rest(self._socket)
+                continue
             try:
                 identity, frames = multipart.receive_of_connection(self._socket)
             except zmq.Again:
                 return
+            self._skips_rest = len(frames) > multipart.MAX_FRAMES
             if identity[:1] != b"\0":  # not given by our socket: whoever chose the same would be taken for this client
                 self.dispatcher.outbox.refuse(identity, "unauthorised", "a connection must not set a routing id")
                 continue

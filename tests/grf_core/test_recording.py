@@ -288,11 +288,15 @@ def test_integers_unknown_fields_and_unknown_kinds_are_taken_in_good_part(tmp_pa
     assert (segment.event_time_s, segment.tenant, segment.arrival_s) == (3.0, "default", None)
 
 
+DEEP_VERSION = b"\x82" + b"".join(map(msgpack.packb, ("kind", "head", "version"))) + b"\x91" * 1000 + b"\x00"
+
+
 @pytest.mark.parametrize(
     ("reason", "header"),
     [
         ("not the head", {"kind": "session"}),
         ("format version 2", {"kind": "head", "version": 2}),
+        ("format version", DEEP_VERSION),
         ("title is missing", {"kind": "head", "version": 1}),
         ("not a map", [1, 2]),
         ("not msgpack", b"\xc1"),

@@ -366,6 +366,7 @@ MESSAGES: dict[str, tuple[list[bytes], str, str]] = {
     "tensor empty": ([entry_of(2, 1.0, 1), b""], "malformed", "^segments: 0 bytes are no 1 frames of f32$"),
     "tensor for no frames": ([entry_of(2, 1.0, 0), ROW], "malformed", "^segments: 12 bytes for no frames at all$"),
     "tensor missing": ([entry_of(2, 1.0, 1)], "malformed", "^segments: 1 groups but 0 tensor frames$"),
+    "frames without end": ([entry_of(2, 1.0, 1), *[b""] * 20_000], "malformed", "^segments: 1 groups but 4097 tensor"),
     "tensor twice": ([entry_of(2, 1.0, 1), ROW, ROW], "malformed", "^segments: 1 groups but 2 tensor frames$"),
     # size
     "header too large": (
