@@ -78,10 +78,8 @@ def _tell_of_use(sessions: list[RecordedSessionSegments]) -> None:
     unlabelled = sum(not session.labels for session in sessions)
     silent = sum(not session.segments for session in sessions if session.labels)
     if unlabelled or silent:
-        log.warning(
-            "of %d sessions %d are left out, since they have no label, and %d that have no segment",
-            len(sessions), unlabelled, silent,
-        )  # fmt: skip
+        told = "of %d sessions %d are left out, since they have no label, and %d that have no segment"
+        log.warning(told, len(sessions), unlabelled, silent)
 
 
 @contextmanager

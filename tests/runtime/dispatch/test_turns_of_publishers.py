@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -151,10 +153,12 @@ ACTS = [
 
 
 @given(st.lists(st.tuples(st.sampled_from(ACTS), st.integers(0, 1)), max_size=60))
-def test_what_a_publisher_is_told_is_durable_is_its_own_segment(acts: list[tuple[object, int]]) -> None:
+def test_what_a_publisher_is_told_is_durable_is_its_own_segment(
+    acts: list[tuple[Callable[[Table, int], None], int]],
+) -> None:
     table = Table()
     for act, who in acts:
-        act(table, who)  # type: ignore[operator]
+        act(table, who)
     fused = table.finish()
     assert {segment for segment, receipt in table.receipts.items() if receipt.is_durable} <= fused
     unknown = [receipt for receipt in table.receipts.values() if not receipt.is_final]
