@@ -140,9 +140,15 @@ class Simulation:
             return
         loads = {group: float(self.load[group]) for group in worker.owned}
         beat = Beat(
-            worker.name, str(incarnation), f"tcp://10.0.{worker.node}.1:{worker.name}", "", node=str(worker.node),
-            loads=loads, released=dict(worker.released), table_stamp=worker.stamp,
-        )  # fmt: skip
+            worker.name,
+            str(incarnation),
+            f"tcp://10.0.{worker.node}.1:{worker.name}",
+            "",
+            node=str(worker.node),
+            loads=loads,
+            released=dict(worker.released),
+            table_stamp=worker.stamp,
+        )
         self.beats += 1
         orders = self.timed(lambda: self.controller.beat(beat, self.now_s))
         assert orders is not None

@@ -155,9 +155,13 @@ async def bare_mqtt(options: MqttOptions, messages: int) -> float:
     taken = 0
     began_s = time.perf_counter()
     async with aiomqtt.Client(
-        options.host, options.port, identifier=options.client_id, protocol=aiomqtt.ProtocolVersion.V5,
-        clean_start=False, properties=properties,
-    ) as client:  # fmt: skip
+        options.host,
+        options.port,
+        identifier=options.client_id,
+        protocol=aiomqtt.ProtocolVersion.V5,
+        clean_start=False,
+        properties=properties,
+    ) as client:
         await client.subscribe(TOPIC, qos=1)
         async for message in client.messages:
             content = json.loads(message.payload)

@@ -76,12 +76,16 @@ def serve(server: WorkerProcess | EchoProcess, block: Block, load: str, segments
         publishers = [
             stack.enter_context(
                 LoadProcess(
-                    endpoint=server.endpoint, block=block.name, prefix=f"s{number}",
-                    sessions=SESSIONS // len(plans), segments=segments // len(plans), **plan,
+                    endpoint=server.endpoint,
+                    block=block.name,
+                    prefix=f"s{number}",
+                    sessions=SESSIONS // len(plans),
+                    segments=segments // len(plans),
+                    **plan,
                 )
             )
             for number, plan in enumerate(plans)
-        ]  # fmt: skip
+        ]
         for publisher in publishers:
             publisher.wait_until_ready()
         before_s, names_s = server.cpu_s(), _cpu_by_name(server)

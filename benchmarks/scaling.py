@@ -46,12 +46,16 @@ def serve(bundle: str, workers: int, segments: int) -> dict[str, Any]:
         publishers = [
             stack.enter_context(
                 LoadProcess(
-                    "product", servers[0].endpoint, block=PAPER.name, prefix=f"s{number}", sessions=SESSIONS,
+                    "product",
+                    servers[0].endpoint,
+                    block=PAPER.name,
+                    prefix=f"s{number}",
+                    sessions=SESSIONS,
                     segments=segments // 2,
                 )
             )
             for number in range(2)
-        ]  # fmt: skip
+        ]
         for publisher in publishers:
             publisher.wait_until_ready()
         before_s = [server.cpu_s_by_name() for server in servers]

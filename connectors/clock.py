@@ -201,17 +201,27 @@ class _Line:
 
     def snapshot(self) -> list[Any]:
         return [
-            self._anchor_stamp_s, self._anchor_wall_s, self._rate, self._bucket_begins_s, self._bucket_s,
-            self._smallest, self._floor,
-        ]  # fmt: skip
+            self._anchor_stamp_s,
+            self._anchor_wall_s,
+            self._rate,
+            self._bucket_begins_s,
+            self._bucket_s,
+            self._smallest,
+            self._floor,
+        ]
 
     @classmethod
     def restored(cls, options: ClockOptions, state: list[Any]) -> _Line:
         line = cls(options, 0.0, 0.0)
         (
-            line._anchor_stamp_s, line._anchor_wall_s, line._rate, line._bucket_begins_s, line._bucket_s,
-            line._smallest, line._floor,
-        ) = state  # fmt: skip
+            line._anchor_stamp_s,
+            line._anchor_wall_s,
+            line._rate,
+            line._bucket_begins_s,
+            line._bucket_s,
+            line._smallest,
+            line._floor,
+        ) = state
         return line
 
 

@@ -94,11 +94,15 @@ class NatsSource(Source):
             await self._connection.connect(
                 list(options.servers),
                 allow_reconnect=False,  # opening again is ours to do
-                connect_timeout=ANSWER_WITHIN_S, max_reconnect_attempts=1, reconnect_time_wait=0.1,
-                user=options.user or None, password=options.password or None, token=options.token or None,
+                connect_timeout=ANSWER_WITHIN_S,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0.1,
+                user=options.user or None,
+                password=options.password or None,
+                token=options.token or None,
                 user_credentials=options.credentials or None,
                 error_cb=_ignored,
-            )  # fmt: skip
+            )
             self._jetstream = self._connection.jetstream()
             await self._subscribe((await self._jetstream.stream_info(options.stream)).state, position)
 

@@ -27,9 +27,13 @@ async def listening(app: Any, host: str, port: int, **options: Any) -> AsyncIter
     with translated(NETWORK, f"{host}:{port}"):
         bound = _bound(host, port)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off",
-        timeout_graceful_shutdown=int(STOP_WITHIN_S), **options,
-    )  # fmt: skip
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=int(STOP_WITHIN_S),
+        **options,
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[bound]), name=f"listen {host}:{port}")
     try:

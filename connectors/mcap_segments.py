@@ -163,6 +163,12 @@ def _record(name: str, content: dict[str, Any]) -> RecordedSegment | RecordedSes
     frames = np.array(content["frames"], dtype=np.float32)
     arrival_s = content.get("arrival_s")
     return RecordedSegment(
-        session, str(content["stream"]), str(content["modality"]), int(content["sequence"]),
-        float(content["event_time_s"]), frames, None if arrival_s is None else float(arrival_s), tenant,
-    )  # fmt: skip
+        session,
+        str(content["stream"]),
+        str(content["modality"]),
+        int(content["sequence"]),
+        float(content["event_time_s"]),
+        frames,
+        None if arrival_s is None else float(arrival_s),
+        tenant,
+    )

@@ -40,9 +40,12 @@ HEALTHY = ("running", "ended", "stopped")
 
 def pipeline_of(source: Source, entry: SourceEntry) -> Pipeline:
     return Pipeline(
-        entry.routes, entry.clock, may_repeat=source.may_repeat, redelivers_at_most=source.redelivers_at_most,
+        entry.routes,
+        entry.clock,
+        may_repeat=source.may_repeat,
+        redelivers_at_most=source.redelivers_at_most,
         max_streams=entry.max_streams,
-    )  # fmt: skip
+    )
 
 
 def meaning_of(entry: SourceEntry) -> str:
@@ -95,9 +98,16 @@ class Supervisor:
             index: route.encoder.build() for index, route in enumerate(entry.routes) if route.encoder is not None
         }
         runner = self.runners[name] = Runner(
-            name, source, pipeline, factories, publisher, self._folder.of(name, meaning_of(entry)), self._metrics,
-            options=entry.snapshot, backoff=Backoff(entry.restart),
-        )  # fmt: skip
+            name,
+            source,
+            pipeline,
+            factories,
+            publisher,
+            self._folder.of(name, meaning_of(entry)),
+            self._metrics,
+            options=entry.snapshot,
+            backoff=Backoff(entry.restart),
+        )
         try:
             await runner.run()
         except Exception:

@@ -375,11 +375,35 @@ class Routes:
 
 
 ClientMessage = (
-    Hello | Open | Segments | End | Query | ListSessions | QueryHistory | Delete | Subscribe | Unsubscribe | Credit
-    | Tap | Ping | Goodbye
-)  # fmt: skip
+    Hello
+    | Open
+    | Segments
+    | End
+    | Query
+    | ListSessions
+    | QueryHistory
+    | Delete
+    | Subscribe
+    | Unsubscribe
+    | Credit
+    | Tap
+    | Ping
+    | Goodbye
+)
 WorkerMessage = (
-    Welcome | Opened | Ack | Nack | State | Sessions | History | Deleted | Update | Updates | Tapped | Pong | Moved
+    Welcome
+    | Opened
+    | Ack
+    | Nack
+    | State
+    | Sessions
+    | History
+    | Deleted
+    | Update
+    | Updates
+    | Tapped
+    | Pong
+    | Moved
     | Routes
-)  # fmt: skip
+)
 Message = ClientMessage | WorkerMessage

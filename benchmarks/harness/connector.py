@@ -71,9 +71,16 @@ def runner_of(
         redelivers_at_most=source.redelivers_at_most,
     )
     return Runner(
-        "bench", source, pipeline, factories, sink, SnapshotFile(kept, "bench"),
-        ConnectMetrics(CollectorRegistry(), ["bench"]), options=SnapshotOptions(), backoff=Backoff(RestartOptions()),
-    )  # fmt: skip
+        "bench",
+        source,
+        pipeline,
+        factories,
+        sink,
+        SnapshotFile(kept, "bench"),
+        ConnectMetrics(CollectorRegistry(), ["bench"]),
+        options=SnapshotOptions(),
+        backoff=Backoff(RestartOptions()),
+    )
 
 
 def told(name: str, bare: Sequence[float], ours: Sequence[float]) -> dict[str, Any]:

@@ -22,8 +22,12 @@ class Process:
     def __init__(self, module: str, plan: dict[str, Any], *, python: str = sys.executable) -> None:
         self._process = subprocess.Popen(
             [python, "-m", module, json.dumps(plan)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, bufsize=1,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            bufsize=1,
+        )
         self.module = module
 
     @property

@@ -167,12 +167,16 @@ class OwnLoss:
     def _publish(self, publisher: Publisher, sessions: list[str], numbers: range) -> None:
         receipts = [
             publisher.publish(
-                session, MODALITIES[number % 2], MODALITIES[number % 2], self._segments[number - 1], 0.05 * number,
+                session,
+                MODALITIES[number % 2],
+                MODALITIES[number % 2],
+                self._segments[number - 1],
+                0.05 * number,
                 sequence=(number + 1) // 2,
             )
             for number in numbers
             for session in sessions
-        ]  # fmt: skip
+        ]
         for receipt in receipts:
             publisher.wait(receipt, until="fused", timeout_s=60.0)
 

@@ -49,9 +49,13 @@ def main() -> None:
 
     environment = {name: os.environ[name] for name in ("PEER_BLOCK", "PEER_FORM", "PYTHONPATH")}
     ray.init(
-        address="local", include_dashboard=False, num_cpus=4, _temp_dir=folder, log_to_driver=False,
+        address="local",
+        include_dashboard=False,
+        num_cpus=4,
+        _temp_dir=folder,
+        log_to_driver=False,
         runtime_env={"env_vars": environment},
-    )  # fmt: skip
+    )
     serve.start(http_options={"host": "127.0.0.1", "port": port, "access_log": False})
     run(1)
     for line in sys.stdin:

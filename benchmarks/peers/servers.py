@@ -103,9 +103,15 @@ def version_of(peer: str) -> str:
 def start(command: list[str], block: str, form: str, log: Path, **environment: str) -> subprocess.Popen[str]:
     inherited = os.environ | {"PEER_BLOCK": block, "PEER_FORM": form, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("a"), text=True, cwd=ROOT,
-        env=inherited | environment, start_new_session=True,
-    )  # fmt: skip
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log.open("a"),
+        text=True,
+        cwd=ROOT,
+        env=inherited | environment,
+        start_new_session=True,
+    )
 
 
 def mosec(block: str, form: str, folder: Path) -> Server:
@@ -153,10 +159,18 @@ def triton(block: str, form: str, folder: Path) -> Server:
     (model / "config.pbtxt").write_text(TRITON_CONFIG.format(idle_us=round(TRITON_IDLE_S * 1e6)))
     port = free_port()
     command = [
-        str(home / "bin" / "tritonserver"), "--model-repository", str(folder / "models"),
-        "--backend-directory", str(backends), "--grpc-address", "127.0.0.1", "--grpc-port", str(port),
-        "--allow-http=false", "--allow-metrics=false",
-    ]  # fmt: skip
+        str(home / "bin" / "tritonserver"),
+        "--model-repository",
+        str(folder / "models"),
+        "--backend-directory",
+        str(backends),
+        "--grpc-address",
+        "127.0.0.1",
+        "--grpc-port",
+        str(port),
+        "--allow-http=false",
+        "--allow-metrics=false",
+    ]
     libraries = f"{packages / 'nvidia_pytriton.libs'}:{os.environ.get('LD_LIBRARY_PATH', '')}"
     paths = f"{ROOT}:{packages}"
     process = start(command, block, form, folder / "log", LD_LIBRARY_PATH=libraries, PYTHONPATH=paths)

@@ -16,11 +16,21 @@ from grf_core.model import GRF
 from grf_core.normalisation import Normalisation
 
 WIDTHS = {
-    "radar": 7, "speed": 1, "steering_angle": 1, "wheel_speed": 4,
-    "accelerometer": 3, "gyro": 3, "gyro_bias": 3, "gyro_uncalibrated": 3,
-    "magnetometer": 3, "magnetometer_uncalibrated": 3,
-    "live_gnss_qcom": 6, "live_gnss_ublox": 6, "raw_gnss_qcom": 10, "raw_gnss_ublox": 10,
-}  # fmt: skip
+    "radar": 7,
+    "speed": 1,
+    "steering_angle": 1,
+    "wheel_speed": 4,
+    "accelerometer": 3,
+    "gyro": 3,
+    "gyro_bias": 3,
+    "gyro_uncalibrated": 3,
+    "magnetometer": 3,
+    "magnetometer_uncalibrated": 3,
+    "live_gnss_qcom": 6,
+    "live_gnss_ublox": 6,
+    "raw_gnss_qcom": 10,
+    "raw_gnss_ublox": 10,
+}
 CARD = "# car\n\nRandom weights, for examples/car: shows streams and shares, knows nothing.\n"
 
 

@@ -13,9 +13,14 @@ from grf_core.training.recipe import Recipe
 
 
 def compare_arms(
-    setup: Setup, recipe: Recipe, arms: Sequence[Arm], title: str, baseline: str | None = None,
-    groups: Mapping[str, int] | None = None, remarks: Sequence[str] = (),
-) -> Findings:  # fmt: skip
+    setup: Setup,
+    recipe: Recipe,
+    arms: Sequence[Arm],
+    title: str,
+    baseline: str | None = None,
+    groups: Mapping[str, int] | None = None,
+    remarks: Sequence[str] = (),
+) -> Findings:
     """Run the arms; a table of all, bars of each condition, and a sentence on each arm against the baseline."""
     rows = rows_of(setup.run(arms))
     metric = headline(recipe)

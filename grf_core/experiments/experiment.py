@@ -51,9 +51,14 @@ class Setup:
         """The recipe in the paper's setting: whole samples, and the model as the paper has it, of the recipe's size."""
         recipe = self.scheduled(self.recipe)
         config = replace(
-            recipe.config, carry="enriched", gate_bias=0.0, context_slots=1, ageing=False, shared_block=True,
+            recipe.config,
+            carry="enriched",
+            gate_bias=0.0,
+            context_slots=1,
+            ageing=False,
+            shared_block=True,
             auxiliary_heads=True,
-        )  # fmt: skip
+        )
         return replace(recipe, regime="whole", config=config)
 
     def streaming(self) -> Recipe:

@@ -135,9 +135,14 @@ def _write_plot(folder: Path, plot: Plot) -> list[str]:
 
 
 def _page(
-    name: str, question: str, command: str, day: date, findings: Findings, machine: Mapping[str, Any],
+    name: str,
+    question: str,
+    command: str,
+    day: date,
+    findings: Findings,
+    machine: Mapping[str, Any],
     shown: Sequence[tuple[Plot, list[str]]],
-) -> str:  # fmt: skip
+) -> str:
     parts = [f"# {name}, {day.isoformat()}", question]
     if findings.answer:
         parts.append("## Answer\n\n" + "\n".join(f"- {sentence}" for sentence in findings.answer))

@@ -180,17 +180,32 @@ def perform(task: Task) -> Finished:
     except TrainingError as error:
         seconds = time.monotonic() - began_s
         return Finished(
-            arm.name, task.seed, scores={}, shown={}, validation_figure=None, best_epoch=run.best_epoch,
-            epochs=run.epoch, parameters=weights, seconds=seconds, failed=str(error),
-        )  # fmt: skip
+            arm.name,
+            task.seed,
+            scores={},
+            shown={},
+            validation_figure=None,
+            best_epoch=run.best_epoch,
+            epochs=run.epoch,
+            parameters=weights,
+            seconds=seconds,
+            failed=str(error),
+        )
     seconds = time.monotonic() - began_s
     with torch.random.fork_rng([]):
         torch.manual_seed(task.seed)
         measured = arm.measure(Trained.of(run, dataset.test))
     return Finished(
-        arm.name, task.seed, scores=dict(measured.scores), shown=dict(measured.shown), validation_figure=run.best,
-        best_epoch=run.best_epoch, epochs=run.epoch, parameters=weights, seconds=seconds,
-    )  # fmt: skip
+        arm.name,
+        task.seed,
+        scores=dict(measured.scores),
+        shown=dict(measured.shown),
+        validation_figure=run.best,
+        best_epoch=run.best_epoch,
+        epochs=run.epoch,
+        parameters=weights,
+        seconds=seconds,
+    )
 
 
 @lru_cache(maxsize=1)

@@ -211,8 +211,11 @@ class UncrossedLayer(nn.Module):
         assert isinstance(layer, nn.TransformerDecoderLayer)
         self.norm_first = layer.norm_first
         self.self_attn, self.dropout1, self.norm1, self.norm3 = (
-            layer.self_attn, layer.dropout1, layer.norm1, layer.norm3,
-        )  # fmt: skip
+            layer.self_attn,
+            layer.dropout1,
+            layer.norm1,
+            layer.norm3,
+        )
         self.feed_forward = nn.Sequential(layer.linear1, nn.GELU(), layer.dropout, layer.linear2, layer.dropout3)
 
     def forward(

@@ -86,9 +86,15 @@ def evaluate_as_trained(
     if recipe.get("regime") != "whole":
         return evaluate(bundle, sessions, condition, device=device, on_progress=on_progress)
     result = evaluate_whole(
-        bundle.model(), bundle.normalisation, bundle.config, sessions, condition,
-        overlong=recipe.get("overlong", "subsample"), device=device, on_progress=on_progress,
-    )  # fmt: skip
+        bundle.model(),
+        bundle.normalisation,
+        bundle.config,
+        sessions,
+        condition,
+        overlong=recipe.get("overlong", "subsample"),
+        device=device,
+        on_progress=on_progress,
+    )
     if not result["n"]:
         raise NothingToEvaluate
     return result

@@ -129,9 +129,12 @@ class BatchRun:
         )
         # Split once: a slice of the whole for every step would send back a gradient of the size of the whole each.
         steps = zip(
-            model.embed(segments).split(counts), segments.valid().split(counts), batch.elapsed_s[span].split(counts),
-            longest.tolist(), strict=True,
-        )  # fmt: skip
+            model.embed(segments).split(counts),
+            segments.valid().split(counts),
+            batch.elapsed_s[span].split(counts),
+            longest.tolist(),
+            strict=True,
+        )
         self._contexts_RKD = self._contexts_RKD.detach()
         contexts: list[Tensor] = []
         with mixed_precision(self._device):

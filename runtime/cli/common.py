@@ -99,9 +99,14 @@ def _bad_parameter() -> Iterator[None]:
 def client_options(command: Command) -> Command:
     """--address, --tenant and --token of a running runtime."""
     address = click.option(
-        "--address", default=_address_here, show_default="of the runtime started here, or port 8000 of this machine",
-        envvar="GRF_ADDRESS", show_envvar=True, help="Of the gateway.", callback=_address,
-    )  # fmt: skip
+        "--address",
+        default=_address_here,
+        show_default="of the runtime started here, or port 8000 of this machine",
+        envvar="GRF_ADDRESS",
+        show_envvar=True,
+        help="Of the gateway.",
+        callback=_address,
+    )
     tenant = click.option(
         "--tenant", default="default", show_default=True, envvar="GRF_TENANT", show_envvar=True, callback=_tenant
     )

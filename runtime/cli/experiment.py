@@ -22,8 +22,14 @@ from grf_core.training.preparation import TrainingError
 from grf_core.training.recipes import RECIPES
 
 EXPECTED = (
-    DataFileError, ExperimentError, MissingPlotting, MosiDataError, RecipeError, TrainingError, UnpicklingRefused,
-)  # fmt: skip
+    DataFileError,
+    ExperimentError,
+    MissingPlotting,
+    MosiDataError,
+    RecipeError,
+    TrainingError,
+    UnpicklingRefused,
+)
 WORK = Path("runs/experiments")
 
 
@@ -36,10 +42,18 @@ WORK = Path("runs/experiments")
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
 @click.option("--quick", is_flag=True, help="One seed, two epochs, a few sessions: to see that it works.")
 @click.option("--fresh", is_flag=True, help="Train again what is kept from before.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
-              help="Report folder.  [default: docs/experiments/DATE-NAME]")  # fmt: skip
-@click.option("--work", type=click.Path(file_okay=False, path_type=Path), default=WORK, show_default=True,
-              help="Where finished trainings are kept.")  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Report folder.  [default: docs/experiments/DATE-NAME]",
+)
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=WORK,
+    show_default=True,
+    help="Where finished trainings are kept.",
+)
 @click.option("--date", "day", type=click.DateTime(["%Y-%m-%d"]), help="Of the report.  [default: today]")
 def experiment(
     name: str,

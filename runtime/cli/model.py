@@ -47,9 +47,18 @@ from grf_core.training.run import Progress as EpochProgress
 CUSTOM = "custom"
 DEVICES = click.Choice(["auto", "cpu", "cuda"])
 EXPECTED = (
-    CheckpointError, DataFileError, EvaluationError, LabelError, MosiDataError, RecipeError, RecordingsError,
-    TrainingError, UnicodeDecodeError, UnpicklingRefused, yaml.YAMLError,
-)  # fmt: skip
+    CheckpointError,
+    DataFileError,
+    EvaluationError,
+    LabelError,
+    MosiDataError,
+    RecipeError,
+    RecordingsError,
+    TrainingError,
+    UnicodeDecodeError,
+    UnpicklingRefused,
+    yaml.YAMLError,
+)
 FLOAT_1_2 = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 """1e-3 is a number in YAML 1.2 and in everybody's mind, and text in the YAML 1.1 that PyYAML reads."""
 

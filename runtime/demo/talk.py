@@ -59,9 +59,13 @@ HEADS = ("digit", "colour", "command")
 def grid_grammar() -> str:
     """The sentences of GRID in JSGF."""
     places = {
-        "command": COMMANDS, "colour": COLOURS, "preposition": PREPOSITIONS,
-        "letter": LETTERS, "digit": DIGITS, "adverb": ADVERBS,
-    }  # fmt: skip
+        "command": COMMANDS,
+        "colour": COLOURS,
+        "preposition": PREPOSITIONS,
+        "letter": LETTERS,
+        "digit": DIGITS,
+        "adverb": ADVERBS,
+    }
     rules = [f"<{name}> = {' | '.join(words.values())};" for name, words in places.items()]
     sentence = " ".join(f"<{name}>" for name in places)
     return "\n".join(["#JSGF V1.0;", "grammar grid;", f"public <sentence> = {sentence};", *rules])
@@ -71,14 +75,22 @@ def routes(session: str) -> tuple[RouteOptions, ...]:
     window = WindowOptions(seconds=SEGMENT_S, max_frames=min(MAX_FRAMES.values()))
     return (
         RouteOptions(
-            match="**/pictures", session=session, stream="lips", modality="lips",
-            encoder=LipsOptions(movement_hz=LIPS_HZ), window=window,
+            match="**/pictures",
+            session=session,
+            stream="lips",
+            modality="lips",
+            encoder=LipsOptions(movement_hz=LIPS_HZ),
+            window=window,
         ),
         RouteOptions(
-            match="**/sound", session=session, stream="audio", modality="audio",
-            encoder=LogMelOptions(stack=STACKED), window=window,
+            match="**/sound",
+            session=session,
+            stream="audio",
+            modality="audio",
+            encoder=LogMelOptions(stack=STACKED),
+            window=window,
         ),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +256,16 @@ class TalkDemo:
             index: route.encoder.build() for index, route in enumerate(used) if route.encoder is not None
         }
         self._runner = runner = Runner(
-            video.session, source, pipeline, factories, sink, _NotKept(),
+            video.session,
+            source,
+            pipeline,
+            factories,
+            sink,
+            _NotKept(),
             ConnectMetrics(CollectorRegistry(), [video.session]),
-            options=SnapshotOptions(every_s=NOT_KEPT_S, idle_s=NOT_KEPT_S), backoff=Backoff(RestartOptions()),
-        )  # fmt: skip
+            options=SnapshotOptions(every_s=NOT_KEPT_S, idle_s=NOT_KEPT_S),
+            backoff=Backoff(RestartOptions()),
+        )
         if not self._stopping:
             await runner.run()
         watched.health, watched.reason = runner.health, runner.reason

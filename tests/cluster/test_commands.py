@@ -114,9 +114,14 @@ def test_a_runtime_whose_terminal_closes_saves_first(tmp_path: Path, hang_up_is_
     ours, theirs = os.openpty()
     take_terminal = partial(fcntl.ioctl, theirs, termios.TIOCSCTTY, 0)
     with subprocess.Popen(
-        arguments, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, start_new_session=True,
+        arguments,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=ROOT,
+        start_new_session=True,
         preexec_fn=take_terminal,
-    ) as up:  # fmt: skip
+    ) as up:
         try:
             os.close(theirs)
             with os.fdopen(ours, errors="replace") as terminal:

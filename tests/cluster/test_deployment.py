@@ -57,9 +57,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         TemporaryDirectory(prefix="grf-") as ray_directory,  # short: Unix sockets lie in it
     ):
         ray.init(
-            address="local", include_dashboard=False, num_cpus=4, log_to_driver=False, logging_level=logging.ERROR,
+            address="local",
+            include_dashboard=False,
+            num_cpus=4,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
             _temp_dir=ray_directory,
-        )  # fmt: skip
+        )
         try:
             actor = ray.remote(Controller).options(name=CONTROLLER, namespace=NAMESPACE, num_cpus=0)
             controller: Any = actor.remote(worker.endpoint)

@@ -132,8 +132,14 @@ def write_mcap(path: Path, numbers: Any, *, indexed: bool = True) -> None:
 
     with path.open("wb") as file:
         # Without an index, as left by a writer that died.
-        writer = Writer(file, chunk_size=300, index_types=IndexType.ALL if indexed else IndexType.NONE,
-                        repeat_channels=indexed, use_statistics=indexed, use_summary_offsets=indexed)  # fmt: skip
+        writer = Writer(
+            file,
+            chunk_size=300,
+            index_types=IndexType.ALL if indexed else IndexType.NONE,
+            repeat_channels=indexed,
+            use_statistics=indexed,
+            use_summary_offsets=indexed,
+        )
         writer.start()
         schema = writer.register_schema("row", "jsonschema", b'{"type": "object"}')
         channel = writer.register_channel("/row", "json", schema)

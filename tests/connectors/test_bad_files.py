@@ -282,8 +282,13 @@ def test_an_mcap_record_that_claims_ten_gigabytes_is_refused(tmp_path: Path) -> 
 def test_a_number_that_has_changed_in_an_mcap_is_told_and_not_believed(tmp_path: Path, indexed: bool) -> None:
     path = tmp_path / "t.mcap"
     with path.open("wb") as file:
-        writer = Writer(file, compression=CompressionType.NONE, chunk_size=300, use_summary_offsets=indexed,
-                        index_types=IndexType.ALL if indexed else IndexType.NONE)  # fmt: skip
+        writer = Writer(
+            file,
+            compression=CompressionType.NONE,
+            chunk_size=300,
+            use_summary_offsets=indexed,
+            index_types=IndexType.ALL if indexed else IndexType.NONE,
+        )
         writer.start()
         channel = writer.register_channel("/row", "json", 0)
         for number in range(100, 150):

@@ -214,9 +214,14 @@ def test_times_and_identities_come_from_user_properties(mosquitto: Mosquitto) ->
 
     async def main() -> None:
         options = MqttOptions(
-            host="127.0.0.1", port=mosquitto.port, topics=("timed/#",), client_id="timed",
-            time_property="ms", time_unit="ms", identity_property="id",
-        )  # fmt: skip
+            host="127.0.0.1",
+            port=mosquitto.port,
+            topics=("timed/#",),
+            client_id="timed",
+            time_property="ms",
+            time_unit="ms",
+            identity_property="id",
+        )
         async with options.build().opened() as source:
             async with aiomqtt.Client("127.0.0.1", mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
                 for stamp in ("1500", "noon"):

@@ -66,8 +66,11 @@ def test_one_stamp_far_back_is_left_out_but_a_clock_that_was_set_back_is_followe
 def test_a_device_that_was_restarted_begins_anew_at_its_arrival() -> None:
     device = clock(kind="device")
     assert times(device, [(500.0, 1000.0), (501.0, 1001.0), (0.0, 1030.0), (1.0, 1031.0)]) == [
-        1000.0, 1001.0, 1030.0, 1031.0,
-    ]  # fmt: skip
+        1000.0,
+        1001.0,
+        1030.0,
+        1031.0,
+    ]
     assert device.counts == {"jumps": 1}
 
 

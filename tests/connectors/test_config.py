@@ -45,7 +45,11 @@ def test_a_file_with_its_environment(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "to", "told"),
     [
-        ("tcp://127.0.0.1:5570", "127.0.0.1:5570", ":1: runtime.address: address '127.0.0.1:5570': expected tcp://host"),
+        (
+            "tcp://127.0.0.1:5570",
+            "127.0.0.1:5570",
+            ":1: runtime.address: address '127.0.0.1:5570': expected tcp://host",
+        ),
         ("token:", "tenant: a/b, token:", ":1: runtime.tenant: tenant has a slash: 'a/b'"),
         ("port: ${PORT:-1883}", "prot: 1883", ":7: sources.ward.from.prot: no such option"),
         ("port: ${PORT:-1883}", "port: 99999", ":7: sources.ward.from.port: Input should be less"),
@@ -61,7 +65,7 @@ def test_a_file_with_its_environment(tmp_path: Path) -> None:
         ("      kind: mqtt", "      kind: mqtt\n      kind: nats", ":6: 'kind' is no key, or is here twice"),
         ("kind: mqtt", "kind: !!python/object:os.system x", "connect.yaml:5"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, change: str, to: str, told: str) -> None:
     assert change in GOOD
     with pytest.raises(ConfigError) as error:

@@ -11,10 +11,24 @@ from tests.connectors.materials import Files, Http, JetStream, Mcap, Mqtt, Ros, 
 from tests.connectors.media_materials import MediaFiles, RtpStream
 
 KINDS = [
-    "scripted", "scripted-redelivers", "scripted-live", "csv", "npz", "npy", "parquet", "mcap", "mcap-no-index", "ros",
-    "mqtt-qos1", "mqtt-qos0", "nats", "http", "websocket",
-    "media-file", "rtp",
-]  # fmt: skip
+    "scripted",
+    "scripted-redelivers",
+    "scripted-live",
+    "csv",
+    "npz",
+    "npy",
+    "parquet",
+    "mcap",
+    "mcap-no-index",
+    "ros",
+    "mqtt-qos1",
+    "mqtt-qos0",
+    "nats",
+    "http",
+    "websocket",
+    "media-file",
+    "rtp",
+]
 
 
 class TestEveryConnector(SourceContract):

@@ -18,9 +18,13 @@ from connectors.pipeline import Pipeline
 from connectors.routes import RouteOptions
 
 ROUTE = {
-    "match": "{name}/pictures", "session": "{name}", "stream": "face", "modality": "face",
-    "encoder": {"kind": "image_sketch"}, "window": {"seconds": 1.0},
-}  # fmt: skip
+    "match": "{name}/pictures",
+    "session": "{name}",
+    "stream": "face",
+    "modality": "face",
+    "encoder": {"kind": "image_sketch"},
+    "window": {"seconds": 1.0},
+}
 NOBODY = 0.0
 
 

@@ -111,11 +111,15 @@ def test_a_bed_gives_the_very_frames_that_its_bundle_was_trained_on() -> None:
     messages = list(publish.messages_of("bed-42", STAY))
     samples = [
         Sample(
-            f"icu/bed-42/{message.kind}", json.dumps(message.values).encode(),
-            publish.ADMITTED_S + 60.0 * message.minutes, None, number, f"m{number}",
+            f"icu/bed-42/{message.kind}",
+            json.dumps(message.values).encode(),
+            publish.ADMITTED_S + 60.0 * message.minutes,
+            None,
+            number,
+            f"m{number}",
         )
         for number, message in enumerate(messages)
-    ]  # fmt: skip
+    ]
     options = load_config(ROOT / "examples" / "icu" / "icu.yaml", {})
     segments, pipeline = run(segments_of(options, "ward", samples))
     assert pipeline.tally.bad == {}

@@ -85,16 +85,25 @@ class World:
         sink = FakeSink(self.runtime, self.rng)
         loop = asyncio.get_running_loop()
         pipeline = Pipeline(
-            routes, clock, may_repeat=source.may_repeat, redelivers_at_most=source.redelivers_at_most,
+            routes,
+            clock,
+            may_repeat=source.may_repeat,
+            redelivers_at_most=source.redelivers_at_most,
             max_streams=self._max_streams,
-        )  # fmt: skip
+        )
         metrics = ConnectMetrics(CollectorRegistry(), ["scripted"])
         runner = Runner(
-            "scripted", source, pipeline, {}, sink, self.snapshots, metrics,
+            "scripted",
+            source,
+            pipeline,
+            {},
+            sink,
+            self.snapshots,
+            metrics,
             options=SNAPSHOT,
             backoff=Backoff(RestartOptions(first_s=0.1, max_s=1.0), self.rng),
             clocks=Clocks(loop.time, loop.time),
-        )  # fmt: skip
+        )
         return runner, sink, source
 
 

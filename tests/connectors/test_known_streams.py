@@ -69,10 +69,17 @@ def ran(keys: Sequence[str], max_streams: int) -> tuple[Any, FakeRuntime]:
         loop = asyncio.get_running_loop()
         source = ScriptedSource([row(5_000.0 + number, number, key=key) for number, key in enumerate(keys)])
         runner = Runner(
-            "scripted", source, Pipeline([RouteOptions.model_validate(ROUTE)], ClockOptions(), max_streams=max_streams),
-            {}, FakeSink(runtime, rng), snapshots, ConnectMetrics(CollectorRegistry(), ["scripted"]),
-            options=SnapshotOptions(), backoff=Backoff(RestartOptions(), rng), clocks=Clocks(loop.time, loop.time),
-        )  # fmt: skip
+            "scripted",
+            source,
+            Pipeline([RouteOptions.model_validate(ROUTE)], ClockOptions(), max_streams=max_streams),
+            {},
+            FakeSink(runtime, rng),
+            snapshots,
+            ConnectMetrics(CollectorRegistry(), ["scripted"]),
+            options=SnapshotOptions(),
+            backoff=Backoff(RestartOptions(), rng),
+            clocks=Clocks(loop.time, loop.time),
+        )
         await runner.run()
         assert runner.health == "ended", runner.reason
 

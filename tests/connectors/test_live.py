@@ -39,8 +39,11 @@ def test_a_posted_body_is_a_sample_and_lines_are_many() -> None:
             assert (await client.post("/belt/8?lines", content=b"1\n2\n\n3")).json() == {"taken": 3}
             samples = await take(source, 4)
         assert [(sample.stream_key, sample.value) for sample in samples] == [
-            ("belt/7", b'{"bpm": 71}'), ("belt/8", b"1"), ("belt/8", b"2"), ("belt/8", b"3"),
-        ]  # fmt: skip
+            ("belt/7", b'{"bpm": 71}'),
+            ("belt/8", b"1"),
+            ("belt/8", b"2"),
+            ("belt/8", b"3"),
+        ]
         assert samples[0].event_time_s == 1_700_000_000.5
         assert samples[0].arrival_s is not None
         assert abs(samples[0].arrival_s - time.time()) < 20.0

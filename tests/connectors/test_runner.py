@@ -43,12 +43,17 @@ class Bench:
         models = [RouteOptions.model_validate(route) for route in routes or [ROUTE]]
         most = source.redelivers_at_most
         self.runner = Runner(
-            "it", source,
+            "it",
+            source,
             Pipeline(models, ClockOptions(), may_repeat=source.may_repeat, redelivers_at_most=most),
-            factories or {}, self.sink, self.snapshots, ConnectMetrics(self.registry, ["it"]),
-            options=SnapshotOptions(every_s=0.5), backoff=Backoff(RestartOptions(first_s=1.0, max_s=4.0), rng),
+            factories or {},
+            self.sink,
+            self.snapshots,
+            ConnectMetrics(self.registry, ["it"]),
+            options=SnapshotOptions(every_s=0.5),
+            backoff=Backoff(RestartOptions(first_s=1.0, max_s=4.0), rng),
             clocks=Clocks(loop.time, loop.time),
-        )  # fmt: skip
+        )
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"grf_connect_{name}", {"source": "it", **labels}) or 0.0

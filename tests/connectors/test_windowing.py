@@ -180,12 +180,20 @@ def test_windows_that_cannot_be_are_refused(options: dict[str, Any], wrong: str)
 
 OPTIONS = st.sampled_from(
     [
-        {"frames": 1}, {"frames": 3}, {"frames": 3, "hop": 1}, {"frames": 2, "hop": 3}, {"frames": 4, "gap_s": 0.3},
-        {"frames": 3, "hop": 2, "gap_s": 1.0, "min_frames": 2}, {"seconds": 0.5}, {"seconds": 0.5, "hop_s": 0.2},
-        {"seconds": 0.3, "hop_s": 0.7}, {"seconds": 1.0, "max_frames": 2}, {"frames": 2, "resample_hz": 7.0},
+        {"frames": 1},
+        {"frames": 3},
+        {"frames": 3, "hop": 1},
+        {"frames": 2, "hop": 3},
+        {"frames": 4, "gap_s": 0.3},
+        {"frames": 3, "hop": 2, "gap_s": 1.0, "min_frames": 2},
+        {"seconds": 0.5},
+        {"seconds": 0.5, "hop_s": 0.2},
+        {"seconds": 0.3, "hop_s": 0.7},
+        {"seconds": 1.0, "max_frames": 2},
+        {"frames": 2, "resample_hz": 7.0},
         {"seconds": 0.5, "gap_s": 1.0, "min_frames": 2},
     ]
-)  # fmt: skip
+)
 
 
 @given(OPTIONS, STEPS, st.lists(st.integers(min_value=1, max_value=7), max_size=40))

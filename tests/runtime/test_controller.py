@@ -66,9 +66,15 @@ class Cluster:
         leaves: bool = False,
     ) -> Orders:
         beat = Beat(
-            name, incarnation, f"tcp://{name}", "http://m", released=released or {},
-            node=node, fenced=fenced, leaves=leaves,
-        )  # fmt: skip
+            name,
+            incarnation,
+            f"tcp://{name}",
+            "http://m",
+            released=released or {},
+            node=node,
+            fenced=fenced,
+            leaves=leaves,
+        )
         return self.controller.beat(beat, now_s)
 
     def beat(self, name: str, incarnation: str, now_s: float) -> dict[int, int]:

@@ -342,15 +342,35 @@ def segments_header(
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"sequence": 0}, {"sequence": -1}, {"sequence": MAX_SEQUENCE + 1}, {"sequence": 2**64 - 1}, {"sequence": True},
-        {"sequence": 1.0}, {"sequence": "1"}, {"event_time_s": nan}, {"event_time_s": inf}, {"event_time_s": -inf},
-        {"event_time_s": 1e15}, {"event_time_s": 2**64 - 1}, {"event_time_s": True}, {"event_time_s": None},
-        {"length": -1}, {"length": True}, {"length": 1.0}, {"length": 2**64 - 1}, {"length": 0}, {"oldest": 0},
-        {"oldest": True}, {"oldest": MAX_SEQUENCE + 1}, {"dtype": "f64"}, {"dtype": "F32"}, {"dtype": 1},
+        {"sequence": 0},
+        {"sequence": -1},
+        {"sequence": MAX_SEQUENCE + 1},
+        {"sequence": 2**64 - 1},
+        {"sequence": True},
+        {"sequence": 1.0},
+        {"sequence": "1"},
+        {"event_time_s": nan},
+        {"event_time_s": inf},
+        {"event_time_s": -inf},
+        {"event_time_s": 1e15},
+        {"event_time_s": 2**64 - 1},
+        {"event_time_s": True},
+        {"event_time_s": None},
+        {"length": -1},
+        {"length": True},
+        {"length": 1.0},
+        {"length": 2**64 - 1},
+        {"length": 0},
+        {"oldest": 0},
+        {"oldest": True},
+        {"oldest": MAX_SEQUENCE + 1},
+        {"dtype": "f64"},
+        {"dtype": "F32"},
+        {"dtype": 1},
         {"dtype": "\U0001f600" * 1000},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_segment_with_a_field_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     assert isinstance(decode([segments_header(), b"\0" * 4]), m.Segments)
     with pytest.raises(DecodeError) as caught:
@@ -449,9 +469,20 @@ def refused(text: str, groups: list[Any], tensors: list[bytes]) -> None:
         b"\x93\x01\xa4ping" + b"\x81\xa1a" * 1000 + b"\x01",
         msgpack.packb([1, "segments", [["s", "t", 1, "f32", [[1, 0.0, 2**63]] * 3]]]),
     ],
-    ids=["array", "map", "binary", "text", "extension", "array inside", "deep version", "deep tag", "deepest",
-         "deep field", "lengths that overflow"],
-)  # fmt: skip
+    ids=[
+        "array",
+        "map",
+        "binary",
+        "text",
+        "extension",
+        "array inside",
+        "deep version",
+        "deep tag",
+        "deepest",
+        "deep field",
+        "lengths that overflow",
+    ],
+)
 def test_a_few_bytes_never_claim_much_memory(header: bytes) -> None:
     tracemalloc.start()
     try:

@@ -51,9 +51,14 @@ class WorkerCluster:
     def new_controller(self) -> Controller:
         settings = self.settings
         return Controller(
-            open_store(settings), self, settings.cluster, settings.runtime.lease_s, CollectorRegistry(),
-            time.monotonic(), list(self.workers),
-        )  # fmt: skip
+            open_store(settings),
+            self,
+            settings.cluster,
+            settings.runtime.lease_s,
+            CollectorRegistry(),
+            time.monotonic(),
+            list(self.workers),
+        )
 
     # ---- the controller's hands ----
 

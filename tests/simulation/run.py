@@ -190,9 +190,17 @@ class Run:
     def _publisher(self, i: int) -> PublisherProcess:
         scenario, plan = self.scenario, self.scenario.plans[i]
         return PublisherProcess(
-            f"publisher-{i}", plan[0].key.tenant, plan, scenario.ends, scenario.publisher,
-            self._locate, self.network, self.time, self.random, self,
-        )  # fmt: skip
+            f"publisher-{i}",
+            plan[0].key.tenant,
+            plan,
+            scenario.ends,
+            scenario.publisher,
+            self._locate,
+            self.network,
+            self.time,
+            self.random,
+            self,
+        )
 
     def _needed_readers(self) -> int:
         deletes = any(fault.kind == "session deleted" for fault in self.scenario.faults)

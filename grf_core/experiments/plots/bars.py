@@ -38,9 +38,16 @@ def bars(bars_: Sequence[Bar], title: str, label: str, reference: float | None =
         spread = float(np.std(bar.values, ddof=1)) if len(bar.values) > 1 else 0.0
         group = groups.index(bar.group)
         axes.barh(
-            place, means[place], height=0.68, xerr=spread or None, color=shades[group], edgecolor="#333333",
-            linewidth=0.6, hatch=HATCHES[group % len(HATCHES)], error_kw={"capsize": 3, "elinewidth": 1.2},
-        )  # fmt: skip
+            place,
+            means[place],
+            height=0.68,
+            xerr=spread or None,
+            color=shades[group],
+            edgecolor="#333333",
+            linewidth=0.6,
+            hatch=HATCHES[group % len(HATCHES)],
+            error_kw={"capsize": 3, "elinewidth": 1.2},
+        )
         axes.plot(bar.values, [place] * len(bar.values), "o", color="white", markeredgecolor="black", markersize=4)
         farthest = max(*bar.values, means[place] + spread)
         axes.annotate(f"{means[place]:.3f}", (farthest, place), (6, 0), textcoords="offset points", va="center")

@@ -49,9 +49,15 @@ def panels(panels_: Sequence[Panel], columns: int = 2) -> Figure:
 def draw(axes: Axes, panel: Panel) -> None:
     for place, (curve, colour) in enumerate(zip(panel.curves, colours(len(panel.curves)), strict=True)):
         axes.plot(
-            curve.x, curve.y, linestyle=LINES[place % len(LINES)], marker=MARKERS[place % len(MARKERS)],
-            color=colour, markersize=5, linewidth=1.6, label=curve.name,
-        )  # fmt: skip
+            curve.x,
+            curve.y,
+            linestyle=LINES[place % len(LINES)],
+            marker=MARKERS[place % len(MARKERS)],
+            color=colour,
+            markersize=5,
+            linewidth=1.6,
+            label=curve.name,
+        )
         if curve.spread is not None and any(curve.spread):
             y, spread = np.asarray(curve.y), np.asarray(curve.spread)
             axes.fill_between(curve.x, y - spread, y + spread, color=colour, alpha=0.16, linewidth=0)

@@ -91,7 +91,13 @@ def _scatter(axes: Axes, points_N2: Points, classes_N: Sequence[str], names: Seq
     for place, name in enumerate(names):
         own_N = np.asarray(classes_N) == name
         axes.scatter(
-            points_N2[own_N, 0], points_N2[own_N, 1], s=20, color=shades[place], label=name,
-            marker=MARKERS[place % len(MARKERS)], edgecolors="white", linewidths=0.35,
+            points_N2[own_N, 0],
+            points_N2[own_N, 1],
+            s=20,
+            color=shades[place],
+            label=name,
+            marker=MARKERS[place % len(MARKERS)],
+            edgecolors="white",
+            linewidths=0.35,
             rasterized=len(points_N2) > MANY_POINTS,
-        )  # fmt: skip
+        )

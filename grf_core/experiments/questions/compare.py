@@ -19,8 +19,11 @@ from grf_core.training.recipe import Condition, Recipe
 from grf_core.training.run import ModelFactory
 
 MODELS: dict[str, ModelFactory] = {
-    "GRF": GRF, "MulT": MulT, "late fusion": LateFusion, "concatenation": Concatenation,
-}  # fmt: skip
+    "GRF": GRF,
+    "MulT": MulT,
+    "late fusion": LateFusion,
+    "concatenation": Concatenation,
+}
 
 
 def compare(setup: Setup) -> Findings:

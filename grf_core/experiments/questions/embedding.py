@@ -200,13 +200,22 @@ def _plots(name: str, finished: Finished, labels: Sequence[str], modalities: Seq
     gates_NS = np.array([[np.nan if z is None else z for z in shown["gates"][row]] for row in order], np.float64)
     named = list(modalities) if name == WHOLE else [str(step + 1) for step in range(gates_NS.shape[1])]
     plots = [
-        Plot(f"embedding-{key}", f"Contexts of the test part step by step, {name}.",
-             planes(steps, classes, f"{recipe}: contexts, {name}")),
-        Plot(f"gates-{key}", f"Gate of each test session (rows, by class) at each step, {name}.",
-             gate_map(gates_NS, named, [classes[row] for row in order], f"{recipe}: gates, {name}")),
-        Plot(f"confusion-{key}", f"Answers on the test part, {name}.",
-             confusion(shown["confusion"], labels, f"{recipe}: answers, {name}")),
-    ]  # fmt: skip
+        Plot(
+            f"embedding-{key}",
+            f"Contexts of the test part step by step, {name}.",
+            planes(steps, classes, f"{recipe}: contexts, {name}"),
+        ),
+        Plot(
+            f"gates-{key}",
+            f"Gate of each test session (rows, by class) at each step, {name}.",
+            gate_map(gates_NS, named, [classes[row] for row in order], f"{recipe}: gates, {name}"),
+        ),
+        Plot(
+            f"confusion-{key}",
+            f"Answers on the test part, {name}.",
+            confusion(shown["confusion"], labels, f"{recipe}: answers, {name}"),
+        ),
+    ]
     if name == STREAM:
         scale, unit = (3600.0, "h") if shown["times_s"][-1] > 7200 else (1.0, "s")
         times = [time_s / scale for time_s in shown["times_s"]]

@@ -20,9 +20,15 @@ from grf_core.training.recipe import Recipe, Schedule
 
 PAPER: dict[str, Any] = {"d_model": 64, "n_layers": 4, "n_heads": 4, "d_ffn": 256, "dropout": 0.2}
 PAPER_SCHEDULE = Schedule(
-    epochs=100, batch_sessions=32, learning_rate=1e-3, weight_decay=1e-2, final_learning_rate=1e-6, warmup_epochs=5,
-    patience=20, gradient_norm=1.0,
-)  # fmt: skip
+    epochs=100,
+    batch_sessions=32,
+    learning_rate=1e-3,
+    weight_decay=1e-2,
+    final_learning_rate=1e-6,
+    warmup_epochs=5,
+    patience=20,
+    gradient_norm=1.0,
+)
 SHOWN = ("mae", "corr", "acc2_nonneg", "acc2_pos", "acc7", "f1_nonneg", "f1_pos", "macro_f1_round", "macro_f1_sign")
 FIRST = "GRF: text, audio, vision"
 

@@ -78,15 +78,29 @@ def every_sweep(cutting: Cutting, median_s: float, repeats: int) -> list[Sweep]:
         return Condition(name, cutting, Augmentation(**how), repeats=repeats)
 
     return [
-        Sweep("Late segments", "deviation of the arrival, segments", tuple(
-            (x, disturbed(f"arrival disturbed by {x:g} segments", arrival_jitter_s=x * segment_s)) for x in LATENESS)),
-        Sweep("Lost segments", "share lost", tuple(
-            (x, disturbed(f"{x:.0%} of the segments lost", drop_segment=x)) for x in LOSSES)),
-        Sweep("Noise", "standard deviations added", tuple(
-            (x, disturbed(f"noise of {x:g} deviations", noise=x)) for x in NOISES)),
-        Sweep("Time", f"part of the median session ({_duration(median_s)})", tuple(
-            (x, Condition(f"first {_duration(x * median_s)}", cutting, until_s=x * median_s)) for x in PARTS)),
-    ]  # fmt: skip
+        Sweep(
+            "Late segments",
+            "deviation of the arrival, segments",
+            tuple(
+                (x, disturbed(f"arrival disturbed by {x:g} segments", arrival_jitter_s=x * segment_s)) for x in LATENESS
+            ),
+        ),
+        Sweep(
+            "Lost segments",
+            "share lost",
+            tuple((x, disturbed(f"{x:.0%} of the segments lost", drop_segment=x)) for x in LOSSES),
+        ),
+        Sweep(
+            "Noise",
+            "standard deviations added",
+            tuple((x, disturbed(f"noise of {x:g} deviations", noise=x)) for x in NOISES),
+        ),
+        Sweep(
+            "Time",
+            f"part of the median session ({_duration(median_s)})",
+            tuple((x, Condition(f"first {_duration(x * median_s)}", cutting, until_s=x * median_s)) for x in PARTS),
+        ),
+    ]
 
 
 def _median_s(dataset: Dataset) -> float:

@@ -47,8 +47,11 @@ SIZES: dict[str, dict[str, Any]] = {
     "light": {"d_model": 8, "n_layers": 1, "n_heads": 2, "d_ffn": 32},
 }
 QUANTITIES: dict[str, tuple[str, float]] = {
-    "seconds": ("ms", 1e3), "flops": ("MFLOPs", 1e-6), "peak_bytes": ("MB", 1e-6), "parameters": ("thousand", 1e-3),
-}  # fmt: skip
+    "seconds": ("ms", 1e3),
+    "flops": ("MFLOPs", 1e-6),
+    "peak_bytes": ("MB", 1e-6),
+    "parameters": ("thousand", 1e-3),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +236,17 @@ def _answer(values: dict[str, Any], by_count: Sequence[Point]) -> list[str]:
 def _table(points: Sequence[Point], title: str) -> Table:
     cells = [
         [
-            point.size, point.model, str(point.modalities), str(point.frames), f"{point.parameters:,}",
+            point.size,
+            point.model,
+            str(point.modalities),
+            str(point.frames),
+            f"{point.parameters:,}",
             f"{point.flops / 1e6:,.1f}",
             "not run" if point.seconds is None else f"{1e3 * point.seconds:,.2f}",
             "not run" if point.peak_bytes is None else f"{point.peak_bytes / 1e6:,.2f}",
         ]
         for point in points
-    ]  # fmt: skip
+    ]
     return Table(["size", "model", "n", "T", "parameters", "MFLOPs", "ms", "peak MB"], cells, title)
 
 

@@ -21,9 +21,20 @@ from grf_core.training.recipes.custom_sessions import DEFAULT_SHARE, custom_sess
 from grf_core.training.recipes.fields import made, mapping, text
 
 FIELDS = (
-    "name", "modalities", "heads", "test", "group_pattern", "regime", "overlong", "model", "schedule", "objective",
-    "cutting", "augmentation", "limits",
-)  # fmt: skip
+    "name",
+    "modalities",
+    "heads",
+    "test",
+    "group_pattern",
+    "regime",
+    "overlong",
+    "model",
+    "schedule",
+    "objective",
+    "cutting",
+    "augmentation",
+    "limits",
+)
 DEFAULT_LIMITS = "Nobody has written down what this model must not be taken for: `limits` of the recipe file does."
 
 SHORTEST_S = 0.001

@@ -28,8 +28,11 @@ FINDINGS = Findings(
 def test_a_report_is_a_page_a_json_and_two_files_for_each_plot(tmp_path: Path) -> None:
     write_report(tmp_path / "x", "compare", "Who?", "grf experiment compare", DAY, FINDINGS)
     assert {path.name for path in (tmp_path / "x").iterdir()} == {
-        "README.md", "result.json", "comparison.png", "comparison.svg",
-    }  # fmt: skip
+        "README.md",
+        "result.json",
+        "comparison.png",
+        "comparison.svg",
+    }
     page = (tmp_path / "x" / "README.md").read_text()
     told = ("# compare, 2026-01-02", "Who?", "- It depends.", "| a | 0.5 |", "- Few data.", "- recipe: tiny")
     for expected in (*told, "![Who is better.](comparison.png)", "`grf experiment compare`", hardware()["torch"]):

@@ -18,10 +18,13 @@ def finished(arm: str, seed: int, accuracy: float, failed: str | None = None, **
 
 
 RUNS = [
-    finished("a", 0, 0.8), finished("a", 1, 0.9),
-    finished("b", 0, 0.7), finished("b", 1, 0.6),
-    finished("c", 0, 0.9), finished("c", 1, 0.8),
-]  # fmt: skip
+    finished("a", 0, 0.8),
+    finished("a", 1, 0.9),
+    finished("b", 0, 0.7),
+    finished("b", 1, 0.6),
+    finished("c", 0, 0.9),
+    finished("c", 1, 0.8),
+]
 
 
 def test_a_row_is_the_mean_and_the_spread_over_the_seeds() -> None:

@@ -27,8 +27,11 @@ def test_every_arm_is_run_with_every_seed_and_in_that_order(tmp_path: Path) -> N
     told: list[str] = []
     results = Laboratory(tmp_path, seeds=2, tell=told.append).run(ARMS)
     assert [(r.arm, r.seed) for r in results] == [
-        ("GRF", 0), ("GRF", 1), ("late fusion", 0), ("late fusion", 1),
-    ]  # fmt: skip
+        ("GRF", 0),
+        ("GRF", 1),
+        ("late fusion", 0),
+        ("late fusion", 1),
+    ]
     assert results[0].scores["all modalities"] != results[1].scores["all modalities"]
     assert results[0].scores["all modalities"]["n"] == 16
     assert results[0].parameters == sum(p.numel() for p in GRF(SHORT.config).parameters())

@@ -61,9 +61,22 @@ def recording(tmp_path: Path) -> Path:
 def train_custom(folder: Path, recording: Path, config: str = CONFIG, *more: str) -> Result:
     (folder / "recipe.yaml").write_text(config)
     return run(
-        "train", "custom", "--data", recording, "--config", folder / "recipe.yaml", "--out", folder / "bundle",
-        "--runs", folder / "runs", "--device", "cpu", "--threads", 1, *more,
-    )  # fmt: skip
+        "train",
+        "custom",
+        "--data",
+        recording,
+        "--config",
+        folder / "recipe.yaml",
+        "--out",
+        folder / "bundle",
+        "--runs",
+        folder / "runs",
+        "--device",
+        "cpu",
+        "--threads",
+        1,
+        *more,
+    )
 
 
 def test_a_users_recordings_become_a_bundle_that_is_evaluated_on_what_it_has_not_seen(

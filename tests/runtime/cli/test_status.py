@@ -13,16 +13,28 @@ from runtime.cli import grf
 from runtime.cli.common import FAILED, NO_RUNTIME, NOT_AS_IT_SHOULD_BE
 
 WORKER = {
-    "name": "worker-0", "role": "serving", "pid": 7, "heard_s_ago": 0.1, "endpoint": "tcp://127.0.0.1:5570",
-    "groups": 1024, "sessions": 3, "busy": 0.1, "pending_bytes": 0, "store_error": "", "fenced": False,
-}  # fmt: skip
+    "name": "worker-0",
+    "role": "serving",
+    "pid": 7,
+    "heard_s_ago": 0.1,
+    "endpoint": "tcp://127.0.0.1:5570",
+    "groups": 1024,
+    "sessions": 3,
+    "busy": 0.1,
+    "pending_bytes": 0,
+    "store_error": "",
+    "fenced": False,
+}
 STANDBY = WORKER | {"name": "worker-1", "role": "standby", "groups": 0}
 SILENT = {"heard_s_ago": 40.0}
 WELL: dict[str, Any] = {
     "lease_s": 2.0,
-    "workers": [WORKER, STANDBY], "workers_wanted": 1, "standbys_wanted": 1, "taken_by": [],
+    "workers": [WORKER, STANDBY],
+    "workers_wanted": 1,
+    "standbys_wanted": 1,
+    "taken_by": [],
     "events": [{"ago_s": 4.4, "kind": "died", "text": "worker-0/x: its process has ended"}],
-}  # fmt: skip
+}
 
 
 def status(monkeypatch: pytest.MonkeyPatch, answer: httpx.Response, *flags: str) -> Result:

@@ -43,8 +43,14 @@ def test_the_answer_says_when_to_try_again() -> None:
 def test_a_rate_below_one_a_second_is_kept_too() -> None:
     quotas = Quotas(QuotaPolicy(max_segments_per_s=0.1))
     assert [allowed(quotas, "t", t) for t in (0.0, 5.0, 9.0, 10.1, 15.0, 19.0, 20.3)] == [
-        True, False, False, True, False, False, True,
-    ]  # fmt: skip
+        True,
+        False,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_one_tenant_s_rate_is_not_another_s() -> None:
