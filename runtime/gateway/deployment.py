@@ -20,7 +20,7 @@ from runtime.actor_names import CONTROLLER, HEAD, NAMESPACE, address_of
 from runtime.gateway.app import create_app
 from runtime.gateway.backend import WorkerBackend
 from runtime.gateway.metrics import GatewayMetrics
-from runtime.gateway.taken import PROXY_CALLBACK
+from runtime.gateway.proxy import PROXY_CALLBACK
 
 if TYPE_CHECKING:  # the settings are those of all layers: a replica needs none but its own
     from runtime.settings import Settings

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 WINDOW_BYTES = 256 << 10
@@ -19,12 +18,6 @@ TELL_AFTER_BYTES = WINDOW_BYTES // 4
 """each telling is a call of an actor"""
 TAKEN = "grf.taken"
 """in a scope's extensions: somebody tells; in a received message: how many bytes so far"""
-PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:proxy_middlewares"}
-"""the variable of the environment by which Serve's proxies find `TellsTaken`"""
-
-
-def proxy_middlewares() -> list[Middleware]:
-    return [Middleware(TellsTaken)]
 
 
 class TellsTaken:

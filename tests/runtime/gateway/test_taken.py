@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runtime.gateway.taken import PROXY_CALLBACK, TELL_AFTER_BYTES, WINDOW_BYTES, TellsTaken, Window
+from runtime.gateway.taken import TELL_AFTER_BYTES, WINDOW_BYTES, TellsTaken, Window
 
 pytestmark = pytest.mark.anyio
 
@@ -121,13 +121,3 @@ async def test_without_anybody_who_tells_only_the_connection_waits() -> None:
     for _ in range(2 * WINDOW_BYTES // 1024):
         await window.send(EVENT)
     assert n_sent == 2 * WINDOW_BYTES // 1024
-
-
-async def test_a_proxy_of_ray_serve_finds_it_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.serve._private import http_util
-    from ray.serve.config import HTTPOptions
-
-    [(variable, path)] = PROXY_CALLBACK.items()
-    monkeypatch.setattr(http_util, variable, path)
-    [made] = http_util.configure_http_middlewares(HTTPOptions()).middlewares
-    assert made.cls is TellsTaken
