@@ -12,7 +12,8 @@ import zmq
 import zmq.asyncio
 
 from runtime.client.errors import ClientClosed
-from runtime.client.fleet import HOME, Fleet, Lane
+from runtime.client.fleet import HOME, Fleet
+from runtime.client.link import Core
 from runtime.client.locate import Locate, NotLocated
 from runtime.client.thread_driver import MAX_POLL_S, RELOCATE_AFTER_S
 from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, decode, encode
@@ -25,7 +26,7 @@ class AsyncDriver(Generic[FleetT]):
         self.core = core
         self._locate = locate
         self._context: zmq.asyncio.Context | None = None
-        self._connections: dict[str, tuple[Lane, zmq.asyncio.Socket]] = {}
+        self._connections: dict[str, tuple[Core, zmq.asyncio.Socket]] = {}
         self._watching: asyncio.Task[None] | None = None
         """hears whether home's TCP connection breaks or is refused"""
         self._locating: asyncio.Task[str | None] | None = None
@@ -130,7 +131,7 @@ class AsyncDriver(Generic[FleetT]):
             await asyncio.sleep(RELOCATE_AFTER_S)
             return None
 
-    def _open(self, name: str, lane: Lane, endpoint: str) -> None:
+    def _open(self, name: str, lane: Core, endpoint: str) -> None:
         assert self._context is not None
         socket = self._context.socket(zmq.DEALER)
         if name == HOME:

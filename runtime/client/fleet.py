@@ -32,19 +32,7 @@ HOME = ""
 """the name of the home lane; the others are named by their endpoints"""
 
 
-class Lane(Core, Protocol):
-    @property
-    def welcome(self) -> m.Welcome | None: ...
-
-    @property
-    def refusal(self) -> m.Nack | None:
-        """Why the worker does not welcome this client, for good."""
-
-    def lose(self) -> None:
-        """Open another connection."""
-
-
-LaneT = TypeVar("LaneT", bound=Lane)
+LaneT = TypeVar("LaneT", bound=Core)
 Connections = Mapping[str, tuple[LaneT, Any]]
 """of a driver: by name the lane and its socket"""
 
@@ -113,16 +101,16 @@ class Fleet(Generic[LaneT]):
 
     @property
     def welcome(self) -> m.Welcome | None:
-        return self.home.welcome
+        return self.home.link.welcome
 
     @property
     def refusal(self) -> m.Nack | None:
-        return self.home.refusal
+        return self.home.link.refusal
 
     @property
     def is_connected(self) -> bool:
         """A worker has welcomed this client and answers."""
-        return self.home.welcome is not None and not self.home.is_lost
+        return self.home.link.is_welcome
 
     @property
     def is_done(self) -> bool:
@@ -150,7 +138,7 @@ class Fleet(Generic[LaneT]):
     def unwanted(self, connections: Connections[LaneT]) -> list[str]:
         """Names of connections to close: lost, or of a lane that is not wanted any more."""
         lanes = self.lanes
-        return [name for name, (lane, _) in connections.items() if lanes.get(name) is not lane or lane.is_lost]
+        return [name for name, (lane, _) in connections.items() if lanes.get(name) is not lane or lane.link.is_lost]
 
     def missing(self, connections: Connections[LaneT]) -> list[tuple[str, LaneT]]:
         """Lanes to open a connection for, with their names."""
@@ -201,7 +189,7 @@ class Fleet(Generic[LaneT]):
     def tick(self, now_s: float) -> None:
         for lane in self.lanes.values():
             lane.tick(now_s)
-        if self._older is not None and [lane for lane in self._lanes.values() if lane.is_lost]:
+        if self._older is not None and [lane for lane in self._lanes.values() if lane.link.is_lost]:
             self._strange_since_s = min(self._strange_since_s, now_s)
         if now_s - self._strange_since_s > STALE_AFTER_S:
             self._strange_since_s = inf
@@ -209,11 +197,11 @@ class Fleet(Generic[LaneT]):
                 self._version = self._older.version
                 self._follow(self._older)
             else:
-                self.home.lose()
+                self.home.link.lose()
         if now_s >= self._give_home_up_at_s:
             self._give_home_up_at_s = inf
             self._patience_s = min(2 * self._patience_s, MOST_PATIENCE_S)
-            self.home.lose()
+            self.home.link.lose()
         self._tell_of_absence(now_s)
 
     def _tell_of_absence(self, now_s: float) -> None:
@@ -246,7 +234,7 @@ class Fleet(Generic[LaneT]):
                 self._endpoint_of[group] = str(worker.get("endpoint"))
         self._untried = [endpoint for endpoint in self._endpoints if endpoint != self._home_endpoint]
         if self._endpoints and self._home_endpoint not in self._endpoints:
-            self.home.lose()  # it has left
+            self.home.link.lose()  # it has left
         self._settle()
 
     def _settle(self) -> None:
@@ -260,7 +248,7 @@ class Fleet(Generic[LaneT]):
         self._lanes = {endpoint: lane for endpoint, lane in self._lanes.items() if endpoint in kept}
 
 
-class StreamLane(Lane, Protocol):
+class StreamLane(Core, Protocol):
     @property
     def sessions(self) -> set[str]: ...
 

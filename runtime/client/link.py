@@ -34,6 +34,10 @@ class Identity:
 class Core(Protocol):
     """What a driver drives."""
 
+    @property
+    def link(self) -> Link:
+        """Its connection: what a driver carries messages over until that is lost."""
+
     def connected(self, now_s: float) -> None:
         """A new connection is open; nothing of the last one holds any more."""
 
@@ -48,10 +52,6 @@ class Core(Protocol):
     def wake_at_s(self) -> float:
         """When `tick` or `outgoing` has something to do next, without a message coming."""
 
-    @property
-    def is_lost(self) -> bool:
-        """Give this connection up and open another."""
-
 
 class Link:
     """The part of a connection that every client shares."""
@@ -62,6 +62,7 @@ class Link:
         self.refusal: m.Nack | None = None
         """why the worker does not welcome this client, for good"""
         self.is_lost = False
+        """give this connection up and open another"""
         self._to_send: list[m.ClientMessage] = []
         self._heard_s = -inf
         self._asked_s = inf

@@ -38,7 +38,7 @@ class PublisherCore:
         self._is_routed = account is not None
         self.stats = self._account.stats
         self.policy = self._account.policy
-        self._link = Link(identity)
+        self.link = Link(identity)
         self._streams: dict[StreamName, StreamBuffer] = {}
         self._queue = SendQueue(self._streams, self.policy.linger_ms / 1000)
         self._to_open_or_end: dict[StreamName, None] = {}
@@ -122,14 +122,14 @@ class PublisherCore:
 
     def has_reached(self, receipt: Receipt, until: Literal["fused", "durable"]) -> bool:
         """No more is to be waited for: the segment came so far, or never will."""
-        return receipt.is_final or (until == "fused" and receipt.is_fused) or self.refusal is not None
+        return receipt.is_final or (until == "fused" and receipt.is_fused) or self.link.refusal is not None
 
     def check(self, receipt: Receipt) -> Receipt:
         """Raise Refused if the segment, or this publisher as a whole, was refused."""
         if receipt.is_refused:
             raise Refused(receipt.code, receipt.text)
-        if self.refusal is not None and not receipt.is_final:
-            raise Refused(self.refusal.code, self.refusal.text)
+        if self.link.refusal is not None and not receipt.is_final:
+            raise Refused(self.link.refusal.code, self.link.refusal.text)
         return receipt
 
     @property
@@ -177,26 +177,10 @@ class PublisherCore:
         self.stats.resent += buffer.reconnect()
         self._make_sendable(name)
 
-    def lose(self) -> None:
-        """Open another connection."""
-        self._link.lose()
-
     # ---- the driver's side (runtime.client.link.Core) ----
 
-    @property
-    def is_lost(self) -> bool:
-        return self._link.is_lost
-
-    @property
-    def refusal(self) -> m.Nack | None:
-        return self._link.refusal
-
-    @property
-    def welcome(self) -> m.Welcome | None:
-        return self._link.welcome
-
     def connected(self, now_s: float) -> None:
-        self._link.connected(now_s)
+        self.link.connected(now_s)
         self.stats.reconnects += self._was_connected
         self._was_connected = True
         self._unserved.clear()
@@ -207,7 +191,7 @@ class PublisherCore:
         self._queue.recount()
 
     def tick(self, now_s: float) -> None:
-        self._link.tick(now_s)
+        self.link.tick(now_s)
         self._let_go()
         self._resume(self._queue.pauses_over(now_s))
 
@@ -219,15 +203,15 @@ class PublisherCore:
 
     @property
     def wake_at_s(self) -> float:
-        if not self._link.is_welcome:  # what is due waits for a connection, not for time
-            return self._link.wake_at_s
-        return min(self._link.wake_at_s, self._queue.wake_at_s)
+        if not self.link.is_welcome:  # what is due waits for a connection, not for time
+            return self.link.wake_at_s
+        return min(self.link.wake_at_s, self._queue.wake_at_s)
 
     def outgoing(self, now_s: float) -> m.Message | None:
-        message = self._link.outgoing()
-        if message is not None or self._link.welcome is None:
+        message = self.link.outgoing()
+        if message is not None or self.link.welcome is None:
             return message
-        return self._open_or_end() or self._segments(self._link.welcome, now_s)
+        return self._open_or_end() or self._segments(self.link.welcome, now_s)
 
     def _open_or_end(self) -> m.Message | None:
         while self._to_open_or_end:
@@ -246,7 +230,7 @@ class PublisherCore:
         return message
 
     def receive(self, message: m.Message, now_s: float) -> None:
-        self._link.receive(message, now_s)
+        self.link.receive(message, now_s)
         match message:
             case m.Ack(streams):
                 for ack in streams:
@@ -264,7 +248,7 @@ class PublisherCore:
             case m.Routes():  # the worker has other groups than before
                 self._resume(list(self._unserved))
             case m.Moved() if not self._is_routed:
-                self._link.lose()
+                self.link.lose()
             case _:
                 pass
 
@@ -304,7 +288,7 @@ class PublisherCore:
             if nack.code == "not_owner":
                 self._unserved.add(name)
                 if not self._is_routed:
-                    self._link.lose()
+                    self.link.lose()
         elif nack.code == "stream_taken" or (buffer.is_opening and nack.code in OPENING_CODES):
             self._tell(nack, self._stream_refused(buffer, nack))
         elif nack.code in NOTICE_CODES:

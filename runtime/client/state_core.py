@@ -66,7 +66,7 @@ class StateCore:
     def __init__(self, identity: Identity, *, is_routed: bool = False, requests: Iterator[int] | None = None) -> None:
         """`is_routed`: others bring what another worker owns to another connection; they share the `requests`."""
         self._is_routed = is_routed
-        self._link = Link(identity)
+        self.link = Link(identity)
         self._requests = requests or count(1)
         self._pending: dict[int, Pending] = {}
         self._subscriptions: list[Subscription] = []
@@ -95,9 +95,9 @@ class StateCore:
         """Ask here what was asked at another connection, or nowhere yet."""
         pending.retry_at_s = inf
         self._pending[pending.question.request] = pending
-        if self._link.welcome is not None:
+        if self.link.welcome is not None:
             self._to_send.append(pending.question)
-        elif self._link.refusal is not None:
+        elif self.link.refusal is not None:
             self._fail_all()
 
     @property
@@ -119,7 +119,7 @@ class StateCore:
         """Let this connection's updates go to a subscription too."""
         session = subscription.session
         self._subscriptions.append(subscription)
-        if self._link.welcome is not None:
+        if self.link.welcome is not None:
             self._to_send.append(self._subscribe(session))
 
     def follows(self, subscription: Subscription) -> bool:
@@ -150,13 +150,13 @@ class StateCore:
 
     def grant_more(self) -> None:
         grant = self._grant()
-        if grant and self._link.welcome is not None:
+        if grant and self.link.welcome is not None:
             self._to_send.append(m.Credit(grant))
 
     def tap(self) -> None:
         """Receive every segment of the tenant as it is accepted."""
         self._tapped = deque()
-        if self._link.welcome is not None:
+        if self.link.welcome is not None:
             self._to_send.append(m.Tap(TAP_CREDIT))
 
     def take_tapped(self) -> list[m.Tapped]:
@@ -171,34 +171,18 @@ class StateCore:
     def is_tapping(self) -> bool:
         return self._tapped is not None
 
-    def lose(self) -> None:
-        """Open another connection."""
-        self._link.lose()
-
     @property
     def has_tapped(self) -> bool:
         return bool(self._tapped)
 
     # ---- the driver's side (runtime.client.link.Core) ----
 
-    @property
-    def is_lost(self) -> bool:
-        return self._link.is_lost
-
-    @property
-    def refusal(self) -> m.Nack | None:
-        return self._link.refusal
-
-    @property
-    def welcome(self) -> m.Welcome | None:
-        return self._link.welcome
-
     def connected(self, now_s: float) -> None:
-        self._link.connected(now_s)
+        self.link.connected(now_s)
         self._to_send.clear()
 
     def receive(self, message: m.Message, now_s: float) -> None:
-        self._link.receive(message, now_s)
+        self.link.receive(message, now_s)
         match message:
             case m.Welcome():
                 self._granted = 0
@@ -215,13 +199,13 @@ class StateCore:
                 self._tapped.append(message)
             case m.Update():
                 self._updated(message)
-            case m.Updates() if self._maps is not None and self._link.welcome is not None:
+            case m.Updates() if self._maps is not None and self.link.welcome is not None:
                 for row in message.rows:
-                    state = self._maps.of_row(self._link.welcome.tenant, row)
+                    state = self._maps.of_row(self.link.welcome.tenant, row)
                     self._updated(m.Update(state, row.correction, row.missed))
             case m.Nack(request=request) if request:
                 self._refused(message, now_s)
-            case m.Nack() if self._link.refusal is not None:
+            case m.Nack() if self.link.refusal is not None:
                 self._fail_all()
             case _:
                 pass
@@ -244,26 +228,26 @@ class StateCore:
         if nack.code in RETRY_CODES:
             pending.retry_at_s = now_s + max(nack.retry_after_ms, 10) / 1000
             if nack.code == "not_owner" and not self._is_routed:
-                self._link.lose()
+                self.link.lose()
         else:
             del self._pending[nack.request]
             pending.error = Refused(nack.code, nack.text)
 
     def _fail_all(self) -> None:
-        refusal = self._link.refusal
+        refusal = self.link.refusal
         assert refusal is not None
         for pending in self._pending.values():
             pending.error = Refused(refusal.code, refusal.text)
         self._pending.clear()
 
     def outgoing(self, now_s: float) -> m.Message | None:
-        message = self._link.outgoing()
-        if message is not None or self._link.welcome is None:
+        message = self.link.outgoing()
+        if message is not None or self.link.welcome is None:
             return message
         return self._to_send.popleft() if self._to_send else None
 
     def tick(self, now_s: float) -> None:
-        self._link.tick(now_s)
+        self.link.tick(now_s)
         for pending in self._pending.values():
             if pending.retry_at_s <= now_s:
                 pending.retry_at_s = inf
@@ -271,7 +255,7 @@ class StateCore:
 
     @property
     def wake_at_s(self) -> float:
-        return min(self._link.wake_at_s, min((pending.retry_at_s for pending in self._pending.values()), default=inf))
+        return min(self.link.wake_at_s, min((pending.retry_at_s for pending in self._pending.values()), default=inf))
 
 
 def _maps(welcome: m.Welcome) -> StateMaps | None:

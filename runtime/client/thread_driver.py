@@ -14,7 +14,8 @@ import zmq
 
 from runtime import multipart
 from runtime.client.errors import ClientClosed
-from runtime.client.fleet import HOME, Fleet, Lane
+from runtime.client.fleet import HOME, Fleet
+from runtime.client.link import Core
 from runtime.client.locate import Locate, NotLocated
 from runtime.doorbell import Doorbell
 from runtime.wire import MAX_MESSAGE_BYTES, DecodeError, decode, encode
@@ -33,7 +34,7 @@ class ThreadDriver(Generic[FleetT]):
         """held while the core is used; notified whenever the core may have changed"""
         self._locate = locate
         self._context: zmq.Context[Socket] = zmq.Context()
-        self._connections: dict[str, tuple[Lane, Socket]] = {}
+        self._connections: dict[str, tuple[Core, Socket]] = {}
         self._home_breaks: Socket | None = None
         """ZeroMQ's monitor of home: tells that its TCP connection broke or was refused"""
         self._locating: Future[str | None] | None = None
@@ -178,7 +179,7 @@ class ThreadDriver(Generic[FleetT]):
             if not self._closing.is_set():
                 self._bell.ring()
 
-    def _open(self, name: str, lane: Lane, endpoint: str) -> None:
+    def _open(self, name: str, lane: Core, endpoint: str) -> None:
         socket = self._context.socket(zmq.DEALER)
         if name == HOME:
             self._home_breaks = socket.get_monitor_socket(zmq.EVENT_CONNECT_RETRIED)
@@ -211,7 +212,7 @@ class ThreadDriver(Generic[FleetT]):
             self.core.tick(time.monotonic())
             self.changed.notify_all()
 
-    def _send(self, lane: Lane, socket: Socket) -> bool:
+    def _send(self, lane: Core, socket: Socket) -> bool:
         """Send what the lane has, as far as the socket takes it; False if it takes no more now."""
         while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT:
             with self.changed:
@@ -221,7 +222,7 @@ class ThreadDriver(Generic[FleetT]):
             multipart.send(socket, encode(message))
         return False
 
-    def _receive(self, lane: Lane, socket: Socket) -> None:
+    def _receive(self, lane: Core, socket: Socket) -> None:
         while True:
             try:
                 frames = multipart.receive(socket)

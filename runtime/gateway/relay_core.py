@@ -42,7 +42,7 @@ class RelayCore:
         """
         self.held = held or Held()
         self._is_routed = held is not None
-        self._link = Link(identity)
+        self.link = Link(identity)
         self._max_held_bytes = max_held_bytes
         self._on_refused = on_refused
         self._streams: OrderedDict[StreamName, RelayStream] = OrderedDict()
@@ -148,26 +148,10 @@ class RelayCore:
         self._streams[relay.session, relay.stream] = relay
         self._due[relay.session, relay.stream] = None
 
-    def lose(self) -> None:
-        """Open another connection."""
-        self._link.lose()
-
-    @property
-    def welcome(self) -> m.Welcome | None:
-        return self._link.welcome
-
     # ---- the driver's side (runtime.client.link.Core) ----
 
-    @property
-    def is_lost(self) -> bool:
-        return self._link.is_lost
-
-    @property
-    def refusal(self) -> m.Nack | None:
-        return self._link.refusal
-
     def connected(self, now_s: float) -> None:
-        self._link.connected(now_s)
+        self.link.connected(now_s)
         self._paused.clear()
         self._left.clear()
         for name, relay in self._streams.items():
@@ -175,7 +159,7 @@ class RelayCore:
             self._due[name] = None
 
     def tick(self, now_s: float) -> None:
-        self._link.tick(now_s)
+        self.link.tick(now_s)
         for waiting in (self._paused, self._left):
             for name in [name for name, until_s in waiting.items() if until_s <= now_s]:
                 del waiting[name]
@@ -184,18 +168,18 @@ class RelayCore:
     @property
     def wake_at_s(self) -> float:
         waiting = (*self._paused.values(), *self._left.values())
-        return min(self._link.wake_at_s, min(waiting, default=inf))
+        return min(self.link.wake_at_s, min(waiting, default=inf))
 
     def outgoing(self, now_s: float) -> m.Message | None:
-        message = self._link.outgoing()
-        if message is not None or self._link.welcome is None:
+        message = self.link.outgoing()
+        if message is not None or self.link.welcome is None:
             return message
         while self._gaps:
             name, _ = self._gaps.popitem(last=False)
             relay = self._streams.get(name)
             if relay is not None and relay.state == "open" and relay.has_unsent:
                 return self._segments(relay, 1)
-        while self._due and (room := self._window(self._link.welcome)) > 0:
+        while self._due and (room := self._window(self.link.welcome)) > 0:
             name, _ = self._due.popitem(last=False)
             relay = self._streams.get(name)
             if relay is None or name in self._paused or name in self._left or not relay.has_unsent:
@@ -219,7 +203,7 @@ class RelayCore:
         return m.Segments(tuple(stream_segments(relay.session, relay.stream, relay.oldest, entries)))
 
     def receive(self, message: m.Message, now_s: float) -> None:
-        self._link.receive(message, now_s)
+        self.link.receive(message, now_s)
         match message:
             case m.Ack(streams):
                 for ack in streams:
@@ -241,7 +225,7 @@ class RelayCore:
                 self._due.update(dict.fromkeys(self._left))
                 self._left.clear()
             case m.Moved() if not self._is_routed:
-                self._link.lose()
+                self.link.lose()
             case _:
                 pass
 
@@ -275,4 +259,4 @@ class RelayCore:
         relay.send_again_from(nack.sequence)
         self._paused[nack.session, nack.stream] = now_s + max(nack.retry_after_ms, 1) / 1000
         if nack.code == "not_owner" and not self._is_routed:
-            self._link.lose()
+            self.link.lose()

@@ -57,7 +57,7 @@ class ClientProcess:
         """A turn of the driver: connect if need be, send what there is, wait for what comes."""
         if self.is_stopped:
             return
-        if self._connection is None or self._core.is_lost:
+        if self._connection is None or self._core.link.is_lost:
             self._reconnect()
         assert self._connection is not None
         while (message := self._core.outgoing(self.now_s)) is not None:

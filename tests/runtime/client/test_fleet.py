@@ -45,7 +45,7 @@ def welcome() -> m.Welcome:
 def connect(fleet: Fleet[LaneT], now_s: float = 0.0) -> None:
     """Everyone that should be connected is, and welcomed."""
     for lane in fleet.lanes.values():
-        if lane.welcome is None:
+        if lane.link.welcome is None:
             lane.connected(now_s)
             fleet.receive(lane, welcome(), now_s)
             while lane.outgoing(now_s):
@@ -120,7 +120,7 @@ def test_home_is_given_up_when_its_worker_has_left_and_found_again_by_the_table(
     fleet = publisher(table(5, a=LOW, b=HIGH))
     publish(fleet, LEFT)
     fleet.receive(fleet.lanes[B], table(6, b=range(KEY_GROUPS)), 1.0)
-    assert fleet.home.is_lost
+    assert fleet.home.link.is_lost
     assert fleet.next_home() == B
     fleet.located(B)
     assert set(fleet.lanes) == {HOME}, "one connection to a worker is enough"
@@ -133,7 +133,7 @@ def test_a_worker_that_does_not_know_yet_that_a_group_is_its_own_is_asked_again(
     lane = fleet.lanes[B]
     assert said(lane, m.Open)
     fleet.receive(lane, m.Nack("not_owner", "", RIGHT, "left", 1, 0, 50), 1.0)
-    assert not lane.is_lost
+    assert not lane.link.is_lost
     assert not said(lane, m.Open)
     fleet.tick(1.1)
     assert said(lane, m.Open)
@@ -149,7 +149,7 @@ def test_a_worker_that_says_what_it_serves_now_is_asked_again_at_once() -> None:
     fleet.receive(lane, table(5, a=LOW, b=HIGH), 1.0)
     assert said(lane, m.Open)
     fleet.tick(2.5)
-    assert not fleet.home.is_lost, "nothing is strange any more"
+    assert not fleet.home.link.is_lost, "nothing is strange any more"
 
 
 def test_a_table_that_leads_astray_is_asked_for_again() -> None:
@@ -158,7 +158,7 @@ def test_a_table_that_leads_astray_is_asked_for_again() -> None:
     for now_s in (1.0, 1.5, 2.1):
         fleet.receive(fleet.lanes[B], m.Nack("not_owner", "", RIGHT, "left", 1, 0, 50), now_s)
         fleet.tick(now_s)
-    assert fleet.home.is_lost
+    assert fleet.home.link.is_lost
 
 
 def test_a_table_of_a_store_that_begins_anew_is_followed_once_the_old_one_leads_astray() -> None:
@@ -178,11 +178,11 @@ def test_it_is_followed_as_well_once_a_worker_of_the_old_one_does_not_answer() -
     fleet = publisher(table(5, a=LOW, b=HIGH))
     publish(fleet, RIGHT)
     fleet.receive(fleet.home, table(2, a=range(KEY_GROUPS)), 1.0)
-    fleet.lanes[B].lose()
+    fleet.lanes[B].link.lose()
     fleet.tick(10.0)
     fleet.tick(11.1)
     assert fleet.home.sessions == {RIGHT}
-    assert not fleet.home.is_lost
+    assert not fleet.home.link.is_lost
 
 
 def test_a_table_that_was_late_is_forgotten_with_the_next() -> None:
@@ -194,14 +194,14 @@ def test_a_table_that_was_late_is_forgotten_with_the_next() -> None:
         fleet.receive(fleet.lanes[B], m.Nack("not_owner", "", RIGHT, "left", 1, 0, 50), now_s)
         fleet.tick(now_s)
     assert fleet.lanes[B].sessions == {RIGHT}
-    assert fleet.home.is_lost
+    assert fleet.home.link.is_lost
 
 
 def test_a_home_that_breaks_is_given_up_at_once() -> None:
     fleet = publisher()
     fleet.broken(10.0)
     fleet.tick(10.0)
-    assert fleet.home.is_lost
+    assert fleet.home.link.is_lost
 
 
 def refuse_again_and_again(fleet: PublisherFleet, start_s: float, kept_s: Iterable[float]) -> None:
@@ -211,10 +211,10 @@ def refuse_again_and_again(fleet: PublisherFleet, start_s: float, kept_s: Iterab
         fleet.broken(start_s)
         assert fleet.wake_at_s <= start_s + patience_s
         fleet.tick(start_s + patience_s - 0.01)
-        assert not fleet.home.is_lost
+        assert not fleet.home.link.is_lost
         start_s += patience_s + 0.01
         fleet.tick(start_s)
-        assert fleet.home.is_lost
+        assert fleet.home.link.is_lost
 
 
 def test_a_home_that_is_refused_is_tried_ever_less_often_until_it_is_welcomed() -> None:
@@ -231,7 +231,7 @@ def test_a_home_that_is_refused_at_first_and_welcomed_then_is_kept() -> None:
     fleet.broken(10.0)
     fleet.receive(fleet.home, welcome(), 10.1)
     fleet.tick(10.3)
-    assert not fleet.home.is_lost
+    assert not fleet.home.link.is_lost
 
 
 def reader(*routes: m.Routes) -> StateFleet:
@@ -284,7 +284,7 @@ def test_the_log_tells_once_that_no_runtime_answers_and_once_that_it_does_again(
     fleet.located(A)
     for now_s in (220.0, 221.0):
         fleet.tick(now_s)
-    fleet.home.lose()
+    fleet.home.link.lose()
     fleet.tick(222.0)
     assert caplog.messages == [
         "no runtime answers for 5 s; it is tried on: http://h:1 names no worker: refused",

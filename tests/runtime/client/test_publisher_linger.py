@@ -66,7 +66,7 @@ def test_what_waits_for_a_connection_does_not_make_the_driver_spin() -> None:
     scene.core.connected(scene.now_s)
     assert scene.core.wake_at_s > scene.now_s, "and none has answered"
     scene.connect()
-    scene.core.lose()
+    scene.core.link.lose()
     scene.publish()
     scene.now_s += 10.0
     scene.core.tick(scene.now_s)

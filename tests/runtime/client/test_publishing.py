@@ -241,8 +241,8 @@ def test_silence_after_a_ping_and_another_incarnation_both_end_a_connection() ->
         silent.now_s += 0.5
         silent.core.tick(silent.now_s)
         silent.exchange()
-    assert silent.core.is_lost
+    assert silent.core.link.is_lost
     restarted = Scene()
     restarted.connect()
     restarted.say(m.Pong(1, "another"))
-    assert restarted.core.is_lost
+    assert restarted.core.link.is_lost

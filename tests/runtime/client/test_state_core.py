@@ -106,7 +106,7 @@ def test_a_question_to_the_wrong_worker_is_taken_to_another() -> None:
     scene.ask()
     scene.sent()
     scene.hear(m.Nack("not_owner", "moved", request=1, retry_after_ms=100))
-    assert scene.core.is_lost
+    assert scene.core.link.is_lost
     assert scene.connect() == [m.Query(1, "s")]
 
 

@@ -111,7 +111,7 @@ class World:
 
     def _send(self, gateway: SimulatedGateway) -> None:
         gateway.core.tick(self.now_s)
-        if gateway.core.is_lost:
+        if gateway.core.link.is_lost:
             self.cut(gateway)
         message = gateway.core.outgoing(self.now_s)
         if message is not None:

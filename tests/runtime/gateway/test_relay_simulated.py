@@ -137,9 +137,9 @@ def test_numbers_may_be_given_up_while_one_below_them_is_on_its_way(seed: int) -
 def test_a_gap_is_told_though_the_window_is_full_of_what_waits_behind_it() -> None:
     world = World(19, gateways=1)
     (gateway,) = world.gateways
-    while gateway.core.welcome is None:
+    while gateway.core.link.welcome is None:
         world.step()
-    narrow = replace(gateway.core.welcome, window_segments=4)
+    narrow = replace(gateway.core.link.welcome, window_segments=4)
     gateway.core.receive(narrow, world.now_s)
     first = posted(world, gateway, 1)
     while not first.is_sent:
