@@ -90,11 +90,15 @@ class SessionLoader:
             self._ask(keys)
 
     def _ask(self, keys: list[SessionKey]) -> None:
-        self._store.put(StoreJob(partial(_load, keys), partial(self._found, keys), partial(self._failed, keys)))
+        tenures = {key: self._owned.tenure_of(key) for key in keys}
+        self._store.put(StoreJob(partial(_load, keys), partial(self._found, tenures), partial(self._failed, keys)))
 
-    def _found(self, keys: list[SessionKey], found: dict[SessionKey, SessionRecord], now_s: float) -> None:
-        for key in keys:
-            self._loaded(key, found.get(key), now_s)
+    def _found(self, tenures: dict[SessionKey, str], found: dict[SessionKey, SessionRecord], now_s: float) -> None:
+        for key, tenure in tenures.items():
+            if self._owned.owns(key) and self._owned.tenure_of(key) != tenure:
+                self._to_load.append(key)  # another worker may have had it since, and have saved what is newer
+            else:
+                self._loaded(key, found.get(key), now_s)
 
     def _failed(self, keys: list[SessionKey], error: StoreError | RecordError, now_s: float) -> None:
         if isinstance(error, RecordError) and len(keys) > 1:  # only the damaged one may suffer

@@ -67,6 +67,25 @@ def test_while_the_store_does_not_answer_everyone_is_told_and_may_try_again() ->
     assert desk.dispatcher.store.health.failing_since_s is None
 
 
+def test_what_was_read_before_another_worker_had_the_group_is_read_again() -> None:
+    desk = stored_desk(1, 2)
+    desk.store_is_stuck = True
+    desk.say(b"a", m.Open("s", "mic", "audio", 3, 2))
+    answers = [(job, job.run(desk.store)) for job in desk.jobs]
+    desk.jobs.clear()
+    desk.dispatcher.own({})
+    other = desk.crash()
+    other.hello(b"a")
+    other.settle(b"a", "s", 3, 4)
+    desk.dispatcher.own(desk.store.claim("w", {group: one.epoch for group, one in desk.store.ownership().items()}))
+    for job, answer in answers:  # a network that was cut held it back
+        desk.dispatcher.store.finish(job, answer, desk.now_s)
+    desk.store_is_stuck = False
+    desk.work(3.0)
+    assert [opened.durable for opened in desk.heard(b"a", m.Opened)] == [4]
+    assert desk.store.load([KEY])[KEY].version == 4
+
+
 def test_a_delete_that_meets_a_load_deletes_what_was_stored_and_what_was_to_become_of_it() -> None:
     desk = stored_desk(1, 2)
     desk.store_is_stuck = True
