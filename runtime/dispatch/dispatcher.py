@@ -45,7 +45,7 @@ class Dispatcher:
         self.engine = engine
         self.worker = worker
         self.incarnation = incarnation
-        self.owned = OwnedGroups()
+        self.owned = OwnedGroups(incarnation)
         self.peers = Peers()
         self.outbox = Outbox()
         self.store = StoreQueue(policy.store_retry_s)

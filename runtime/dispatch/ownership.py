@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
+from zlib import crc32
 
 from runtime.keys import SessionKey, key_group
 
 
 class OwnedGroups:
-    def __init__(self) -> None:
+    def __init__(self, incarnation: str) -> None:
+        """`incarnation`: of the worker; another one has other marks, also where a new store begins its epochs anew."""
         self._epochs: dict[int, int] = {}
         self._frozen: set[int] = set()
         """still ours to write to, not to be served any more"""
@@ -17,7 +19,7 @@ class OwnedGroups:
         """given up, with their epochs; the controller may not know it yet"""
         self._lost: Counter[int] = Counter()
         """how often each group was lost"""
-        self._marks = 0
+        self._marks = crc32(incarnation.encode()) >> 1
 
     def replace(self, epochs: Mapping[int, int]) -> set[int]:
         """Own these groups and no others; return those lost, a group that came back at another epoch included.
@@ -57,7 +59,8 @@ class OwnedGroups:
         return f"{self._epochs.get(group, 0)}.{self._lost[group]}"
 
     def next_mark(self, key: SessionKey) -> int:
-        """A number above all that a session of this name has had: no two workers have a group at the same epoch."""
+        """A number above all that a session of this name has had in this store: no two workers have a group at the same
+        epoch."""
         self._marks += 1
         return self._epochs[key_group(key)] << 32 | self._marks
 

@@ -23,6 +23,8 @@ MAX_STREAMS = 1024
 """of one session"""
 WAITING_OVERHEAD_BYTES = 256
 """what a segment costs beside its frames while it waits for its session"""
+MAX_NUMBERING = 1 << 62
+"""that a client may name: those that follow fit into a record"""
 MAX_OPENING = 10_000
 """streams that wait for the store before they are opened"""
 
@@ -69,6 +71,9 @@ class Publishing:
         if not 0 < message.base <= MAX_SEQUENCE:
             refuse("malformed", f"open: base {message.base} is outside 1 .. 2**62")
             return
+        if not 0 <= message.known_numbering <= MAX_NUMBERING:
+            refuse("malformed", f"open: known_numbering {message.known_numbering} is outside 0 .. 2**62")
+            return
         if len(self._opening) >= MAX_OPENING:
             refuse("slow_down", f"{MAX_OPENING} streams wait to be stored", 200)
             return
@@ -88,7 +93,7 @@ class Publishing:
         if known is not None and self._is_superseded(peer, known):
             refuse("stream_taken", "a newer connection of this client has opened the stream")
             return
-        if known is not None and 0 < message.known_numbering < known.numbering:
+        if known is not None and _is_numbered_by_another(message, known):
             refuse("stream_taken", "another publisher has numbered its segments since")
             return
         was_reset = message.known_durable > (known.durable if known else 0)
@@ -112,11 +117,14 @@ class Publishing:
         """Its own, if it has one, for it may not have heard of another: that is not below the stream's."""
         if message.known_numbering > 0:
             return message.known_numbering
+        mark = self._owned.next_mark(session.key)
         stream = session.streams.get(message.stream)
-        owner = self._peers.owner(stream.owner) if stream is not None else None
-        if stream is not None and stream.numbering and owner is not None and owner.client == peer.client:
+        if stream is None:
+            return mark
+        owner = self._peers.owner(stream.owner)
+        if stream.numbering and owner is not None and owner.client == peer.client:
             return stream.numbering
-        return self._owned.next_mark(session.key)
+        return max(mark, stream.numbering + 1)  # which may be of another store, with higher epochs
 
     def _is_superseded(self, peer: Peer, stream: StreamState) -> bool:
         """Has the client opened the stream on a newer connection? What it sent on the old one may come after that."""
@@ -236,3 +244,13 @@ class Publishing:
 
     def _refuse_group(self, peer: Peer, group: m.StreamSegments, code: Code, text: str) -> None:
         self._outbox.refuse_segment(peer, group.session, group.stream, group.entries[0].sequence, code, text)
+
+
+def _is_numbered_by_another(message: m.Open, stream: StreamState) -> bool:
+    """Has another publisher numbered segments of the stream since this one did? A higher mark than the stream's was
+    given by a store that another, or an older one, has replaced: then its numbers are its own if they are new here."""
+    if not message.known_numbering or not stream.numbering:
+        return False
+    if message.known_numbering > stream.numbering:
+        return message.base <= stream.received.highest
+    return message.known_numbering < stream.numbering

@@ -61,7 +61,7 @@ class Worker:
     incarnation: int = 0
     is_stopped: bool = False
     is_fenced: bool = False
-    owned: OwnedGroups = field(default_factory=OwnedGroups)
+    owned: OwnedGroups = field(default_factory=lambda: OwnedGroups("w"))
     lease: Lease = field(default_factory=Lease)
     coming: list[Answer] = field(default_factory=list)
     sent: list[tuple[Beat, float]] = field(default_factory=list)

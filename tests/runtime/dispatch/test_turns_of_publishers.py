@@ -18,6 +18,7 @@ from runtime.client.published import Receipt
 from runtime.client.publisher_account import PublisherPolicy
 from runtime.client.publisher_core import PublisherCore
 from runtime.keys import SessionKey
+from runtime.store.memory import MemoryDisk, MemoryStore
 from tests.runtime.dispatch.desk import Desk
 from tests.runtime.toy_model import D, ToyModel
 
@@ -128,6 +129,14 @@ class Table:
             if core is not None:
                 self.connect(who)
 
+    def change_store(self, _: int) -> None:
+        """Export, and import in a new one, where epochs begin anew."""
+        if not self.desk.store_is_stuck:
+            disk = MemoryDisk()
+            MemoryStore(disk).restore(list(self.desk.store.records()))
+            self.desk.disk = disk
+            self.crash(0)
+
     def finish(self) -> set[int]:
         """Whoever has anything left to say comes back; return what the store has fused."""
         self.desk.store_is_stuck = False
@@ -148,7 +157,7 @@ class Table:
 
 ACTS = [
     *(Table.connect, Table.cut, Table.publish, Table.publish, Table.talk, Table.talk),
-    *(Table.send, Table.hear, Table.pass_time, Table.crash, Table.turn_store),
+    *(Table.send, Table.hear, Table.pass_time, Table.crash, Table.turn_store, Table.change_store),
 ]
 
 
@@ -250,6 +259,60 @@ def test_a_publisher_that_comes_back_keeps_its_numbering_and_another_gets_a_high
         numberings += [opened.numbering for opened in desk.heard(who, m.Opened)]
     first, again, second, kept, third = numberings
     assert first == again < second == kept < third
+
+
+def other_store(desk: Desk, *, with_records: bool) -> Desk:
+    """Another worker on a store that has been put in place of this one's."""
+    disk = MemoryDisk()
+    MemoryStore(disk).restore(list(desk.store.records()) if with_records else [])
+    after = Desk(disk, incarnation=f"elsewhere after {desk.dispatcher.incarnation}")
+    after.now_s = desk.now_s
+    return after
+
+
+def numbering_told(desk: Desk, who: bytes, known_numbering: int = 0, base: int = 1) -> int:
+    desk.hello(who)
+    desk.say(who, m.Open("s", "mic", "audio", base, known_numbering=known_numbering))
+    (opened,) = desk.heard(who, m.Opened)
+    return opened.numbering
+
+
+@pytest.mark.parametrize("crashes", [0, 5])
+@pytest.mark.parametrize("with_records", [True, False])
+def test_in_a_store_put_in_place_of_another_numberings_still_tell_publishers_apart(
+    crashes: int, with_records: bool
+) -> None:
+    before = Desk()
+    for _ in range(crashes):
+        before = before.crash()
+    former = numbering_told(before, b"a")
+    before.settle(b"a", "s", 1, 2)
+    desk = other_store(before, with_records=with_records)
+    newer = numbering_told(desk, b"b")
+    desk.publish(b"b", "s", 1, 2, 3, 4)
+    desk.say(b"b", m.Goodbye())
+    desk.hello(b"a")
+    desk.say(b"a", m.Open("s", "mic", "audio", 3, 2, known_numbering=former))
+    assert desk.codes(b"a") == [("stream_taken", 3)]
+    assert numbering_told(desk, b"b", newer, 5) == newer
+
+
+def test_who_comes_back_to_an_older_store_goes_on_where_nobody_has_numbered_since() -> None:
+    before = Desk()
+    numbering_told(before, b"b")
+    before.settle(b"b", "s", 1, 2)
+    older = other_store(before, with_records=True)
+    former = numbering_told(before.crash(), b"a")
+    assert numbering_told(older, b"a", former, 3) == former
+    assert numbering_told(older, b"b") > former
+
+
+def test_a_numbering_that_no_worker_gives_is_refused() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.say(b"a", *(m.Open("s", "mic", "audio", 1, known_numbering=number) for number in (-1, 2**63 - 1)))
+    assert desk.codes(b"a") == [("malformed", 1)] * 2
+    assert not desk.dispatcher.engine.sessions
 
 
 def test_who_takes_over_may_begin_once_the_store_knows_whose_the_numbers_are() -> None:
