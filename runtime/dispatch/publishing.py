@@ -135,11 +135,14 @@ class Publishing:
         """Answer those whose stream the store knows by now; wait for all of them, however long that takes."""
         opening, self._opening = self._opening, {}
         for one in opening.values():
+            refuse = partial(self._outbox.refuse_segment, one.peer, one.message.session, one.message.stream)
             session = self._engine.sessions.get(one.key)
             stream = session.streams.get(one.message.stream) if session else None
             if session is None or stream is None:
-                text = "the session has left this worker"
-                self._outbox.refuse_segment(one.peer, one.message.session, one.message.stream, 0, "not_open", text)
+                refuse(0, "not_open", "the session has left this worker")
+                continue
+            if stream.owner != one.peer.owner:  # the numbering is another's: with it this one would be taken for that
+                refuse(one.message.base, "stream_taken", "another connection has opened the stream")
                 continue
             self._engine.wait_for_opening(session, one.message.stream, now_s)
             if stream.stored == "yes":
@@ -164,7 +167,7 @@ class Publishing:
         loser = self._peers.owner(previous)
         if loser is not None and loser.client != peer.client:
             text = f"client {peer.client!r} has opened this stream"
-            self._outbox.refuse_segment(loser, message.session, message.stream, message.base, "stream_taken", text)
+            self._outbox.refuse_segment(loser, message.session, message.stream, 0, "stream_taken", text)
 
     # ---- leave ----
 

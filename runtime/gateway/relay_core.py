@@ -144,7 +144,7 @@ class RelayCore:
 
     def adopt(self, relay: RelayStream) -> None:
         """Go on with a stream that another connection has let go of."""
-        relay.close()
+        self._begin_anew(relay)
         self._streams[relay.session, relay.stream] = relay
         self._due[relay.session, relay.stream] = None
 
@@ -155,8 +155,15 @@ class RelayCore:
         self._paused.clear()
         self._left.clear()
         for name, relay in self._streams.items():
-            relay.close()
+            self._begin_anew(relay)
             self._due[name] = None
+
+    def _begin_anew(self, relay: RelayStream) -> None:
+        self._tell_lost(relay.disconnected())
+
+    def _tell_lost(self, lost: list[Posted]) -> None:
+        if lost:
+            self._on_refused("stream_taken", len(lost))
 
     def tick(self, now_s: float) -> None:
         self.link.tick(now_s)
@@ -215,7 +222,8 @@ class RelayCore:
             case m.Opened(session, stream):
                 relay = self._streams.get((session, stream))
                 if relay is not None:
-                    relay.opened(message.durable, message.last_sequence, message.version, message.born)
+                    marks = message.version, message.born, message.numbering
+                    self._tell_lost(relay.opened(message.durable, message.last_sequence, *marks))
                     self._due[session, stream] = None
             case m.Nack(session=session, stream=stream) if stream:
                 relay = self._streams.get((session, stream))
@@ -233,10 +241,10 @@ class RelayCore:
         name = (nack.session, nack.stream)
         self._due[name] = None
         if nack.code == "not_open":
-            relay.close()
+            self._begin_anew(relay)
         elif nack.code == "stream_taken":
-            if relay.state == "open":
-                self._on_refused(nack.code, len(relay.taken_over(nack)))
+            if relay.is_taken(nack):
+                self._tell_lost(relay.taken_over(nack))
                 if relay.is_all_told:
                     self._left[name] = now_s + relay.leave_for_s()
                 else:
@@ -254,7 +262,9 @@ class RelayCore:
             del self._streams[name]
 
     def _try_later(self, relay: RelayStream, nack: m.Nack, now_s: float) -> None:
-        if relay.state == "opening":
+        if nack.code == "not_owner":
+            self._begin_anew(relay)
+        elif relay.state == "opening":
             relay.close()
         relay.send_again_from(nack.sequence)
         self._paused[nack.session, nack.stream] = now_s + max(nack.retry_after_ms, 1) / 1000

@@ -46,6 +46,10 @@ class RelayStream:
         self._known_durable = 0
         self._known_born = 0
         self._was_deleted = False
+        self._numbering = 0
+        """as the worker calls the numbers that are given here; 0 if it has not said"""
+        self._was_taken = False
+        """by another publisher, since what is held was numbered"""
         self._left_at_durable = 0
         self._times_left = 0
         """in a row, while no more of it became durable"""
@@ -63,9 +67,13 @@ class RelayStream:
         """The worker has all that is held, and has said so since the stream was opened there: a worker that has crashed
         knows less. Only what is durable is still to be known."""
         return not self._unnumbered and all(
-            (posted.is_fused or posted.code) and posted.sequence <= self.fused_upto
+            self._is_there(posted) or (posted.code and posted.sequence <= self.fused_upto)
             for posted in self._numbered.values()
         )
+
+    def _is_there(self, posted: Posted) -> bool:
+        """The worker has it, by what it has said since the stream was opened."""
+        return posted.is_fused and posted.sequence <= self.fused_upto
 
     @property
     def oldest(self) -> int:
@@ -146,10 +154,24 @@ class RelayStream:
                 posted.is_sent = False
                 self._held.in_flight.discard(posted)
 
+    def disconnected(self) -> list[Posted]:
+        """The connection is another, or the stream is not open on it: the worker may have lost what it had. Return what
+        may have met its numbers, refused: another publisher may have given them anew, where it had the stream."""
+        self.close()
+        self.fused_upto = 0
+        return self._refuse_numbered_here("another publisher has had the stream") if self._was_taken else []
+
     def open(self) -> m.Open:
         self.state = "opening"
         self._told_oldest = self.oldest
-        return m.Open(self.session, self.stream, self.modality, self.oldest, self._known_durable, self._known_born)
+        numbering = self._numbering if self._numbered_here and not self._was_taken else 0
+        known = self._known_durable, self._known_born, numbering
+        return m.Open(self.session, self.stream, self.modality, self.oldest, *known)
+
+    @property
+    def _numbered_here(self) -> list[Posted]:
+        """Under these numbers another publisher may have sent other segments."""
+        return [posted for posted in self._numbered.values() if not (posted.is_given or posted.code)]
 
     def take(self, max_segments: int) -> list[Posted]:
         """The next segments to send, in order."""
@@ -171,11 +193,15 @@ class RelayStream:
 
     # ---- what the worker says ----
 
-    def opened(self, durable: int, last: int, version: int, born: int) -> None:
-        """`born` tells whether the session was deleted since: durable numbers may not, if none was known here."""
+    def opened(self, durable: int, last: int, version: int, born: int, numbering: int) -> list[Posted]:
+        """`born` tells whether the session was deleted since: durable numbers may not, if none was known here. Return
+        what may have met its numbers, refused: they were given under another numbering."""
         is_another = self._was_deleted or born != (self._known_born or born)
         is_reset = is_another or durable < self._known_durable
         self._known_born, self._was_deleted = born, False
+        is_renumbered = not is_reset and numbering != (self._numbering or numbering)
+        lost = self._refuse_numbered_here("another publisher has had the stream", last) if is_renumbered else []
+        self._numbering, self._was_taken = numbering, False
         self.state = "open"
         self._known_durable, self._known_last, self.fused_upto = durable, last, durable
         if is_reset:
@@ -185,6 +211,7 @@ class RelayStream:
             posted.is_admitted = posted.is_admitted or posted.sequence <= last
         self.acknowledge(durable, durable, version)
         self._admit_waiting("session_reset" if is_reset else "")
+        return lost
 
     def deleted(self) -> None:
         """The worker has no such session any more. What had been fused went with it; what had not opens it anew, at 1:
@@ -264,13 +291,23 @@ class RelayStream:
         for posted in self._all() if nack.code == "session_reset" else [one] if one else []:
             posted.notice = (nack.code, nack.text)
 
+    def is_taken(self, nack: m.Nack) -> bool:
+        """Does this `stream_taken` say that the stream is not ours? While it is being opened it may be late news."""
+        return self.state == "open" or (self.state == "opening" and nack.sequence == self._told_oldest)
+
     def taken_over(self, nack: m.Nack) -> list[Posted]:
         """Another publisher has opened the stream; return what may have met its numbers, refused."""
+        lost = self._refuse_numbered_here(nack.text)
         self.close()
-        lost = [posted for posted in self._numbered.values() if not (posted.is_given or posted.is_fused or posted.code)]
+        self._was_taken = True
+        return lost
+
+    def _refuse_numbered_here(self, reason: str, upto: float = inf) -> list[Posted]:
+        """But not what the worker has."""
+        lost = [posted for posted in self._numbered_here if posted.sequence <= upto and not self._is_there(posted)]
         for posted in lost:
             self._let_go(posted)
-            text = f"{nack.text}; whether this segment was fused is not known: give sequence numbers to post it again"
+            text = f"{reason}; whether this segment was fused is not known: give sequence numbers to post it again"
             posted.refuse("stream_taken", text)
         return lost
 

@@ -61,6 +61,7 @@ class World:
         self.now_s = 100.0
         self.disk = MemoryDisk()
         self.gateways = [SimulatedGateway(f"gateway-{number}", self.now_s) for number in range(gateways)]
+        self._standing: SimulatedGateway | None = None
         self._starts = 0
         self.start_worker()
 
@@ -110,6 +111,8 @@ class World:
                 self.dispatcher.store.finish(job, job.run(self.store), self.now_s)
 
     def _send(self, gateway: SimulatedGateway) -> None:
+        if gateway is self._standing:
+            return
         gateway.core.tick(self.now_s)
         if gateway.core.link.is_lost:
             self.cut(gateway)
@@ -130,6 +133,12 @@ class World:
     def run(self, steps: int) -> None:
         for _ in range(steps):
             self.step()
+
+    def stand_still(self, gateway: SimulatedGateway, steps: int) -> None:
+        """It sends nothing for so many steps."""
+        self._standing = gateway
+        self.run(steps)
+        self._standing = None
 
     def delete(self, session: str, through: SimulatedGateway) -> None:
         """As whoever asks this gateway does; the others do not hear of it."""

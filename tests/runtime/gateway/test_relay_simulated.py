@@ -195,6 +195,61 @@ def test_a_gateway_that_loses_the_stream_says_what_it_does_not_know() -> None:
     assert record.version == 2
 
 
+def test_a_gateway_that_was_away_does_not_take_the_segments_of_another_for_its_own() -> None:
+    world = World(8, gateways=2)
+    away, other = world.gateways
+    durable(world, posted(world, away, 0))
+    held = [posted(world, away, 0) for _ in range(2)]
+    while not all(one.is_sent for one in held):
+        world.step()
+    world.cut(away)
+    fused(world, posted(world, other, 0))
+    assert {refusal(world, one) for one in held} == {"stream_taken"}
+    durable(world, posted(world, away, 0))
+    record = world.stored("s")
+    assert record is not None
+    assert record.version == 3
+
+
+def give_accidents(world: World, all_posted: list[Posted]) -> None:
+    """Gateways post without numbers, one is cut off or stands still, the worker crashes or loses its groups."""
+    random, gateway = world.random, world.random.choice(world.gateways)
+    match random.randrange(8):
+        case 0:
+            world.cut(gateway)
+        case 1:
+            world.crash_worker()
+        case 2:
+            epochs = world.dispatcher.owned.epochs
+            world.dispatcher.own({})
+            world.run(random.choice((0, 50)))
+            world.dispatcher.own(epochs)
+        case 3:
+            world.stand_still(gateway, random.choice((50, 400, 1000)))
+        case _:
+            all_posted.append(posted(world, gateway, 0))
+    world.run(random.choice((1, 5, 20, 100, 600)))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_no_gateway_calls_durable_what_another_has_numbered(seed: int) -> None:
+    world = World(seed, gateways=2 + seed % 2)
+    all_posted: list[Posted] = []
+    for _ in range(40):
+        give_accidents(world, all_posted)
+    for _ in range(MOST_STEPS // 1000):
+        world.run(0 if all(one.is_final for one in all_posted) else 1000)
+    assert all(one.is_final for one in all_posted)
+    record = world.stored("s")
+    assert sum(one.is_durable for one in all_posted) <= (record.version if record else 0)
+
+
+@pytest.mark.soak
+def test_no_gateway_calls_durable_what_another_has_numbered_over_many_seeds() -> None:
+    for seed in range(100, 1100):
+        test_no_gateway_calls_durable_what_another_has_numbered(seed)
+
+
 @pytest.mark.parametrize("idle_timeout_s", [2.0, 5.0])
 @pytest.mark.parametrize("numbers", [(1, 2), (0, 0)])
 def test_a_quiet_stream_of_two_gateways_becomes_durable(idle_timeout_s: float, numbers: tuple[int, int]) -> None:
