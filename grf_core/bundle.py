@@ -91,9 +91,7 @@ class Bundle:
         """The readable model, on the CPU, in evaluation mode."""
         with torch.device("meta"):
             model = GRF(self.config)
-        model.to_empty(device="cpu")
-        model.reset_positions()
-        model.load_state_dict(dict(self.weights))
+        model.load_state_dict({name: tensor.clone() for name, tensor in self.weights.items()}, assign=True)
         return model.eval()
 
     def step_model(self, device: str | torch.device = "cpu") -> StepModel:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -272,3 +274,11 @@ def test_a_config_with_one_byte_changed_loads_or_is_refused(
     (path / CONFIG_FILE).write_bytes(text)
     with suppress(BundleError):
         load_bundle(path)
+
+
+def test_a_model_is_loaded_without_torchs_compiler() -> None:
+    """Which takes longer to import than all the rest of it, in every process that has a model."""
+    load = "from grf_core.bundle import load_bundle; load_bundle('bundles/motion').step_model()"
+    code = f"import sys; {load}; print({{'torch._dynamo', 'sympy'}} & sys.modules.keys())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.strip() == "set()"
