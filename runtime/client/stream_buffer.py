@@ -75,8 +75,11 @@ class StreamBuffer:
 
     @property
     def oldest(self) -> int:
-        """Lowest sequence number still held; the next one to come if none is."""
-        return next(iter(self._entries), self._next or 1)
+        """Lowest sequence number still held; the next one to come if none is.
+
+        Counted, not looked for: a dict finds its first key behind the places of all that have left it.
+        """
+        return (self._next or 1) - len(self._entries)
 
     @property
     def unfinished(self) -> int:
