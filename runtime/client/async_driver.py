@@ -92,19 +92,14 @@ class AsyncDriver(Generic[FleetT]):
         finally:
             if self._locating is not None:
                 self._locating.cancel()
-            if self._watching is not None:
-                self._watching.cancel()
-            for _, socket in self._connections.values():
-                socket.close(linger=0)
+            for name in list(self._connections):
+                self._close(name)
             self._notify()  # whoever waits is told that the client has closed, or failed
 
     def _connect(self) -> None:
         """A socket for every lane that should have one; none for those that are not wanted any more."""
         for name in self.core.unwanted(self._connections):
-            _, socket = self._connections.pop(name)
-            if name == HOME and self._watching is not None:
-                self._watching.cancel()
-            socket.close(linger=0)
+            self._close(name)
         for name, lane in self.core.missing(self._connections):
             endpoint = name if name != HOME else self._find_home()
             if endpoint is not None:
@@ -140,6 +135,15 @@ class AsyncDriver(Generic[FleetT]):
         socket.connect(endpoint)
         self._connections[name] = (lane, socket)
         self.core.connected(name, lane, endpoint, time.monotonic())
+
+    def _close(self, name: str) -> None:
+        """Home is no longer watched before its watcher closes: ZeroMQ tells of a broken connection by a send that
+        waits for whoever listens, and its one thread of this context would wait for ever."""
+        _, socket = self._connections.pop(name)
+        if name == HOME and self._watching is not None:
+            socket.disable_monitor()
+            self._watching.cancel()
+        socket.close(linger=0)
 
     async def _turn(self) -> None:
         self._wake.clear()

@@ -124,8 +124,8 @@ class ThreadDriver(Generic[FleetT]):
                 self.changed.notify_all()  # nobody may wait for what will not come
             raise
         finally:
-            for _, socket in self._connections.values():
-                socket.close(linger=0)
+            for name in list(self._connections):
+                self._close(name)
             if self._is_abandoned:
                 with self.changed:
                     self._closing.set()
@@ -137,12 +137,7 @@ class ThreadDriver(Generic[FleetT]):
         with self.changed:
             unwanted = self.core.unwanted(self._connections)
         for name in unwanted:
-            _, socket = self._connections.pop(name)
-            if name == HOME and self._home_breaks is not None:
-                socket.disable_monitor()
-                self._home_breaks.close(linger=0)
-                self._home_breaks = None
-            socket.close(linger=0)
+            self._close(name)
         with self.changed:
             missing = self.core.missing(self._connections)
         for name, lane in missing:
@@ -187,6 +182,16 @@ class ThreadDriver(Generic[FleetT]):
         self._connections[name] = (lane, socket)
         with self.changed:
             self.core.connected(name, lane, endpoint, time.monotonic())
+
+    def _close(self, name: str) -> None:
+        """Home is no longer watched before its watcher closes: ZeroMQ tells of a broken connection by a send that
+        waits for whoever listens, and its one thread of this context would wait for ever."""
+        _, socket = self._connections.pop(name)
+        if name == HOME and self._home_breaks is not None:
+            socket.disable_monitor()
+            self._home_breaks.close(linger=0)
+            self._home_breaks = None
+        socket.close(linger=0)
 
     def _turn(self) -> None:
         poller = zmq.Poller()

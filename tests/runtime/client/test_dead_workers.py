@@ -17,6 +17,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import zmq
+import zmq.asyncio
 
 from runtime.client import AsyncStateClient, Publisher
 from runtime.client import link as link_module
@@ -122,3 +123,30 @@ def test_what_a_dead_worker_had_not_made_durable_goes_to_the_next(gateway: Gatew
             gateway.endpoints = [second.endpoint]
             publisher.flush(LIMIT_S)
         assert (publisher.stats.durable, publisher.stats.refused) == (2, 0)
+
+
+def test_a_lost_connection_that_ends_slowly_does_not_stop_the_next(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine a socket that is closed goes on connecting for a while, and tells of each attempt."""
+    ending: list[zmq.asyncio.Socket] = []
+    close = zmq.asyncio.Socket.close
+
+    def end_slowly(self: zmq.asyncio.Socket, linger: int | None = None) -> None:
+        if self.type == zmq.DEALER:
+            ending.append(self)
+        else:
+            close(self, linger)
+
+    async def read() -> None:
+        async with AsyncStateClient(gateway.address) as client:
+            await client.check(LIMIT_S)
+            monkeypatch.undo()
+            for lost in ending:
+                lost.close(0)
+
+    monkeypatch.setattr(zmq.asyncio.Socket, "close", end_slowly)
+    with socket.socket() as silent, RunningWorker(tmp_path) as worker:
+        silent.bind((HOST, 0))
+        gateway.endpoints = [*3 * [f"tcp://{HOST}:{silent.getsockname()[1]}"], worker.endpoint]
+        asyncio.run(read())
