@@ -21,7 +21,6 @@ from runtime.gateway.errors import ApiError, described, status_of
 from runtime.gateway.following import EventStreams, follow
 from runtime.gateway.json_answer import to_json
 from runtime.gateway.models import refusals
-from runtime.gateway.policy import GatewayPolicy
 from runtime.gateway.taken import Window
 from runtime.keys import check_id
 
@@ -66,7 +65,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         policy = self._backend.policy
-        window = Window(scope, send)
+        window = Window(scope, send, policy.send_timeout_s)
         async with self._backend.clients(self._caller) as clients:
             welcome = await clients.welcome(policy.answer_timeout_s)
             with self._streams.one(welcome.tenant):
@@ -77,17 +76,18 @@ class EventStream(Response):
                     async with contextlib.aclosing(follow(clients.state, self._session, policy.keep_alive_s)) as coming:
                         async for event in coming:
                             chunk = event.as_sse() if event else KEEP_ALIVE
-                            async with asyncio.timeout(policy.send_timeout_s):
-                                await window.send({"type": "http.response.body", "body": chunk, "more_body": True})
+                            await window.send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-                await first_of(send_all(), _disconnected(receive, window))
+                await first_of(send_all(), _gone(receive, window))
         with contextlib.suppress(OSError):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _disconnected(receive: Receive, window: Window) -> None:
-    while (message := await receive())["type"] != "http.disconnect":
-        window.heard(message)
+async def _gone(receive: Receive, window: Window) -> None:
+    """Hears the reader until it goes away, which Serve tells by a message or, as it happens, by an error of its own."""
+    with contextlib.suppress(Exception):
+        while not (message := await receive())["type"].endswith("disconnect"):
+            window.heard(message)
 
 
 async def first_of(*works: Awaitable[None]) -> None:
@@ -138,9 +138,9 @@ async def follow_by_websocket(socket: WebSocket, backend: TheBackend, streams: T
         async with backend.clients(caller) as clients:
             welcome = await clients.welcome(backend.policy.answer_timeout_s)
             with streams.one(welcome.tenant):
-                window = Window(socket.scope, socket.send)
-                sending = _send_all(window, clients.state, session, backend.policy)
-                await first_of(sending, _closed(socket, window))
+                window = Window(socket.scope, socket.send, backend.policy.send_timeout_s)
+                sending = _send_all(window, clients.state, session, backend.policy.keep_alive_s)
+                await first_of(sending, _gone(socket.receive, window))
     except Exception as error:
         code, text = described(error)
         if code == "internal":
@@ -155,14 +155,8 @@ async def refuse_what_is_no_websocket(session: str = "") -> Response:
     raise ApiError("upgrade_required", "a WebSocket is opened here: proxies have to pass its Upgrade header on")
 
 
-async def _send_all(window: Window, state: AsyncStateClient, session: str, policy: GatewayPolicy) -> None:
-    async with contextlib.aclosing(follow(state, session, policy.keep_alive_s)) as coming:
+async def _send_all(window: Window, state: AsyncStateClient, session: str, keep_alive_s: float) -> None:
+    async with contextlib.aclosing(follow(state, session, keep_alive_s)) as coming:
         async for event in coming:
             if event is not None:  # the protocol has pings of its own
-                async with asyncio.timeout(policy.send_timeout_s):
-                    await window.send({"type": "websocket.send", "text": event.as_json()})
-
-
-async def _closed(socket: WebSocket, window: Window) -> None:
-    while (message := await socket.receive())["type"] != "websocket.disconnect":
-        window.heard(message)  # whatever else it sends
+                await window.send({"type": "websocket.send", "text": event.as_json()})

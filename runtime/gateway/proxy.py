@@ -22,6 +22,7 @@ SERVES_404 = b"/-/routes"
 
 
 def proxy_middlewares() -> list[Middleware]:
+    """The last is the outermost: it needs the `send` of the server itself."""
     return [Middleware(SaysUnavailable), Middleware(TellsTaken)]
 
 

@@ -2,7 +2,8 @@
 
 Between the two Serve puts no limit: a replica's `send` never waits, and whatever the reader has not taken piles up in
 the proxy. So the proxy wraps its application in `TellsTaken`, which tells how many bytes have left as messages that
-the gateway receives, and `Window` lets the gateway be no more than so many bytes ahead.
+the gateway receives, and `Window` lets the gateway be no more than so many bytes ahead. Applications of others behind
+the same proxy are told nothing: what counts is marked by who sends it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ WINDOW_BYTES = 256 << 10
 TELL_AFTER_BYTES = WINDOW_BYTES // 4
 """each telling is a call of an actor"""
 TAKEN = "grf.taken"
-"""in a scope's extensions: somebody tells; in a received message: how many bytes so far"""
+"""in a scope's extensions: somebody tells; in a message that is sent: for how many seconds at most a reader may take
+nothing; in a received one: how many bytes it has taken so far"""
 
 
 class TellsTaken:
@@ -55,10 +57,24 @@ class _Reader:
         self._coming: asyncio.Future[Message] | None = None
 
     async def send(self, message: Message) -> None:
-        await self._send(message)  # waits while the connection takes nothing
+        """Waits while the connection takes nothing, and ends it where that takes too long."""
+        if TAKEN not in message:
+            await self._send(message)
+            return
+        giving_up = asyncio.get_running_loop().call_later(message[TAKEN], self._cut_off)
+        try:
+            await self._send(message)
+        finally:
+            giving_up.cancel()
         self._taken += size_of(message)
         if self._taken - self._told >= TELL_AFTER_BYTES:
             self._is_due.set()
+
+    def _cut_off(self) -> None:
+        """ASGI has no word for it, and closing would wait until all is taken: the server's `send` knows its socket."""
+        transport = getattr(getattr(self._send, "__self__", None), "transport", None)
+        if transport is not None:
+            transport.abort()
 
     async def receive(self) -> Message:
         """What the reader says, or how much it has taken."""
@@ -98,9 +114,10 @@ def size_of(message: MutableMapping[str, Any]) -> int:
 class Window:
     """In the gateway: how far it is ahead of a reader. Without anybody who tells, `send` itself is what waits."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, patience_s: float) -> None:
         self._is_told = TAKEN in (scope.get("extensions") or {})
         self._send = send
+        self._patience_s = patience_s
         self._sent = 0
         self._taken = 0
         self._moved = asyncio.Event()
@@ -110,8 +127,10 @@ class Window:
         self._moved.set()
 
     async def send(self, message: Message) -> None:
-        while self._is_told and self._sent - self._taken >= WINDOW_BYTES:
-            self._moved.clear()
-            await self._moved.wait()
-        self._sent += size_of(message)
-        await self._send(message)
+        """Raises TimeoutError where the reader takes nothing for so long."""
+        async with asyncio.timeout(self._patience_s):
+            while self._is_told and self._sent - self._taken >= WINDOW_BYTES:
+                self._moved.clear()
+                await self._moved.wait()
+            self._sent += size_of(message)
+            await self._send({**message, TAKEN: self._patience_s} if self._is_told else message)

@@ -54,6 +54,8 @@ class EventReader:
         self.may_read = asyncio.Event()
         self.may_read.set()
         """cleared: the reader's connection takes nothing more"""
+        self.gone_by: Exception | None = None
+        """how the server tells that it has gone, where it is not by a message"""
         self.status = 0
         self.headers: dict[str, str] = {}
 
@@ -70,6 +72,8 @@ class EventReader:
 
     async def _receive(self) -> dict[str, Any]:
         await self._gone.wait()
+        if self.gone_by is not None:
+            raise self.gone_by
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Any) -> None:

@@ -93,6 +93,16 @@ async def test_a_reader_who_goes_away_is_unsubscribed_at_once(
     assert "grf_gateway_event_streams 0.0" in (await http.get("/metrics")).text
 
 
+async def test_a_reader_of_whom_serve_tells_by_an_error_that_it_has_gone_is_no_failure(
+    app: FastAPI, http: httpx.AsyncClient, session: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await posted(http, session)
+    async with EventReader(app, path_of(session, "/events")) as reader:
+        await reader.next()
+        reader.gone_by = RuntimeError("task was cancelled")
+    assert not [record for record in caplog.records if record.name == "runtime.gateway.observing"]
+
+
 async def test_a_slow_reader_is_told_what_it_missed_and_sees_the_newest(
     app: FastAPI, http: httpx.AsyncClient, session: str
 ) -> None:

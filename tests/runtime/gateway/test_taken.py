@@ -36,7 +36,7 @@ class Connection:
         self.n_bytes_read += 1024
 
     async def _served(self, scope: Any, receive: Any, send: Any) -> None:
-        window = Window(scope, self._enqueue)
+        window = Window(scope, self._enqueue, patience_s=60.0)
 
         async def say() -> None:
             while True:
@@ -110,6 +110,60 @@ async def test_requests_that_end_pass_untouched() -> None:
     assert seen == [scope, unused, unused]
 
 
+@pytest.mark.parametrize(("scope", "event"), [(STREAM, EVENT), (SOCKET, TEXT)])
+async def test_an_application_of_others_behind_the_same_proxy_hears_its_reader_alone(
+    scope: dict[str, Any], event: dict[str, Any]
+) -> None:
+    said: asyncio.Queue[Any] = asyncio.Queue()
+    heard: list[Any] = []
+
+    async def others(_: Any, receive: Any, send: Any) -> None:
+        listening = asyncio.ensure_future(receive())
+        for _ in range(4 * TELL_AFTER_BYTES // 1024):
+            await send(event)
+            await asyncio.sleep(0)
+        said.put_nowait({"type": f"{scope['type']}.disconnect"})
+        heard.append(await listening)
+
+    async def write(_: Any) -> None:
+        pass
+
+    await TellsTaken(others)(scope, said.get, write)
+    assert heard == [{"type": f"{scope['type']}.disconnect"}]
+
+
+async def test_a_reader_that_takes_nothing_for_too_long_is_cut_off() -> None:
+    """Else its connection would stay in the proxy with all that was on its way, and count nowhere."""
+
+    class Server:
+        def __init__(self) -> None:
+            self.transport = self
+            self.is_cut_off = asyncio.Event()
+
+        def abort(self) -> None:
+            self.is_cut_off.set()
+
+        async def send(self, _: Any) -> None:
+            await self.is_cut_off.wait()
+
+        async def receive(self) -> Any:
+            await self.is_cut_off.wait()
+            return {"type": "http.disconnect"}
+
+    async def served(scope: Any, receive: Any, send: Any) -> None:
+        async def forward(message: Any) -> None:
+            forwarded.append(asyncio.ensure_future(send(message)))
+
+        await Window(scope, forward, patience_s=0.01).send(EVENT)
+        assert await receive() == {"type": "http.disconnect"}
+
+    forwarded: list[asyncio.Future[None]] = []
+    server = Server()
+    async with asyncio.timeout(10):
+        await TellsTaken(served)(STREAM, server.receive, server.send)
+        await asyncio.gather(*forwarded)
+
+
 async def test_without_anybody_who_tells_only_the_connection_waits() -> None:
     n_sent = 0
 
@@ -117,7 +171,7 @@ async def test_without_anybody_who_tells_only_the_connection_waits() -> None:
         nonlocal n_sent
         n_sent += 1
 
-    window = Window({"type": "http"}, send)
+    window = Window({"type": "http"}, send, patience_s=60.0)
     for _ in range(2 * WINDOW_BYTES // 1024):
         await window.send(EVENT)
     assert n_sent == 2 * WINDOW_BYTES // 1024
