@@ -18,6 +18,11 @@ OPEN_STREAMS = "grf_gateway_event_streams"
 NAME = "bed <b>12</b>"
 
 
+def streams_of(address: str) -> float:
+    lines = httpx.get(f"{address}/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"{OPEN_STREAMS} "))
+
+
 def test_sessions_come_change_and_go(address: str, server_program: Callable[[str], str]) -> None:
     def post(event_time_s: float) -> None:
         body = {"stream": "w", "modality": "imu", "event_time_s": event_time_s, "frames": [[1.0, 2.0]], "wait": "fused"}
@@ -72,11 +77,6 @@ def test_a_hidden_tab_leaves_the_connections_to_others_and_catches_up(
         body = {"stream": "w", "modality": "imu", "event_time_s": 1.0, "frames": [[1.0, 2.0]]}
         httpx.post(f"{address}{path_of(name, '/segments')}", json=body).raise_for_status()
 
-    def metric() -> str:
-        return next(
-            line for line in httpx.get(f"{address}/metrics").text.splitlines() if line.startswith(f"{OPEN_STREAMS} ")
-        )
-
     def see(hidden: bool) -> str:
         looks = f"Object.defineProperty(document, 'hidden', {{value: {str(hidden).lower()}, configurable: true}})"
         return f"{looks}; document.dispatchEvent(new Event('visibilitychange'))"
@@ -88,7 +88,7 @@ def test_a_hidden_tab_leaves_the_connections_to_others_and_catches_up(
             await until(evaluate, STATUS, "live")
             await until(evaluate, f"{SHOWN}.includes('goes')", True)
             await evaluate(see(hidden=True))
-            while await asyncio.to_thread(metric) != f"{OPEN_STREAMS} 0.0":
+            while await asyncio.to_thread(streams_of, address) != 0.0:
                 await asyncio.sleep(0.05)
             assert await evaluate(STATUS) == "paused"
             await asyncio.to_thread(httpx.delete, f"{address}{path_of('goes')}")
@@ -97,6 +97,42 @@ def test_a_hidden_tab_leaves_the_connections_to_others_and_catches_up(
             await until(evaluate, STATUS, "live")
             await until(evaluate, f"{SHOWN}.filter(id => ['stays', 'goes', 'comes'].includes(id))", ["comes", "stays"])
         for name in ("stays", "comes"):
+            await asyncio.to_thread(httpx.delete, f"{address}{path_of(name)}")
+
+    asyncio.run(asyncio.wait_for(main(), 60.0))
+
+
+FAILS_TWICE = """
+real = fetch; left = 2;
+window.fetch = (path, options) =>
+  path.startsWith("/v1/sessions/") && left-- > 0 ? Promise.reject(new Error("away")) : real(path, options);
+void connect();
+"""
+OTHERS_HAVE_GONE = """
+for (let i = 0; i < MOST_ROWS; i++) take({...sessions.get("stays").state, session: "gone" + i}, false);
+"""
+
+
+def test_a_connection_that_fails_while_sessions_are_read_leaves_no_stream_behind_nor_rows_of_what_has_gone(
+    address: str, server_program: Callable[[str], str]
+) -> None:
+    def post(name: str) -> None:
+        body = {"stream": "w", "modality": "imu", "event_time_s": 1.0, "frames": [[1.0, 2.0]]}
+        httpx.post(f"{address}{path_of(name, '/segments')}", json=body).raise_for_status()
+
+    async def main() -> None:
+        await asyncio.to_thread(post, "stays")
+        async with browser(server_program("chromium"), address) as evaluate:
+            await until(evaluate, f"{STATUS} === 'live' && isRead && sessions.has('stays')", True)
+            await evaluate("disconnect()")
+            await asyncio.to_thread(post, "unseen")
+            await evaluate(OTHERS_HAVE_GONE)
+            await evaluate(f"isRead = false; {FAILS_TWICE}")
+            await until(evaluate, f"{STATUS} === 'live' && isRead && left < 0", True)
+            await until(evaluate, f"{SHOWN}.filter(id => /^(stays|unseen|gone)/.test(id))", ["stays", "unseen"])
+            while await asyncio.to_thread(streams_of, address) != 1.0:
+                await asyncio.sleep(0.05)
+        for name in ("stays", "unseen"):
             await asyncio.to_thread(httpx.delete, f"{address}{path_of(name)}")
 
     asyncio.run(asyncio.wait_for(main(), 60.0))
