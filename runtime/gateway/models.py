@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
 
 MAX_EVENT_TIME_S = 1e15
 MAX_SEQUENCE = 2**62
@@ -14,8 +14,17 @@ MAX_WAIT_MS = 60_000
 MAX_FIELDS = 64
 """of an object in a request; more are refused together: an error for each of hundreds of thousands takes seconds"""
 
+
+def _not_text_nor_true(value: object) -> object:
+    if isinstance(value, str | bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
 Number = Annotated[float, Field(strict=True)]
 """neither text nor true: whoever sends those means something else"""
+WholeNumber = Annotated[int, BeforeValidator(_not_text_nor_true)]
+"""the same; 3.0 is one, for there are languages that have no other numbers"""
 EventTime = Annotated[Number, Field(gt=-MAX_EVENT_TIME_S, lt=MAX_EVENT_TIME_S, allow_inf_nan=False, examples=[12.4])]
 
 Frame = Annotated[list[Number], Field(min_length=1), FailFast()]
@@ -201,15 +210,15 @@ class SegmentPost(BaseModel):
     """when it happened, in seconds; any epoch, but one and the same for a session"""
     frames: Frames = Field(examples=[[[0.1, -0.2, 9.8, 0.0, 0.01, 0.0]]])
     """[T, F]: T frames of the modality's width F"""
-    sequence: int | None = Field(default=None, ge=1, le=MAX_SEQUENCE, examples=[1])
+    sequence: WholeNumber | None = Field(default=None, ge=1, le=MAX_SEQUENCE, examples=[1])
     """1, 2, 3, ... within the stream. With a number, posting again is free: what the stream has is not fused twice.
     Without one the gateway numbers the segment, and posting again is another segment"""
-    oldest: int = Field(default=1, ge=1, le=MAX_SEQUENCE)
+    oldest: WholeNumber = Field(default=1, ge=1, le=MAX_SEQUENCE)
     """lowest sequence number that may still be posted: what lies below and never came is given up. Raise it to go on
     after a gap, or to start a stream elsewhere than at 1"""
     wait: Literal["fused", "durable", "none"] = "fused"
     """answer once the segment is in the live state, or once no crash can lose it, or at once"""
-    wait_ms: int = Field(default=10_000, ge=0, le=MAX_WAIT_MS)
+    wait_ms: WholeNumber = Field(default=10_000, ge=0, le=MAX_WAIT_MS)
     """for how long at most; then the answer is an error `timeout`"""
 
     @model_validator(mode="before")

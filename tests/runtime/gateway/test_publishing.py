@@ -188,7 +188,18 @@ async def test_text_that_is_no_unicode_costs_its_sender_an_answer_and_nobody_wha
     assert (again["version"], again["duplicate"]) == (held["version"], True)
 
 
-@pytest.mark.parametrize("fields", [{"frames": [[1, "2"]]}, {"frames": [[1, True]]}, {"event_time_s": "1.0"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"frames": [[1, "2"]]},
+        {"frames": [[1, True]]},
+        {"event_time_s": "1.0"},
+        {"sequence": True},
+        {"sequence": "1"},
+        {"oldest": True},
+        {"wait_ms": "1000"},
+    ],
+)
 async def test_text_and_true_are_no_numbers(http: httpx.AsyncClient, session: str, fields: dict[str, Any]) -> None:
     assert await refused(http, session, **fields) == (422, "malformed")
 
