@@ -9,6 +9,7 @@ from runtime.dispatch.store_jobs import StoreJob, StoreQueue
 from runtime.engine import checkpoint
 from runtime.engine.engine import Engine
 from runtime.engine.session import Session
+from runtime.keys import SessionKey
 from runtime.records import RecordError, SessionRecord
 from runtime.store.base import Store, StoreError
 from runtime.store.sealing import seal_ahead
@@ -52,7 +53,7 @@ class Saver:
         self.is_ending = False
         """nothing more comes: what is left is written without rests"""
         self._in_flight = False
-        self._collected: list[tuple[Session, SessionRecord]] = []
+        self._collected: dict[SessionKey, tuple[Session, SessionRecord]] = {}
         """of the next write, made by this turn and those before it"""
         self._still_to_collect = 0
         self._left_behind = 0
@@ -101,11 +102,13 @@ class Saver:
             return
         if not self._collected:
             self._begin()
-        taken = checkpoint.take_records(self._engine, self._incarnation, self._still_to_collect, rows)
+        # Each once, or its history would be torn: one that has something to save again waits for the next write.
+        limits = self._still_to_collect, rows, self._collected
+        taken = checkpoint.take_records(self._engine, self._incarnation, *limits)
         for record in taken:
             record.incarnation = f"{self._incarnation}@{self._owned.tenure_of(record.key)}"
             seal_ahead(record)
-            self._collected.append((self._engine.sessions[record.key], record))
+            self._collected[record.key] = self._engine.sessions[record.key], record
         self._still_to_collect -= len(taken)
         if not self._still_to_collect or not taken:
             self._write(now_s)
@@ -118,9 +121,9 @@ class Saver:
         self._left_behind = waiting - self._still_to_collect
 
     def _write(self, now_s: float) -> None:
-        collected, self._collected = self._collected, []
+        collected, self._collected = self._collected, {}
         # One that has left since then was deleted, or is another worker's: its record must not come after that.
-        records = [record for session, record in collected if self._engine.sessions.get(record.key) is session]
+        records = [record for session, record in collected.values() if self._engine.sessions.get(record.key) is session]
         if not records:
             return
         epochs = self._owned.epochs_of([record.key for record in records])

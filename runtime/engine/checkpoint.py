@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from itertools import islice
 from math import inf
 
@@ -18,10 +19,12 @@ from runtime.named_tuples import tuple_of
 from runtime.records import HistoryRow, SessionRecord, StreamRecord, check_fits
 
 
-def take_records(engine: Engine, incarnation: str, limit: int, rows: float = inf) -> list[SessionRecord]:
+def take_records(
+    engine: Engine, incarnation: str, limit: int, rows: float = inf, upto: Container[SessionKey] = ()
+) -> list[SessionRecord]:
     """Records of up to `limit` dirty sessions, as they are now, with about as many `rows` of history, but at least one
-    session's. They count as saved once `committed` is called."""
-    keys = _longest_dirty(engine, limit, rows)
+    session's; none from the first of `upto` on. They count as saved once `committed` is called."""
+    keys = _longest_dirty(engine, limit, rows, upto)
     sessions = [engine.sessions[key] for key in keys]
     slots = [session.settled_slot for session in sessions if session.settled_slot != NO_SLOT]
     contexts = engine.slab.context_rows(slots) if slots else ()
@@ -35,10 +38,12 @@ def take_records(engine: Engine, incarnation: str, limit: int, rows: float = inf
     ]
 
 
-def _longest_dirty(engine: Engine, limit: int, rows: float) -> list[SessionKey]:
+def _longest_dirty(engine: Engine, limit: int, rows: float, upto: Container[SessionKey]) -> list[SessionKey]:
     keys: list[SessionKey] = []
     taken = 0
     for key in islice(engine.dirty, limit):
+        if key in upto:
+            break
         keys.append(key)
         taken += 1 + len(engine.sessions[key].history)
         if taken >= rows:

@@ -8,6 +8,7 @@ import pytest
 
 from runtime import messages as m
 from runtime.dispatch.saving import AT_ONCE, PUT_OFF_S, REST, ROWS_OF_TURN, SHARE_AT_ONCE, rows_of_turn
+from runtime.engine.policies import OrderPolicy
 from runtime.keys import SessionKey
 from tests.runtime.dispatch.desk import FRAMES, Desk
 
@@ -117,3 +118,32 @@ def test_turns_with_segments_leave_records_to_others_and_at_last_make_as_many_as
 @pytest.mark.parametrize("segments", [1, ROWS_OF_TURN, 40 * ROWS_OF_TURN])
 def test_a_worker_at_its_limit_makes_records_as_fast_as_it_settles(segments: int) -> None:
     assert rows_of_turn(segments, PUT_OFF_S) >= 2 * segments, "a record counts one, and its row of history one more"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_session_is_once_in_a_write_also_where_another_one_left_meanwhile(fails: bool) -> None:
+    desk = Desk(order=OrderPolicy(mode="arrival"))
+    desk.hello(b"a")
+    desk.say(b"a", *(m.Open(session, "mic", "audio", 1) for session in ("kept", "deleted", "last")))
+    desk.store_is_stuck, saver = True, desk.dispatcher.saver
+    desk.now_s += 1.0
+
+    def land(session: str, number: int) -> None:
+        entries = (m.SegmentEntry(number, float(number), FRAMES),)
+        desk.deliver_message(b"a", m.Segments((m.StreamSegments(session, "mic", 1, entries),)))
+        desk.dispatcher.work(desk.now_s)
+
+    for session in "kept", "deleted", "last":
+        land(session, 1)
+    saver.save(desk.now_s, 1)
+    desk.deliver_message(b"a", m.Delete(1, "deleted"))
+    land("kept", 2)
+    saver.save(desk.now_s, EVERY_ROW)
+    desk.jobs += desk.dispatcher.store.take()
+    desk.disk.away = "full" if fails else ""
+    desk.run_jobs()
+    desk.disk.away, desk.store_is_stuck = "", False
+    desk.work(1.0)
+    desk.work(1.0)
+    history = desk.store.history(SessionKey("default", "kept"), 0.0, 9.0, 9)
+    assert [(row.version, row.event_time_s) for row in history] == [(1, 1.0), (2, 2.0)]
