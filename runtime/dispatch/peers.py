@@ -93,12 +93,14 @@ class Peer:
             released.append(self._update(waiting.change, waiting.correction, waiting.skipped))
         return released
 
-    def forget_unasked(self) -> None:
-        """What waits for a subscription that has ended is nothing that the next one has missed."""
+    def forget_unasked(self, ended: str) -> None:
+        """What waits for a subscription that has ended is nothing that the next one has missed. Of one session that is
+        no look at all that wait: thousands may end together, with their connection."""
         if EVERY_SESSION in self.subscriptions:
             return
-        for session in [session for session in self.waiting if session not in self.subscriptions]:
-            del self.waiting[session]
+        for session in list(self.waiting) if ended == EVERY_SESSION else [ended]:
+            if session not in self.subscriptions:
+                self.waiting.pop(session, None)
         if not self.subscriptions:
             self.missed = 0
 
@@ -184,7 +186,7 @@ class Peers:
 
     def unsubscribe(self, peer: Peer, session: str) -> None:
         peer.subscriptions.discard(session)
-        peer.forget_unasked()
+        peer.forget_unasked(session)
         key = SessionKey(peer.tenant, session)
         subscribers = self._by_session.get(key, {})
         subscribers.pop(peer.identity, None)

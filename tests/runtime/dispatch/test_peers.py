@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from runtime import messages as m
 from runtime.dispatch import peers
-from runtime.dispatch.peers import EVERY_SESSION, MAX_WAITING_SESSIONS, Peer, Peers
+from runtime.dispatch.peers import EVERY_SESSION, MAX_WAITING_SESSIONS, Peer, Peers, Waiting
 from runtime.keys import SessionKey
 
 
@@ -63,6 +65,27 @@ def test_what_a_subscription_missed_is_not_told_to_the_next_one(of_all: bool) ->
     update = one.offer("s0", state("s0", 9), False)
     assert isinstance(update, m.Update)
     assert update.missed == 0
+
+
+class Counted(OrderedDict[str, Waiting]):
+    """It knows how often all of it was looked at."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[str]:
+        self.looks += 1
+        return super().__iter__()
+
+
+def test_a_connection_that_ends_with_thousands_of_subscriptions_holds_nobody_up() -> None:
+    connected = Peers()
+    one = connected.welcome(b"a", "reader", "t", 0.0)
+    one.waiting = waiting = Counted()
+    for n in range(100):
+        connected.subscribe(one, f"s{n}")
+        one.offer(f"s{n}", state(f"s{n}", n), False)
+    connected.drop(b"a")
+    assert (len(waiting), waiting.looks) == (0, 0)
 
 
 def test_what_another_subscription_asks_for_waits_on() -> None:
