@@ -15,7 +15,7 @@ that begins later is numbered from above it, for it may be one that returns.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -102,7 +102,7 @@ class Pipeline:
         """of a stream that begins"""
         self._shift_s: float | None = None
         self._may_repeat = may_repeat
-        self._recent: dict[str, None] = {}
+        self._recent = OrderedDict[str, None]()
         """identities of the newest samples, as many as the source may hand over again"""
         self._max_recent = redelivers_at_most * len(routes)
         # Not fewer than a source may hand over again, whose streams and stamps must still be known, nor fewer than one
@@ -216,7 +216,7 @@ class Pipeline:
                 return True
             self._recent[identity] = None
             if len(self._recent) > self._max_recent:
-                del self._recent[next(iter(self._recent))]
+                self._recent.popitem(last=False)  # a dict would look for its first
             return False
         if decoded.stamp_s is None or self._clock_options.kind == "device":
             # A device's clock begins anew when it is switched on: what is stamped before the last one may well be new.
@@ -332,7 +332,7 @@ class Pipeline:
         self._known.restore(
             state.get("known") or [[route, *name, kind] for *name, route, kind, _, _ in state["streams"]]
         )
-        self._recent = dict.fromkeys(state["recent"])
+        self._recent = OrderedDict.fromkeys(state["recent"])
         self._newest_s = {(route, key): stamp_s for route, key, stamp_s in state["newest"]}
 
 
