@@ -73,6 +73,12 @@ class Account:
     """of segments that are not durable yet"""
     _logged: set[tuple[str, str, str]] = field(default_factory=set)
 
+    @property
+    def unfinished(self) -> int:
+        """Segments that are neither durable nor refused, nor given up. Whoever flushes asks at every answer: to look at
+        all that is kept would take longer than all the rest of publishing it."""
+        return self.stats.published - self.stats.durable - self.stats.refused - self.stats.dropped
+
     def tell(self, event: PublisherEvent) -> None:
         """The user, or the log if the user does not want to hear: there once of each kind and stream."""
         if self.on_event is not None:

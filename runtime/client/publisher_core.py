@@ -134,8 +134,8 @@ class PublisherCore:
 
     @property
     def unfinished(self) -> int:
-        """Segments that are neither durable nor refused."""
-        return sum(buffer.unfinished for buffer in self._streams.values())
+        """Of all connections that share its account."""
+        return self._account.unfinished
 
     def _drop_oldest(self, preferred: StreamBuffer) -> bool:
         """Give up the oldest segment of this stream, or of the fullest one if this has only its newest."""

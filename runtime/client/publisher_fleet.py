@@ -92,4 +92,4 @@ class PublisherFleet(StreamFleet[PublisherCore]):
 
     @property
     def unfinished(self) -> int:
-        return sum(lane.unfinished for lane in self.lanes.values())
+        return self._account.unfinished
