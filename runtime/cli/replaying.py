@@ -75,7 +75,7 @@ def record(file: Path, address: str, tenant: str, token: str, seconds: float | N
     ends_s = time.monotonic() + (seconds or inf)
     with stop_on_signal() as stopped, StateClient(address, tenant=tenant, token=token, client="recorder") as client:
         client.check(timeout_s=5.0)
-        with Recorder(file, client.signature(), tenant) as recorder:
+        with Recorder(file, client.signature(), client.tenant()) as recorder:
             click.echo(f"grf: recording to {file}", err=True)
             for tapped in client.tap(timeout_s=TAP_WAIT_S):
                 recorder.write(tapped)

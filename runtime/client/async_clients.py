@@ -203,6 +203,9 @@ class AsyncStateClient:
     def signature(self) -> dict[str, Any]:
         return self._driver.core.signature()
 
+    def tenant(self) -> str:
+        return self._driver.core.tenant()
+
     def tap(self, *, timeout_s: float) -> AsyncGenerator[list[m.Tapped], None]:
         self._driver.core.tap()
         self._driver.wake()

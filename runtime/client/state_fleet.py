@@ -73,6 +73,12 @@ class StateFleet(Fleet[StateCore]):
             raise RequestTimeout("no worker has answered yet")
         return self.welcome.signature
 
+    def tenant(self) -> str:
+        """Whose sessions these are, as a worker told it. Raises RequestTimeout before it has."""
+        if self.welcome is None:
+            raise RequestTimeout("no worker has answered yet")
+        return self.welcome.tenant
+
     @property
     def has_tapped(self) -> bool:
         return any(lane.has_tapped for lane in self.lanes.values())

@@ -280,6 +280,11 @@ class StateClient:
         with self._driver.changed:
             return self._driver.core.signature()
 
+    def tenant(self) -> str:
+        """Whose sessions are read: of the token, where the runtime has tokens; call `check` first."""
+        with self._driver.changed:
+            return self._driver.core.tenant()
+
     def tap(self, *, timeout_s: float) -> Iterator[list[m.Tapped]]:
         """Every segment of the tenant from now on as the worker accepts it, for a recorder; an empty list after
         `timeout_s`.

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from grf_core.recording import RecordedSegment, RecordingReader
+from runtime.cli.replaying import record
+from runtime.client import StateClient
 from runtime.demo.playlist import Recorded, playlist, rounds_in
 from runtime.digest import SettledSession, digest_of
 from runtime.messages import Tapped
 from runtime.recorder import Recorder
 from runtime.replay import schedule
+from tests.runtime.worker_harness import RunningWorker
 
 FRAMES = np.ones((2, 3), np.float32)
 
@@ -61,6 +65,17 @@ def test_a_recorder_counts_what_the_worker_could_not_send(tmp_path: Path) -> Non
     with Recorder(tmp_path / "live.grfrec", signature, "acme") as recorder:
         recorder.write([Tapped("s", "mic", "audio", 1, 0.1, 1000.0, 5, FRAMES)])
     assert recorder.missed == 5
+
+
+def test_a_recording_is_of_the_tenant_of_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = [[Tapped("s", "mic", "audio", 1, 0.1, 1000.0, 0, FRAMES)]]
+    monkeypatch.setattr(StateClient, "tap", lambda client, *, timeout_s: iter(heard))
+    file = tmp_path / "live.grfrec"
+    with RunningWorker(tmp_path, tokens={"secret": "acme"}) as worker:
+        CliRunner().invoke(
+            record, [str(file), "--address", worker.endpoint, "--token", "secret"], catch_exceptions=False
+        )
+    assert [item.tenant for item in RecordingReader(file)] == ["acme"]
 
 
 def recorded(name: str, label: str) -> Recorded:

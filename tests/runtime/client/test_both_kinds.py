@@ -51,6 +51,7 @@ class Seen:
     sessions: tuple[list[str], bool] = ([], True)
     history: list[dict[str, Any]] = field(default_factory=list)
     model: str = ""
+    tenant: str = ""
     deleted: tuple[bool, bool] = (False, True)
     left: list[dict[str, Any]] = field(default_factory=list)
     """of its history, once it was deleted"""
@@ -79,7 +80,7 @@ def with_threads(endpoint: str) -> Seen:
         seen.state = reader.state("s", after_version=3, wait_s=1.0)
         seen.sessions = reader.sessions()
         seen.history = reader.history("s", from_s=2.0)
-        seen.model = reader.signature()["name"]
+        seen.model, seen.tenant = reader.signature()["name"], reader.tenant()
         seen.deleted = reader.delete("s"), reader.delete("s")
         seen.left = reader.history("s")
     return seen
@@ -108,7 +109,7 @@ async def with_asyncio(endpoint: str) -> Seen:
         seen.state = await reader.state("s", after_version=3, wait_s=1.0)
         seen.sessions = await reader.sessions()
         seen.history = await reader.history("s", from_s=2.0)
-        seen.model = reader.signature()["name"]
+        seen.model, seen.tenant = reader.signature()["name"], reader.tenant()
         seen.deleted = await reader.delete("s"), await reader.delete("s")
         seen.left = await reader.history("s")
     return seen
@@ -126,7 +127,7 @@ def test_a_program_can_do_the_same_with_either(worker: RunningWorker, program: C
     assert (seen.state["version"], seen.state["timed_out"]) == (3, False)
     assert seen.sessions == (["s"], False)
     assert [row["version"] for row in seen.history] == [2, 3]
-    assert seen.model == "toy"
+    assert (seen.model, seen.tenant) == ("toy", "acme")
     assert seen.deleted == (True, False)
     assert seen.left == []
 
