@@ -5,6 +5,7 @@
       tables:
         - {path: "car/can/*.csv", key: "can/{stem}", time: t, columns: [speed]}
         - {path: "car/*/value.npy", key: "{folder}", time: t.npy}
+        - {path: labs.csv, key: "labs/{patient}", time: taken, time_unit: iso8601, columns: [lactate]}
       speed: 1
 
 The rows of all tables come merged by time, so streams that belong to one session do not outrun each other. Event time
@@ -21,6 +22,7 @@ from __future__ import annotations
 import glob
 import heapq
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,11 +34,15 @@ from connectors.errors import SourceBroken
 from connectors.recorded import RecordedOptions, RecordedSource
 from connectors.tables import UNIT_S, Table, open_table
 
+_PART = re.compile(r"\{([^{}]+)\}")
+
 
 class TableOptions(Options):
     path: str = Field(min_length=1, description="A file, or a pattern with * for many.")
     key: str = Field(
-        "{stem}", description="Stream key of its rows; {stem}: the file's name without suffix. {folder}: its folder's."
+        "{stem}",
+        description="Stream key of its rows; {stem}: the file's name without suffix. {folder}: its folder's. "
+        "Any other {name}, of a csv: what the row has in that column.",
     )
     format: Literal["auto", "csv", "npz", "npy", "parquet"] = Field("auto", description="auto: by the file's suffix.")
     time: str = Field("t", description="Column of times; npz: the array. npy: the file beside it that has them.")
@@ -63,6 +69,30 @@ class _Row(NamedTuple):
     row: int
     values: Any
     stamp_s: float | None
+    parts: tuple[str, ...]
+
+
+class _Key(NamedTuple):
+    """How the stream keys of a table are made: `texts` with a cell of each column between them."""
+
+    texts: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path, options: TableOptions) -> _Key:
+        of_file = {"stem": path.stem, "folder": path.resolve().parent.name}
+        texts, columns = [""], []
+        for place, part in enumerate(_PART.split(options.key)):
+            if place % 2 and part not in of_file:
+                columns.append(part)
+                texts.append("")
+            else:
+                texts[-1] += of_file[part] if place % 2 else part
+        return cls(tuple(texts), tuple(columns))
+
+    def of_row(self, parts: tuple[str, ...]) -> str:
+        first, *others = self.texts
+        return first + "".join(cell + text for cell, text in zip(parts, others, strict=True))
 
 
 class FilesSource(RecordedSource):
@@ -72,7 +102,8 @@ class FilesSource(RecordedSource):
 
     def samples(self, position: Position) -> Iterator[Sample]:
         files = [(path, options) for options in self._options.tables for path in _paths(options)]
-        tables = [(open_table(path, options), _key(path, options), options) for path, options in files]
+        keys = [_Key.of(path, options) for path, options in files]
+        tables = [(open_table(*file, key.columns), key, file[1]) for file, key in zip(files, keys, strict=True)]
         rows, skip = _rows_of(position, len(tables))
         merged = heapq.merge(
             *(
@@ -86,7 +117,7 @@ class FilesSource(RecordedSource):
                 skip -= 1
             else:
                 # Of every table, for one may get rows that come before what was read of the others.
-                yield Sample(tables[row.table][1], row.values, row.stamp_s, None, [rows.copy(), 0])
+                yield Sample(tables[row.table][1].of_row(row.parts), row.values, row.stamp_s, None, [rows.copy(), 0])
         if skip:
             raise SourceBroken(f"there are fewer rows than the {sum(rows) + skip} that were read: other files")
 
@@ -113,16 +144,12 @@ def _paths(options: TableOptions) -> list[Path]:
     return paths
 
 
-def _key(path: Path, options: TableOptions) -> str:
-    return options.key.replace("{stem}", path.stem).replace("{folder}", path.resolve().parent.name)
-
-
 def _timed(index: int, table: Table, unit_s: float, first_row: int) -> Iterator[_Row]:
     last_s = -math.inf
-    for number, (time, values) in enumerate(table.rows(first_row), start=first_row):
+    for number, (time, values, parts) in enumerate(table.rows(first_row), start=first_row):
         stamp_s = None
         if time is not None and math.isfinite(time):
             stamp_s = time * unit_s
             last_s = max(last_s, stamp_s)
         # The table's number and the row's come next in the order, so rows of one time are always merged alike.
-        yield _Row(last_s, index, number, values, stamp_s)
+        yield _Row(last_s, index, number, values, stamp_s, parts)

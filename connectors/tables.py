@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,25 +53,38 @@ class TableShape(Protocol):
     delimiter: str
 
 
+class Row(NamedTuple):
+    time: float | None
+    """in the unit that the options say"""
+    values: Any
+    parts: tuple[str, ...] = ()
+    """cells that its stream key is made of"""
+
+
 class Table(Protocol):
-    def rows(self, first: int) -> Iterator[tuple[float | None, Any]]:
-        """Time, in the unit that the options say, and values of each row from this one on.
+    def rows(self, first: int) -> Iterator[Row]:
+        """Each row from this one on.
 
         None and `Unreadable` where they cannot be read. Raises SourceBroken, for rows that are not there as well.
         """
 
 
-def open_table(path: Path, options: Any) -> Table:
-    """Raises SourceBroken, MissingExtra for a file that cannot be read as said."""
+def open_table(path: Path, options: Any, parts: Sequence[str] = ()) -> Table:
+    """`parts`: columns that stream keys are made of.
+
+    Raises SourceBroken, MissingExtra for a file that cannot be read as said.
+    """
     kind = path.suffix.removeprefix(".").lower() if options.format == "auto" else options.format
     if kind not in ("csv", "npz", "npy", "parquet"):
         raise SourceBroken(f"{path}: format cannot be told from its name; say csv, npz, npy or parquet")
     if options.time_unit == ISO8601 and kind != "csv":
         raise SourceBroken(f"{path}: time_unit {ISO8601} is for texts, of a csv; timestamps of Parquet need no unit")
+    if parts and kind != "csv":
+        raise SourceBroken(f"{path}: key: {{{parts[0]}}} is neither stem nor folder; a column may it be of a csv alone")
     with translated(BROKEN, str(path)):
         match kind:
             case "csv":
-                return CsvTable(path, options)
+                return CsvTable(path, options, parts)
             case "npz":
                 return _npz(path, options)
             case "npy":
@@ -82,14 +95,15 @@ def open_table(path: Path, options: Any) -> Table:
 class CsvTable:
     """First line: the names of the columns."""
 
-    def __init__(self, path: Path, options: TableShape) -> None:
+    def __init__(self, path: Path, options: TableShape, parts: Sequence[str]) -> None:
         self._path = path
         self._delimiter = options.delimiter
         self._has_iso8601 = options.time_unit == ISO8601
         with self._opened() as file:
             self._names = self._parsed(file.readline(MAX_LINE_BYTES))
         self._time = _column(path, self._names, options.time)
-        wanted = options.columns or [name for name in self._names if name != options.time]
+        self._parts = [_column(path, self._names, name) for name in parts]
+        wanted = options.columns or [name for name in self._names if name not in (options.time, *parts)]
         self._columns = [_column(path, self._names, name) for name in wanted]
 
     def _opened(self) -> IO[str]:
@@ -99,7 +113,7 @@ class CsvTable:
     def _parsed(self, line: str) -> list[str]:
         return next(csv.reader([line], delimiter=self._delimiter), [])
 
-    def rows(self, first: int) -> Iterator[tuple[float | None, Any]]:
+    def rows(self, first: int) -> Iterator[Row]:
         with translated(BROKEN, str(self._path)), self._opened() as file:
             for _ in range(first + 1):
                 if not file.readline(MAX_LINE_BYTES):
@@ -107,9 +121,11 @@ class CsvTable:
             for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), ""), start=first + 2):
                 if len(line) == MAX_LINE_BYTES and not line.endswith("\n"):
                     raise SourceBroken(f"{self._path}: line {number} is longer than {MAX_LINE_BYTES} characters")
-                yield self._row(number, self._parsed(line))
+                cells = self._parsed(line)
+                parts = tuple(cells[column] if column < len(cells) else "" for column in self._parts)
+                yield Row(*self._numbers(number, cells), parts)
 
-    def _row(self, line: int, cells: Sequence[str]) -> tuple[float | None, Any]:
+    def _numbers(self, line: int, cells: Sequence[str]) -> tuple[float | None, Any]:
         if not any(cells):
             return None, Unreadable(f"line {line} is empty")
         try:
@@ -146,12 +162,12 @@ class ArrayTable:
         self._path = path
         self._times, self._values = times, values.reshape(len(values), math.prod(values.shape[1:]))
 
-    def rows(self, first: int) -> Iterator[tuple[float | None, Any]]:
+    def rows(self, first: int) -> Iterator[Row]:
         if first > len(self._times):
             raise _has_fewer_rows(self._path, first)
         for begin in range(first, len(self._times), ROWS_AT_ONCE):
             rows = slice(begin, begin + ROWS_AT_ONCE)
-            yield from zip(self._times[rows].tolist(), _float32(self._values[rows]), strict=True)
+            yield from map(Row, self._times[rows].tolist(), _float32(self._values[rows]))
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
@@ -214,7 +230,7 @@ class ParquetTable:
             raise SourceBroken(f"{path}: has no column beside {options.time!r}")
         self._unit_ns = UNIT_S[options.time_unit] * 1e9
 
-    def rows(self, first: int) -> Iterator[tuple[float | None, Any]]:
+    def rows(self, first: int) -> Iterator[Row]:
         group, skip = 0, first
         while group < len(self._group_rows) and skip >= self._group_rows[group]:
             skip -= self._group_rows[group]
@@ -234,7 +250,7 @@ class ParquetTable:
                     if skip:
                         skip -= 1
                     else:
-                        yield time, values
+                        yield Row(time, values)
 
     def _floats(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Of a column of numbers, or of times as nanoseconds; null is NaN."""

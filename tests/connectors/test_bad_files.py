@@ -107,6 +107,25 @@ def test_a_csv_may_have_its_times_as_text(tmp_path: Path) -> None:
     assert reason == ""
 
 
+def test_a_column_of_a_csv_may_say_whose_each_row_is(tmp_path: Path) -> None:
+    path = tmp_path / "labs.csv"
+    path.write_text("patient,t,lactate\nP1,1,1.5\nP/2,2,2.5\n\nP1,3,\n")
+    samples, reason = read(table(path, key="{stem}/{patient}/blood"))
+    assert [sample.stream_key for sample in samples] == [
+        "labs/P1/blood",
+        "labs/P/2/blood",
+        "labs//blood",
+        "labs/P1/blood",
+    ]
+    assert (len(samples[0].value), reason) == (1, "")
+    assert "no column 'bed'" in read(table(path, key="{bed}"))[1]
+
+
+def test_a_key_of_a_column_that_cannot_be_is_told(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", t=np.arange(3.0), values=np.arange(3.0))
+    assert "{patient} is neither stem nor folder" in read(table(tmp_path / "t.npz", key="{patient}"))[1]
+
+
 def test_a_recording_in_its_own_time_says_that_it_waits_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
