@@ -68,6 +68,8 @@ class Supervisor:
         self.http_port = 0
         self._dropped = dict.fromkeys(options.sources, 0)
         """segments that the publishers gave up, as counted so far"""
+        self._unanswered: set[str] = set()
+        """sources for which no runtime has answered for a while"""
         self._told_at_s: dict[tuple[str, str], float] = {}
         """when the log last told of a refusal, by source and code; the metrics count each"""
 
@@ -136,17 +138,22 @@ class Supervisor:
 
     async def _look_after(self, name: str, publisher: AsyncPublisher) -> None:
         """Count what the publisher gave up; say when the runtime does not answer, and when it does again."""
-        silent_s, is_told = 0.0, False
+        silent_s = 0.0
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             self._count_dropped(name, publisher)
             self._metrics.runtime_up.labels(name).set(publisher.is_connected)
             silent_s = 0.0 if publisher.is_connected else silent_s + LOOK_EVERY_S
-            if is_told and publisher.is_connected:
+            if publisher.is_connected and name in self._unanswered:
+                self._unanswered.remove(name)
                 log.info("%s: the runtime answers", name)
-            elif silent_s >= SILENT_FOR_S and not is_told:
-                log.warning("%s: no runtime answers at %s; segments wait", name, self._options.runtime.address)
-            is_told = silent_s >= SILENT_FOR_S
+            elif silent_s >= SILENT_FOR_S and name not in self._unanswered:
+                self._unanswered.add(name)
+                log.warning("%s: %s", name, self._absence)
+
+    @property
+    def _absence(self) -> str:
+        return f"no runtime answers at {self._options.runtime.address}; segments wait"
 
     def _count_dropped(self, name: str, publisher: AsyncPublisher) -> None:
         dropped = publisher.stats.dropped
@@ -180,12 +187,16 @@ class Supervisor:
         return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _health(self, request: Request) -> JSONResponse:
-        """200 while every source is read or has ended; 503 names those that wait or are broken."""
+        """200 while each source is read or has ended and a runtime answers; 503 names those that wait or are broken."""
         sources: dict[str, Any] = {
-            name: {"health": runner.health, "reason": runner.reason, "refused_streams": len(runner.refused)}
+            name: {
+                "health": runner.health,
+                "reason": runner.reason or (self._absence if name in self._unanswered else ""),
+                "refused_streams": len(runner.refused),
+            }
             for name, runner in self.runners.items()
         }
-        healthy = all(runner.health in HEALTHY for runner in self.runners.values())
+        healthy = not self._unanswered and all(runner.health in HEALTHY for runner in self.runners.values())
         return JSONResponse({"healthy": healthy, "sources": sources}, status_code=200 if healthy else 503)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from connectors import supervisor as supervisor_module
 from connectors.config import load_config
 from connectors.errors import SnapshotError
 from connectors.http_push import HttpSource
@@ -103,6 +104,24 @@ def test_health_and_metrics_are_served(tmp_path: Path, caplog: pytest.LogCapture
     with RunningWorker(tmp_path) as worker:
         health = supervised(written(tmp_path, sources, worker.endpoint), look)
     assert health == {"slow": "stopped", "gone": "broken"}
+
+
+def test_a_source_that_no_runtime_takes_is_not_healthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor_module, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(supervisor_module, "SILENT_FOR_S", 0.02)
+    write_table(tmp_path / "slow.csv", np.arange(2000))
+
+    async def look(supervisor: Supervisor, stop: asyncio.Event) -> None:
+        while not supervisor.http_port:
+            await asyncio.sleep(0.01)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{supervisor.http_port}") as client:
+            while (health := await client.get("/health")).status_code == 200:
+                await asyncio.sleep(0.01)
+        assert "no runtime answers at tcp://127.0.0.1:9" in health.json()["sources"]["slow"]["reason"]
+        stop.set()
+
+    sources = {"slow": files(tmp_path / "slow.csv", speed=1)}
+    assert supervised(written(tmp_path, sources, "tcp://127.0.0.1:9"), look) == {"slow": "stopped"}
 
 
 @pytest.mark.parametrize("clock", [{}, {"kind": "device"}])

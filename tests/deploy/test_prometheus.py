@@ -22,7 +22,7 @@ def rules() -> list[dict[str, Any]]:
 def test_the_alerts_are_read_and_name_only_metrics_of_the_guide() -> None:
     (read,) = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["rule_files"]
     assert (FOLDER / read).exists()
-    guide = (ROOT / "docs" / "operations.md").read_text()
+    guide = "".join((ROOT / "docs" / page).read_text() for page in ("operations.md", "connectors.md"))
     named = {name for rule in rules() for name in re.findall(r"grf_\w+", rule["expr"])}
     assert {name for name in named if f"| `{name}` |" not in guide} == set()
 
