@@ -20,13 +20,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
+from zoneinfo import ZoneInfo
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
 import orjson
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from connectors.base import Options, Sample
 from connectors.errors import BadSample
@@ -34,6 +35,24 @@ from connectors.errors import BadSample
 MAX_FRAMES = 65_536
 LARGEST = float(np.finfo(np.float32).max)
 SECONDS: Mapping[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+
+
+def _known_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (OSError, ValueError, KeyError):
+        raise ValueError(f"{name!r} is no time zone, as Europe/Berlin is") from None
+    return name
+
+
+TimeZone = Annotated[
+    str,
+    AfterValidator(_known_zone),
+    Field(
+        description="Of iso8601 times that name none, as in Europe/Berlin. Of an hour that clocks go through twice, "
+        "the first is meant."
+    ),
+]
 
 
 class DecodeOptions(Options):
@@ -55,8 +74,11 @@ class DecodeOptions(Options):
     )
     time: str | int | None = Field(None, description="Path or column of the source's time stamp, of the last frame.")
     time_unit: Literal["s", "ms", "us", "ns", "iso8601", "ros"] = Field(
-        "s", description="Of the time stamp. iso8601: UTC, unless it names a zone. ros: an object with sec and nanosec."
+        "s",
+        description="Of the time stamp. iso8601: of time_zone, unless it names a zone. "
+        "ros: an object with sec and nanosec.",
     )
+    time_zone: TimeZone = "UTC"
     identity: str | int | None = Field(None, description="Path or column of what tells a message from every other.")
     rate_hz: float | None = Field(None, gt=0, description="With [T, F]: frames per second; without, all have one time.")
     scale: float = Field(1.0, description="Every feature is multiplied by this.")
@@ -229,10 +251,12 @@ def _number(content: Any, field: str | int, options: DecodeOptions) -> float:
     return math.nan
 
 
-def iso8601_s(text: str) -> float:
-    """Seconds since 1970 of a time in ISO 8601: UTC, unless it names a zone. Raises ValueError, TypeError."""
+def iso8601_s(text: str, zone: str) -> float:
+    """Seconds since 1970 of a time in ISO 8601: of this zone, unless it names one. Raises ValueError, TypeError."""
     when = datetime.fromisoformat(text)
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC if zone == "UTC" else ZoneInfo(zone))  # a small system may know no zones
+    return when.timestamp()
 
 
 def _stamp(content: Any, options: DecodeOptions) -> float:
@@ -240,7 +264,7 @@ def _stamp(content: Any, options: DecodeOptions) -> float:
     value = _at(content, options.time)
     try:
         if options.time_unit == "iso8601":
-            stamp_s = iso8601_s(value)
+            stamp_s = iso8601_s(value, options.time_zone)
         elif options.time_unit == "ros":
             stamp_s = float(_part(value, "sec")) + float(_part(value, "nanosec")) * 1e-9
         else:

@@ -30,6 +30,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from connectors.base import Options, Position, Sample
+from connectors.decoding import TimeZone
 from connectors.errors import SourceBroken
 from connectors.recorded import RecordedOptions, RecordedSource
 from connectors.tables import UNIT_S, Table, open_table
@@ -47,8 +48,9 @@ class TableOptions(Options):
     format: Literal["auto", "csv", "npz", "npy", "parquet"] = Field("auto", description="auto: by the file's suffix.")
     time: str = Field("t", description="Column of times; npz: the array. npy: the file beside it that has them.")
     time_unit: Literal["s", "ms", "us", "ns", "iso8601"] = Field(
-        "s", description="Of the times. iso8601: of a csv; UTC, unless they name a zone."
+        "s", description="Of the times. iso8601: of a csv; of time_zone, unless they name a zone."
     )
+    time_zone: TimeZone = "UTC"
     columns: tuple[str, ...] = Field((), description="csv, parquet: the features, in order.  [default: all others]")
     values: str = Field("values", description="npz: the array [rows, features].")
     delimiter: str = Field(",", min_length=1, max_length=1, description="csv.")

@@ -48,6 +48,7 @@ class TableShape(Protocol):
     format: str
     time: str
     time_unit: str
+    time_zone: str
     columns: tuple[str, ...]
     values: str
     delimiter: str
@@ -99,6 +100,7 @@ class CsvTable:
         self._path = path
         self._delimiter = options.delimiter
         self._has_iso8601 = options.time_unit == ISO8601
+        self._zone = options.time_zone
         with self._opened() as file:
             self._names = self._parsed(file.readline(MAX_LINE_BYTES))
         self._time = _column(path, self._names, options.time)
@@ -129,7 +131,7 @@ class CsvTable:
         if not any(cells):
             return None, Unreadable(f"line {line} is empty")
         try:
-            time = iso8601_s(cells[self._time]) if self._has_iso8601 else float(cells[self._time])
+            time = iso8601_s(cells[self._time], self._zone) if self._has_iso8601 else float(cells[self._time])
         except (ValueError, IndexError, OverflowError):
             kind = "ISO 8601" if self._has_iso8601 else "number"
             return None, Unreadable(f"line {line}: no {kind} in the column of times, {self._cell(cells, self._time)}")

@@ -99,6 +99,7 @@ def test_a_row_that_cannot_be_read_is_told_with_its_line_and_column(tmp_path: Pa
 def test_a_csv_may_have_its_times_as_text(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("t,a\n1970-01-01T00:00:01Z,1\n1970-01-01 00:00:02.5,2\n1970-01-01T01:00:03+01:00,3\n4.0,4\n")
+    assert read(table(path, time_unit="iso8601", time_zone="Asia/Tokyo"))[0][1].event_time_s == 2.5 - 9 * 3600
     samples, reason = read(table(path, time_unit="iso8601"))
     assert [sample.event_time_s for sample in samples] == [1.0, 2.5, 3.0, None]
     assert "line 5: no ISO 8601 in the column of times, 't': '4.0'" in str(samples[3].value)

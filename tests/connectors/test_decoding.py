@@ -61,6 +61,25 @@ def test_iso_times_without_a_zone_are_utc() -> None:
     assert decoded(b'{"v": [1], "t": "1970-01-01T01:00:02+01:00"}', None, **options).stamp_s == 2.0
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-10-25T01:59:59", 1792886399.0),
+        ("2026-10-25T02:30:00", 1792888200.0),  # the clocks go through this hour twice: the first is meant
+        ("2026-10-25T03:00:00", 1792893600.0),
+        ("2026-10-25T02:30:00+01:00", 1792891800.0),
+    ],
+)
+def test_iso_times_without_a_zone_may_be_local(text: str, seconds: float) -> None:
+    options = {"fields": [1], "time": 0, "time_unit": "iso8601", "time_zone": "Europe/Berlin"}
+    assert decoded(f"{text},5", None, format="csv", **options).stamp_s == seconds
+
+
+def test_a_zone_that_is_none_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'Berlin' is no time zone, as Europe/Berlin is"):
+        DecodeOptions(time_zone="Berlin")
+
+
 def test_a_missing_field_is_refused_or_left_to_the_encoder() -> None:
     assert math.isnan(decoded(b'{"a": null}', format="json", fields=["a"], missing="nan").values[0, 0])
     assert math.isnan(decoded(b"{}", format="json", fields=["a"], missing="nan").values[0, 0])
