@@ -95,6 +95,9 @@ class DecodeOptions(Options):
         columns = [*self.fields, *(x for x in (self.time, self.identity) if x is not None)]
         if self.format == "csv" and not all(isinstance(column, int) and column >= 0 for column in columns):
             raise ValueError("format csv: columns are numbers, counted from 0")
+        named = self.time is not None or self.identity is not None
+        if self.format == "values" and named and not (self.fields or self.values):
+            raise ValueError("format values has time and identity among what it names: say fields or values too")
         if self.format == "floats" and (self.fields or self.values or self.time is not None):
             raise ValueError("format floats has nothing but numbers: no fields, values or time")
         return self

@@ -80,6 +80,12 @@ def test_a_zone_that_is_none_is_refused() -> None:
         DecodeOptions(time_zone="Berlin")
 
 
+@pytest.mark.parametrize("option", ["time", "identity"])
+def test_what_would_not_be_looked_at_is_refused(option: str) -> None:
+    with pytest.raises(ValidationError, match="say fields or values too"):
+        DecodeOptions.model_validate({option: "id"})
+
+
 def test_a_missing_field_is_refused_or_left_to_the_encoder() -> None:
     assert math.isnan(decoded(b'{"a": null}', format="json", fields=["a"], missing="nan").values[0, 0])
     assert math.isnan(decoded(b"{}", format="json", fields=["a"], missing="nan").values[0, 0])
