@@ -33,6 +33,7 @@ class _Opening(NamedTuple):
     peer: Peer
     message: m.Open
     key: SessionKey
+    numbering: int
 
     @property
     def name(self) -> tuple[bytes, SessionKey, str]:
@@ -111,7 +112,7 @@ class Publishing:
         self._tell_loser(previous, peer, message)
         if session.reset_reason or was_reset:
             refuse("session_reset", session.reset_reason or "the session was deleted, or its store was replaced")
-        self._keep_opening(_Opening(peer, message, session.key))
+        self._keep_opening(_Opening(peer, message, session.key, numbering))
 
     def _numbering(self, peer: Peer, message: m.Open, session: Session) -> int:
         """Its own, if it has one, for it may not have heard of another: that is not below the stream's."""
@@ -135,18 +136,15 @@ class Publishing:
         """Answer those whose stream the store knows by now; wait for all of them, however long that takes."""
         opening, self._opening = self._opening, {}
         for one in opening.values():
-            refuse = partial(self._outbox.refuse_segment, one.peer, one.message.session, one.message.stream)
             session = self._engine.sessions.get(one.key)
             stream = session.streams.get(one.message.stream) if session else None
             if session is None or stream is None:
-                refuse(0, "not_open", "the session has left this worker")
-                continue
-            if stream.owner != one.peer.owner:  # the numbering is another's: with it this one would be taken for that
-                refuse(one.message.base, "stream_taken", "another connection has opened the stream")
+                text = "the session has left this worker"
+                self._outbox.refuse_segment(one.peer, one.message.session, one.message.stream, 0, "not_open", text)
                 continue
             self._engine.wait_for_opening(session, one.message.stream, now_s)
             if stream.stored == "yes":
-                self._tell_opened(one.peer, one.message, session, stream)
+                self._tell_opened(one, session, stream)
             else:
                 self._keep_opening(one)
 
@@ -154,13 +152,15 @@ class Publishing:
         """Of a stream that a connection opens again and again, while the store does not answer, the last one counts."""
         self._opening[one.name] = one
 
-    def _tell_opened(self, peer: Peer, message: m.Open, session: Session, stream: StreamState) -> None:
+    def _tell_opened(self, one: _Opening, session: Session, stream: StreamState) -> None:
+        """Its own numbering, for by now another publisher may have the stream: with that one's it would count as it."""
+        peer, message = one.peer, one.message
         for sequence, code in sorted(stream.refused.items()):
             text = "it was refused before"
             self._outbox.refuse_segment(peer, message.session, message.stream, sequence, code, text)
         last = max(stream.received.highest, message.base - 1)
         stream.told_durable = stream.durable
-        marks = session.live_version, session.born, stream.numbering
+        marks = session.live_version, session.born, one.numbering
         self._outbox.send(peer.identity, m.Opened(message.session, message.stream, stream.durable, last, *marks))
 
     def _tell_loser(self, previous: str, peer: Peer, message: m.Open) -> None:

@@ -48,6 +48,8 @@ class RelayStream:
         self._was_deleted = False
         self._numbering = 0
         """as the worker calls the numbers that are given here; 0 if it has not said"""
+        self._told_numbering = 0
+        """when the stream was last to be opened"""
         self._was_taken = False
         """by another publisher, since what is held was numbered"""
         self._left_at_durable = 0
@@ -164,8 +166,8 @@ class RelayStream:
     def open(self) -> m.Open:
         self.state = "opening"
         self._told_oldest = self.oldest
-        numbering = self._numbering if self._numbered_here and not self._was_taken else 0
-        known = self._known_durable, self._known_born, numbering
+        self._told_numbering = self._numbering if self._numbered_here and not self._was_taken else 0
+        known = self._known_durable, self._known_born, self._told_numbering
         return m.Open(self.session, self.stream, self.modality, self.oldest, *known)
 
     @property
@@ -293,7 +295,8 @@ class RelayStream:
 
     def is_taken(self, nack: m.Nack) -> bool:
         """Does this `stream_taken` say that the stream is not ours? While it is being opened it may be late news."""
-        return self.state == "open" or (self.state == "opening" and nack.sequence == self._told_oldest)
+        is_answer = self._told_numbering > 0 and nack.sequence == self._told_oldest
+        return self.state == "open" or (self.state == "opening" and is_answer)
 
     def taken_over(self, nack: m.Nack) -> list[Posted]:
         """Another publisher has opened the stream; return what may have met its numbers, refused."""
