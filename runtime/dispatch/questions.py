@@ -208,9 +208,15 @@ class Questions:
         self._ask(peer, question, run, partial(self._scanned, peer, question, limit))
 
     def _scanned(self, peer: Peer, question: m.ListSessions, limit: int, stored: list[str], now_s: float) -> None:
-        resident = [key.session for key in self._engine.sessions if key.tenant == peer.tenant]
-        known = {session for session in resident if session.encode() > question.after.encode()} | set(stored)
-        page = heapq.nsmallest(limit + 1, known, key=str.encode)
+        # All sessions in memory are looked at while everybody waits: those that a full page cannot show are not sorted.
+        # Texts have the order of their UTF-8, as in the store.
+        last = stored[-1] if len(stored) > limit else ""
+        resident = {
+            key.session
+            for key in self._engine.sessions
+            if question.after < key.session and (not last or key.session <= last) and key.tenant == peer.tenant
+        }
+        page = heapq.nsmallest(limit + 1, resident.union(stored))
         self._outbox.send(peer.identity, m.Sessions(question.request, page[:limit], len(page) > limit))
 
     def _history(self, peer: Peer, key: SessionKey, question: m.QueryHistory) -> None:

@@ -131,6 +131,8 @@ def test_sessions_are_listed_in_pages_whether_in_memory_or_in_the_store() -> Non
     later.say(b"a", m.ListSessions(1, "", 2), m.ListSessions(2, "b", 2), m.ListSessions(3, "d", 2))
     pages = [(page.sessions, page.more) for page in later.heard(b"a", m.Sessions)]
     assert pages == [(["a", "b"], True), (["c", "d"], True), (["e"], False)]
+    later.say(b"a", *(m.ListSessions(4 + number, after, 1) for number, after in enumerate(("", "a", "b", "c", "d"))))
+    assert [page.sessions for page in later.heard(b"a", m.Sessions)] == [["a"], ["b"], ["c"], ["d"], ["e"]]
 
 
 def test_a_deleted_session_begins_anew_and_its_publisher_is_told() -> None:
