@@ -35,7 +35,7 @@ class LocalRuntime:
         self._show_logs = show_logs
         self._controller: Any = None
         self._lock: IO[str] | None = None
-        self._ray_thread = ThreadPoolExecutor(1, "ray", initializer=_block_hang_up)
+        self._ray_thread = _thread_of_ray()
         """Ray is started in it and it stays while Ray does: in the main thread SIGTERM would end Ray's start in its
         middle, and Linux ends Ray's processes with the thread that started them"""
 
@@ -153,8 +153,10 @@ class LocalRuntime:
                         logging_level=logging.ERROR,
                     ).result()
                 return
-            except ray.exceptions.RaySystemError as error:
+            except Exception as error:  # of a part that was too late to register Ray says so by no class of its own
                 ray.shutdown()
+                self._ray_thread.shutdown()  # which ends those parts that a start cut short has left
+                self._ray_thread = _thread_of_ray()
                 if not attempts_left:
                     raise StartError(f"Ray does not start: {error}") from None
                 on_progress("Ray did not answer in time: starting it again")
@@ -175,6 +177,10 @@ class LocalRuntime:
             return bool(ray.get(self._controller.stop.remote(drain_s), timeout=drain_s + 10.0))
         except ray.exceptions.RayError:
             return False
+
+
+def _thread_of_ray() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "ray", initializer=_block_hang_up)
 
 
 def _block_hang_up() -> None:

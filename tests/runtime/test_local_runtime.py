@@ -17,25 +17,46 @@ from runtime.state_dir import Note, StartError, has_left_note, take_lock, write_
 WAITED_FOR_WITHIN_S = 30.0
 
 
-def ray_that_fails(monkeypatch: pytest.MonkeyPatch, times: int) -> list[str]:
+LATE = [ray.exceptions.RaySystemError("Failed to connect to GCS"), Exception("The current node timed out")]
+"""as Ray says it of the GCS, and of a raylet"""
+
+
+def ray_that_fails(monkeypatch: pytest.MonkeyPatch, times: int, error: Exception = LATE[0]) -> list[str]:
     """What is done with Ray, which does not answer so many times."""
     done: list[str] = []
 
     def init(**_: Any) -> None:
         done.append("init")
         if done.count("init") <= times:
-            raise ray.exceptions.RaySystemError("Failed to connect to GCS")
+            raise error
 
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setattr(ray, "shutdown", lambda: done.append("shutdown"))
     return done
 
 
-def test_ray_is_started_again_where_it_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    done, told = ray_that_fails(monkeypatch, 1), list[str]()
+@pytest.mark.parametrize("error", LATE)
+def test_ray_is_started_again_where_it_does_not_answer_in_time(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    done, told = ray_that_fails(monkeypatch, 1, error), list[str]()
     LocalRuntime(Settings())._start_ray("namespace", told.append)
     assert done == ["init", "shutdown", "init"]
     assert told == ["Ray did not answer in time: starting it again"]
+
+
+def test_what_a_start_of_ray_has_left_ends_with_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    starters: list[threading.Thread] = []
+
+    def init(**_: Any) -> None:
+        starters.append(threading.current_thread())
+        if len(starters) == 1:
+            raise LATE[1]
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    LocalRuntime(Settings())._start_ray("namespace", lambda text: None)
+    assert [starter.is_alive() for starter in starters] == [False, True]
 
 
 def test_a_ray_that_never_answers_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
