@@ -24,7 +24,7 @@ from runtime.keys import KEY_GROUPS
 from runtime.measured_loads import MeasuredLoads
 from runtime.members import Members
 from runtime.orders import OrderBook, Orders
-from runtime.placement import Beat, ClusterPolicy, Facts, plan, targets, worker_of
+from runtime.placement import Beat, ClusterPolicy, Facts, of_another_model, plan, targets, worker_of
 from runtime.staff import Staff
 from runtime.store.base import Store, StoreError, StoreFenced, StoreLocked
 from runtime.workers_wanted import WorkersWanted
@@ -107,7 +107,8 @@ class Controller:
             self._members.hear(beat, now_s, known.joined_s if known else now_s)
             self._leases.heard(beat.owner, now_s)
             self._loads.hear(beat, self._book.epochs_of(beat.owner), now_s)
-            self._staff.came(beat.name)
+            if known is None:
+                self._welcome(beat, now_s)
             if beat.leaves or (self._nodes and beat.node in self._drained_nodes):
                 self._staff.leaving.add(beat.owner)
             is_news = known is None or (known.beat.released, known.beat.leaves) != (beat.released, beat.leaves)
@@ -337,6 +338,18 @@ class Controller:
         for owner in changes.ends:
             self._log.note(now_s, "ended", f"{owner} is not wanted any more")
             self._hands.stop(worker_of(owner))
+
+    def _welcome(self, beat: Beat, now_s: float) -> None:
+        """Or turn it away: then it counts as still on its way, so that it is tried again after a while."""
+        alive, owners = self._facts(now_s).alive, self._assignment.owners
+        serving = [member.beat for member in self._members.among(owners & alive)]
+        other = None if beat.owner in owners else of_another_model(beat, serving)
+        if other is None:
+            self._staff.came(beat.name)
+            return
+        self._staff.leaving.add(beat.owner)
+        text = f"{beat.name}: its model ({beat.model:.12}) is not that of {other.name} ({other.model:.12}), which serves"
+        self._log.note(now_s, "does not start", f"{text}: all change it together, by `grf down`", logging.WARNING)
 
     def _bury(self, beat: Beat, now_s: float, why: str) -> None:
         self._log.note(now_s, "died", f"{beat.owner}: {why}")

@@ -7,7 +7,7 @@ the plan asks the owner to give it up: to even out the load, to empty a worker t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import NamedTuple
@@ -111,10 +111,18 @@ class Beat:
     """of the table that it has (`Orders.table_stamp`)"""
     leaves: bool = False
     """it is to end: it wants to give up all it has"""
+    model: str = ""
+    """digest of its model; "" of a worker that is older than such"""
 
     @property
     def owner(self) -> str:
         return f"{self.name}/{self.incarnation}"
+
+
+def of_another_model(beat: Beat, serving: Iterable[Beat]) -> Beat | None:
+    """One of those that serve, if its model is not the newcomer's: each move from one to the other would begin the
+    sessions anew. Nobody serves who is gone: where all are, the newcomer's model is the runtime's."""
+    return next((one for one in serving if beat.model and one.model and one.model != beat.model), None)
 
 
 def worker_of(owner: str) -> str:

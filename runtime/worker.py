@@ -194,6 +194,7 @@ class Worker:
             released=self._told_released,
             table_stamp=self._table_stamp,
             leaves=self._leaves,
+            model=engine.signature.digest,
         )
 
     def _on_turn(self, now_s: float) -> None:

@@ -64,6 +64,7 @@ class Cluster:
         node: str = "",
         fenced: bool = False,
         leaves: bool = False,
+        model: str = "",
     ) -> Orders:
         beat = Beat(
             name,
@@ -74,6 +75,7 @@ class Cluster:
             node=node,
             fenced=fenced,
             leaves=leaves,
+            model=model,
         )
         return self.controller.beat(beat, now_s)
 
@@ -183,6 +185,40 @@ def test_a_standby_takes_over_the_moment_a_process_is_known_to_be_dead() -> None
     assert cluster.hands.started == ["worker-1"], "Ray restarts the dead one"
     assert len(cluster.beat("worker-1", "b", 5.0)) == KEY_GROUPS
     assert cluster.beat("worker-0", "c", 5.0) == {}, "and it becomes the next standby"
+
+
+def test_a_worker_of_another_model_than_those_that_serve_gets_nothing_and_is_tried_again_later() -> None:
+    """As where the bundle was replaced and a worker has crashed: two models at once reset sessions at each move."""
+    cluster = Cluster(workers=2)
+    cluster.controller.tick(0.0)
+    cluster.orders("worker-0", "a", 1.0, model="old")
+    assert cluster.orders("worker-1", "a", 1.1, model="new").epochs == {}
+    assert cluster.hands.stopped == ["worker-1"]
+    assert cluster.events("does not start") == [
+        "worker-1: its model (new) is not that of worker-0 (old), which serves: all change it together, by `grf down`"
+    ]
+    cluster.controller.died("worker-1/a", 2.0)
+    cluster.orders("worker-0", "a", 50.0, model="old")
+    assert cluster.hands.started == ["worker-0", "worker-1"]
+    cluster.orders("worker-0", "a", 61.0, model="old")
+    assert cluster.hands.started == ["worker-0", "worker-1", "worker-1"]
+    cluster.orders("worker-1", "b", 62.0, model="old")
+    assert cluster.hands.stopped == ["worker-1"]
+
+
+def test_a_worker_of_another_model_takes_over_where_nobody_serves_any_more() -> None:
+    cluster = Cluster()
+    cluster.orders("worker-0", "a", 1.0, model="old")
+    cluster.controller.died("worker-0/a", 1.1)
+    assert len(cluster.orders("worker-0", "b", 5.0, model="new").epochs) == KEY_GROUPS
+
+
+def test_those_that_serve_stay_when_the_controller_is_restarted_whoever_beats_first() -> None:
+    disk = Cluster(workers=2)
+    disk.orders("worker-0", "a", 1.0, model="old")
+    restarted = Cluster(disk.disk, 2.0, expected=("worker-0", "worker-1"), workers=2)
+    restarted.orders("worker-1", "b", 2.1, model="new")
+    assert len(restarted.orders("worker-0", "a", 2.2, model="old").epochs) == KEY_GROUPS
 
 
 def test_a_worker_that_renews_at_the_store_is_not_replaced_though_it_is_silent_here() -> None:
