@@ -342,14 +342,15 @@ class Controller:
     def _welcome(self, beat: Beat, now_s: float) -> None:
         """Or turn it away: then it counts as still on its way, so that it is tried again after a while."""
         alive, owners = self._facts(now_s).alive, self._assignment.owners
-        serving = [member.beat for member in self._members.among(owners & alive)]
+        serving = [member.beat for member in self._members.among(owners.intersection(alive))]
         other = None if beat.owner in owners else of_another_model(beat, serving)
         if other is None:
             self._staff.came(beat.name)
             return
         self._staff.leaving.add(beat.owner)
-        text = f"{beat.name}: its model ({beat.model:.12}) is not that of {other.name} ({other.model:.12}), which serves"
-        self._log.note(now_s, "does not start", f"{text}: all change it together, by `grf down`", logging.WARNING)
+        why = f"its model ({beat.model:.12}) is not that of {other.name} ({other.model:.12}), which serves"
+        text = f"{beat.name}: {why}: all change it together, by `grf down`"
+        self._log.note(now_s, "does not start", text, logging.WARNING)
 
     def _bury(self, beat: Beat, now_s: float, why: str) -> None:
         self._log.note(now_s, "died", f"{beat.owner}: {why}")
