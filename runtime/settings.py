@@ -64,7 +64,7 @@ class RuntimeSettings:
     evict_after_s: float = 60.0
     """an idle session leaves memory after this; the store keeps it"""
     tokens_file: str = ""
-    """JSON {token: tenant}; without it every client may name any tenant"""
+    """JSON {token: tenant}; without it every client may name any tenant. Changes count within a second"""
     heartbeat_s: float = 0.25
     """between two signs of life of a worker"""
     lease_s: float = 2.0
@@ -125,8 +125,8 @@ class Settings:
         if not self.runtime.tokens_file:
             return {}
         try:
-            tokens = json.loads(Path(self.runtime.tokens_file).read_text())
-        except (OSError, ValueError) as error:
+            tokens = json.loads(Path(self.runtime.tokens_file).read_text(), object_pairs_hook=_distinct_tokens)
+        except (OSError, ValueError, RecursionError) as error:
             raise SettingError(f"runtime.tokens_file: {error}") from None
         if not isinstance(tokens, dict) or not all(isinstance(tenant, str) for tenant in tokens.values()):
             raise SettingError("runtime.tokens_file: expected a JSON object {token: tenant}")
@@ -134,12 +134,25 @@ class Settings:
             raise SettingError("runtime.tokens_file: there is no token in it; leave the setting out to let everyone in")
         if "" in tokens:
             raise SettingError(f"runtime.tokens_file: the token of {tokens['']!r} is empty: whoever sends none has it")
+        for token, tenant in tokens.items():
+            if not token.isprintable() or token != token.strip():
+                what = f"the token of {tenant!r} has a control character, or a space at its end"
+                raise SettingError(f"runtime.tokens_file: {what}: no HTTP header has such")
         try:
             for tenant in tokens.values():
                 check_tenant(tenant)
         except InvalidId as error:
             raise SettingError(f"runtime.tokens_file: {error}") from None
         return tokens
+
+
+def _distinct_tokens(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets a key stand twice, and the last one counts: whoever has the token would be another tenant."""
+    tokens = dict(pairs)
+    for token, tenant in pairs:
+        if tokens[token] != tenant:
+            raise ValueError(f"the token of {tenant!r} stands there again, for another tenant")
+    return tokens
 
 
 LAYERS: dict[str, type[Any]] = {

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 
 import torch
 from prometheus_client import start_http_server
@@ -24,12 +25,12 @@ from runtime.model_source import open_model
 from runtime.orders import Orders
 from runtime.placement import Beat, Place
 from runtime.routes import as_message
-from runtime.security import Tokens
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreError
 from runtime.store_source import open_store
 from runtime.store_watch import StoreWatch
 from runtime.timed_model import TimedModel
+from runtime.tokens_file import TokensFile
 from runtime.worker_loop import WorkerLoop
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ class Worker:
         self._beat_now = threading.Event()
         self._stopped = threading.Event()
         engine = Engine(self._model, settings.engine_policy)
-        self._dispatcher = Dispatcher(engine, name, self.incarnation, Tokens(settings.tokens()), settings.dispatch)
+        self._tokens = TokensFile(settings)
+        self._dispatcher = Dispatcher(engine, name, self.incarnation, self._tokens.tokens, settings.dispatch)
         self._loop = WorkerLoop(self._dispatcher, lambda: open_store(settings), self._on_turn)
         self._beats = threading.Thread(target=self._beat_forever, name="grf-beat", daemon=True)
 
@@ -122,6 +124,8 @@ class Worker:
             if not self._loop.is_alive:
                 self._on_death()
                 return
+            if self._tokens.has_changed():
+                self._loop.call(partial(self._dispatcher.trust, self._tokens.tokens))
             self._beat()
             self._beat_now.wait(self._settings.runtime.heartbeat_s)
             self._beat_now.clear()

@@ -155,6 +155,12 @@ class Dispatcher:
         """The transport cannot reach this connection any more, or it does not read what it is sent."""
         self._forget_unread(self.peers.drop(identity))
 
+    def trust(self, tokens: Tokens) -> None:
+        """These count from now on: everyone who is connected has to say hello again, and is told so when it speaks."""
+        self._tokens = tokens
+        for peer in self.peers.all():
+            self.gone(peer.identity)
+
     def _refuse_stranger(self, identity: bytes) -> None:
         self.outbox.refuse(identity, "hello_first", "this worker does not know the connection: say hello")
 

@@ -151,6 +151,10 @@ def test_tokens_are_read_and_a_bad_file_is_told(tmp_path: Path) -> None:
         ('{"": "acme"}', "the token of 'acme' is empty"),
         ('{"s3cret": "acme/north"}', "tenant has a slash"),
         ('{"s3cret": ""}', "tenant is empty"),
+        ('{"s3cret": "acme", "s3cret": "rival"}', "the token of 'acme' stands there again, for another tenant"),
+        (r'{"\ud800": "acme"}', "the token of 'acme' has a control character"),
+        (r'{"s3cret\n": "acme"}', "the token of 'acme' has a control character, or a space at its end"),
+        ("[" * 100_000, "maximum recursion depth exceeded"),
     ],
 )
 def test_a_tokens_file_that_lets_everyone_in_or_names_no_tenant_is_refused(

@@ -14,6 +14,7 @@ from runtime.engine.engine import SILENT_PER_TICK
 from runtime.engine.policies import OrderPolicy
 from runtime.keys import SessionKey, key_group
 from runtime.records import HistoryRow
+from runtime.security import Tokens
 from runtime.state_maps import StateMaps
 from runtime.wire import encode
 from tests.runtime.dispatch.desk import FRAMES, Desk
@@ -59,6 +60,25 @@ def test_with_tokens_a_client_is_the_tenant_of_its_token_and_no_other() -> None:
         assert [nack.code for nack in desk.heard(b"a", m.Nack)] == ["unauthorised"]
     desk.hello(b"a", "acme", "s3cret")
     assert [welcome.tenant for welcome in desk.heard(b"a", m.Welcome)] == ["acme"]
+
+
+def test_a_token_that_is_taken_back_ends_its_connections_and_the_others_say_hello_again() -> None:
+    desk = Desk(tokens={"old": "acme", "kept": "rival"})
+    desk.hello(b"a", "acme", "old")
+    desk.hello(b"r", "rival", "kept")
+    desk.say(b"a", m.Subscribe("", 100))
+    desk.dispatcher.trust(Tokens({"new": "acme", "kept": "rival"}))
+    desk.told.clear()
+    for who, tenant, token, code in ((b"a", "acme", "old", "unauthorised"), (b"r", "rival", "kept", "")):
+        desk.say(who, m.Ping(1))
+        assert [nack.code for nack in desk.heard(who, m.Nack)] == ["hello_first"]
+        desk.told.clear()
+        desk.hello(who, tenant, token)
+        assert [nack.code for nack in desk.heard(who, m.Nack)] == ([code] if code else [])
+    desk.hello(b"n", "acme", "new")
+    desk.settle(b"n", "s", 1)
+    assert desk.heard(b"n", m.Welcome)
+    assert not desk.heard(b"a", m.Update)
 
 
 def test_a_tenant_neither_sees_nor_hears_of_another() -> None:
