@@ -25,7 +25,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
 from torch import Tensor
 
-from grf_core.config import ConfigError, GRFConfig
+from grf_core.config import MAX_NAME_CHARS, ConfigError, GRFConfig
 from grf_core.folded import FoldedStepModel
 from grf_core.folding import MAX_FOLDED_NUMBERS, numbers_of
 from grf_core.graphed import GraphedStepModel
@@ -180,6 +180,9 @@ def _parse_description(text: bytes) -> dict[str, Any]:
     for field, kind in expected.items():
         if not isinstance(described[field], kind):
             raise BundleError(CONFIG_FILE, field, f"{type(described[field]).__name__}, not {kind.__name__}")
+    name = described["name"]
+    if not name.isprintable() or not 1 <= len(name) <= MAX_NAME_CHARS:
+        raise BundleError(CONFIG_FILE, "name", f"{name!r:.60} is no printable name of 1 to {MAX_NAME_CHARS} characters")
     return described
 
 
