@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,7 @@ EXPECTED = {
     "grf_core.data.motion": "MotionDataError",
     "grf_core.recording": "RecordingError",
     "runtime.client.errors": "ClientError",
+    "runtime.keys": "InvalidId",
     "runtime.records": "RecordError",
     "runtime.settings": "SettingError",
     "runtime.state_dir": "StartError",
@@ -42,7 +45,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def failure_text(error: Exception) -> str | None:
     """What to tell of an expected failure; None for a defect."""
-    return str(error) if is_expected(error, EXPECTED) else None
+    return shown(str(error)) if is_expected(error, EXPECTED) else None
+
+
+def shown(text: str) -> str:
+    """Text of others as a terminal may have it: from an archive or a bundle, a control character would do what it says
+    there. Escaped as in JSON, which it may be."""
+    return "".join(
+        json.dumps(char)[1:-1] if char != "\n" and unicodedata.category(char) in ("Cc", "Cs") else char for char in text
+    )
 
 
 def is_expected(error: Exception, expected: Mapping[str, str]) -> bool:

@@ -12,7 +12,7 @@ import click
 import numpy as np
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from runtime.cli.common import NOT_AS_IT_SHOULD_BE, read_settings, settings_options
+from runtime.cli.common import NOT_AS_IT_SHOULD_BE, read_settings, settings_options, shown
 from runtime.digest import TOLERANCE, SettledSession, difference, digest_of
 from runtime.records import SessionRecord
 from runtime.state_dir import state_lock
@@ -74,10 +74,10 @@ def inspect_state(
         if session is None:
             click.echo(
                 f"{record.key.tenant}/{record.key.session}  version {record.version}  event time"
-                f" {record.event_time_s:.3f}  streams {len(record.streams)}  model {record.model_digest[:12]}"
+                f" {record.event_time_s:.3f}  streams {len(record.streams)}  model {shown(record.model_digest[:12])}"
             )
         elif record.key == (tenant, session):
-            click.echo(json.dumps(_as_json(record), indent=2, ensure_ascii=False))
+            click.echo(shown(json.dumps(_as_json(record), indent=2, ensure_ascii=False)))
             return
     if session is not None:
         raise click.ClickException(f"no session {session!r} of tenant {tenant!r}")

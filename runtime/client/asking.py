@@ -1,4 +1,5 @@
-"""What a reader may ask, and what the answers say: the same for threads and for asyncio."""
+"""What a reader may ask, and what the answers say: the same for threads and for asyncio. Raises InvalidId for a session
+that cannot be."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from runtime import messages as m
 from runtime.client.given import as_time_s
 from runtime.client.state_core import Answer, Question
+from runtime.keys import check_id
 
 T = TypeVar("T")
 
@@ -24,6 +26,7 @@ class Asking(Generic[T]):
 
 
 def ask_state(session: str, after_version: int, wait_s: float, include_context: bool) -> Asking[dict[str, Any]]:
+    check_id("session", session)
     version, wait_ms = index(after_version), int(wait_s * 1000)
 
     def read(answer: Answer) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def ask_sessions(after: str, limit: int) -> Asking[tuple[list[str], bool]]:
 
 
 def ask_history(session: str, from_s: float, to_s: float, limit: int) -> Asking[list[dict[str, Any]]]:
+    check_id("session", session)
     between_s, n_rows = (as_time_s(from_s), as_time_s(to_s)), index(limit)
 
     def read(answer: Answer) -> list[dict[str, Any]]:
@@ -52,6 +56,8 @@ def ask_history(session: str, from_s: float, to_s: float, limit: int) -> Asking[
 
 
 def ask_to_delete(session: str) -> Asking[bool]:
+    check_id("session", session)
+
     def read(answer: Answer) -> bool:
         assert isinstance(answer, m.Deleted)
         return answer.existed

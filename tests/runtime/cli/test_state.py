@@ -8,6 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from runtime.cli import grf
+from runtime.keys import SessionKey
+from runtime.records import SessionRecord, StreamRecord
+from runtime.store.archive import write_archive
 from runtime.store.base import StoreUnavailable
 from runtime.store.sqlite import SqliteStore
 
@@ -28,3 +31,16 @@ def test_a_store_without_sessions_is_exported_all_the_same(tmp_path: Path) -> No
     file = tmp_path / "backup.grfstate"
     result = CliRunner().invoke(grf, ["state", "export", str(file), "--set", f"runtime.state_dir={tmp_path}"])
     assert (result.exit_code, result.output.strip()) == (0, f"0 sessions in {file}")
+
+
+def test_what_an_archive_says_commands_no_terminal(tmp_path: Path) -> None:
+    stream = StreamRecord("w\x9b31m", "gyroscope", 1, (), 1.0)
+    record = SessionRecord(
+        SessionKey("default", "s"), "\x1b]0;x", "", 1, 1.0, 1.0, bytes(16), None, (), (), 0.0, {}, (stream,)
+    )
+    file = tmp_path / "of-others.grfstate"
+    write_archive(file, [record])
+    for options in ([], ["--session", "s"]):
+        told = CliRunner().invoke(grf, ["state", "inspect", str(file), *options], color=True).output
+        assert "\\u001b]0;x" in told
+        assert not {"\x1b", "\x9b"} & {*told}

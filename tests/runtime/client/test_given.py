@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 
 from runtime import messages as m
-from runtime.client.asking import ask_history, ask_state
+from runtime.client.asking import ask_history, ask_state, ask_to_delete
 from runtime.client.given import as_frames, as_time_s
+from runtime.keys import InvalidId
 from runtime.wire import decode, encode
 
 
@@ -63,3 +64,14 @@ def test_times_and_frames_of_any_kind_of_number_are_taken() -> None:
     assert [as_time_s(time_s) for time_s in (2, np.float32(2), np.array(2), np.int8(2))] == [2.0] * 4
     for frames in ([[1, 2]], [[True, 2.0]], np.array([[1, 2.0]], object), [np.ones(2), np.ones(2)]):
         assert as_frames(frames).dtype == np.float32
+
+
+def test_a_session_that_cannot_be_is_not_asked_for() -> None:
+    """Of an id that is no text the message could not even be written."""
+    for session in ("\udcff", "\x1b", ""):
+        with pytest.raises(InvalidId):
+            ask_state(session, 0, 0.0, include_context=False)
+        with pytest.raises(InvalidId):
+            ask_history(session, 0.0, 1.0, 1)
+        with pytest.raises(InvalidId):
+            ask_to_delete(session)
