@@ -31,6 +31,10 @@ from runtime.placement import ClusterPolicy
 from runtime.store.redis_address import parse_redis
 
 ENV_PREFIX = "GRF_"
+MAX_THREADS = 1024
+"""the system ends a process that asks for more than it has"""
+MAX_CAPACITY = 1 << 26
+"""rows: the worker's own account of so many takes gigabytes, whatever the model"""
 
 
 class SettingError(ValueError):
@@ -84,12 +88,12 @@ class RuntimeSettings:
                 parse_redis(self.store)
             except ValueError as error:
                 raise ValueError(f"store: {error}") from None
-        if self.threads < 1:
-            raise ValueError(f"threads must be at least 1: {self.threads}")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise ValueError(f"threads must be 1 .. {MAX_THREADS}: {self.threads}")
         if self.history_length < 0:
             raise ValueError(f"history_length must not be negative: {self.history_length}")
-        if self.capacity < 2:
-            raise ValueError(f"capacity must be at least 2 rows: {self.capacity}")
+        if not 2 <= self.capacity <= MAX_CAPACITY:
+            raise ValueError(f"capacity must be 2 .. {MAX_CAPACITY} rows: {self.capacity}")
         if not self.evict_after_s >= 0:
             raise ValueError(f"evict_after_s must not be negative: {self.evict_after_s:g}")
         for name in ("heartbeat_s", "lease_s"):

@@ -71,8 +71,8 @@ def test_a_setting_that_cannot_be_is_named(flag: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("runtime.threads", "0 -1"),
-        ("runtime.capacity", "0 1 -5"),
+        ("runtime.threads", "0 -1 1000000"),
+        ("runtime.capacity", "0 1 -5 1000000000"),
         ("runtime.history_length", "-1"),
         ("runtime.evict_after_s", "-1 nan"),
         ("runtime.heartbeat_s", "0 -1 nan inf"),
