@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from runtime.client import AsyncStateClient
-from runtime.client.errors import ClientClosed
+from runtime.client.errors import ClientClosed, Refused
 from runtime.gateway.asking import SessionId, TheBackend, WhoAsks, caller_of, check_parameters, is_foreign
 from runtime.gateway.backend import Backend, Caller
 from runtime.gateway.errors import ApiError, described, status_of
@@ -78,7 +78,8 @@ class EventStream(Response):
                             chunk = event.as_sse() if event else KEEP_ALIVE
                             await window.send({"type": "http.response.body", "body": chunk, "more_body": True})
 
-                await first_of(send_all(), _gone(receive, window))
+                with contextlib.suppress(Refused):  # its token was taken back: whoever asks again is told
+                    await first_of(send_all(), _gone(receive, window))
         with contextlib.suppress(OSError):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

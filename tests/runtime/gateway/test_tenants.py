@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from runtime.gateway.app import create_app
 from runtime.gateway.backend import Caller, WorkerBackend
 from runtime.gateway.policy import GatewayPolicy
 from runtime.gateway.route_table import FixedRoutes
+from runtime.security import Tokens
 from tests.runtime.gateway.asgi import EventReader, SocketReader, in_process
 from tests.runtime.gateway.conftest import ORDER
 from tests.runtime.gateway.posting import error_of, path_of
@@ -152,3 +154,13 @@ async def test_a_websocket_needs_the_token_too(backend: WorkerBackend) -> None:
         await http.post("/v1/sessions/by-socket/segments", json=BODY, headers=RED)
         async with SocketReader(app, "session=by-socket", RED) as red:
             assert (await red.next()).data["session"] == "by-socket"
+
+
+async def test_an_event_stream_ends_when_its_token_is_taken_back(tmp_path: Path) -> None:
+    with RunningWorker(tmp_path, tokens={"red-token": "red"}) as worker:
+        backend = WorkerBackend(FixedRoutes(worker.endpoint), GatewayPolicy())
+        app = create_app(backend)
+        async with in_process(app), EventReader(app, "/v1/events", RED) as events, SocketReader(app, headers=RED) as ws:
+            worker.call(lambda: worker.dispatcher.trust(Tokens({"new-token": "red"})))
+            assert await events.chunk() == ""
+            assert (await ws.next()).data["code"] == "unauthorised"
