@@ -234,8 +234,8 @@ def _check_mark(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreUnusable(f"store {path}: an SQLite database of another program: left as it is, give another path")
     version = _number(connection, "user_version")
     if version not in (*OLDER_VERSIONS, SCHEMA_VERSION):
-        age, do = ("newer", "upgrade") if version > SCHEMA_VERSION else ("older", "export it with its own version")
-        raise StoreUnusable(f"store {path}: schema {version} of a {age} version, this one knows {SCHEMA_VERSION}: {do}")
+        age, do = ("a newer", "upgrade") if version > SCHEMA_VERSION else ("an older", "export it with its own version")
+        raise StoreUnusable(f"store {path}: schema {version} of {age} version, this one knows {SCHEMA_VERSION}: {do}")
 
 
 def _names(connection: sqlite3.Connection) -> set[str]:
