@@ -92,6 +92,7 @@ class Bundle:
         with torch.device("meta"):
             model = GRF(self.config)
         model.load_state_dict({name: tensor.clone() for name, tensor in self.weights.items()}, assign=True)
+        model.reset_positions()
         return model.eval()
 
     def step_model(self, device: str | torch.device = "cpu") -> StepModel:

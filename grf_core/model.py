@@ -199,9 +199,13 @@ class GRF(nn.Module):
             self.slots_KD = nn.Parameter(torch.randn(config.context_slots, d_model) / math.sqrt(d_model))
         if config.ageing:
             self.ageing_D = nn.Parameter(torch.full((d_model,), FIRST_AGEING))
-        longest = max(modality.max_frames for modality in config.modalities)
-        self.positions_TD: Tensor  # no weight, and not stored with them
-        self.register_buffer("positions_TD", sinusoidal_positions(longest, d_model), persistent=False)
+        self.positions_TD: Tensor
+        self.reset_positions()
+
+    def reset_positions(self) -> None:
+        """Compute the position table, which is not a weight and not stored with them."""
+        longest = max(modality.max_frames for modality in self.config.modalities)
+        self.register_buffer("positions_TD", sinusoidal_positions(longest, self.config.d_model), persistent=False)
 
     def step(self, contexts_BKD: Tensor, fresh_B: Tensor, segments: PackedSegments, elapsed_s_B: Tensor) -> Step:
         """Fuse one segment into each row's context; where `fresh_B`, the segment starts it, whatever it held."""
@@ -284,7 +288,7 @@ def mean_over_frames(x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
 def sinusoidal_positions(frames: int, d_model: int) -> Tensor:
     """PE [frames, D] of "Attention Is All You Need", section 3.5; D is even.
 
-    On the CPU, whatever the default is: on the device "meta", for shapes alone, arithmetic imports torch's compiler.
+    Computed on the CPU, whatever the device: on "meta", for shapes alone, arithmetic imports torch's compiler.
     """
     cpu = torch.device("cpu")
     position_T1 = torch.arange(frames, dtype=torch.float32, device=cpu)[:, None]
@@ -292,4 +296,4 @@ def sinusoidal_positions(frames: int, d_model: int) -> Tensor:
     table_TD = torch.empty(frames, d_model, device=cpu)
     table_TD[:, 0::2] = torch.sin(position_T1 * rate_H)
     table_TD[:, 1::2] = torch.cos(position_T1 * rate_H)
-    return table_TD
+    return table_TD.to(torch.get_default_device())
