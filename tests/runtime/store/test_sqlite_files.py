@@ -127,7 +127,7 @@ def test_a_symbolic_link_leads_to_the_store(path: Path) -> None:
     ("version", "because"),
     [
         (SCHEMA_VERSION + 1, "schema 5 of a newer version, this one knows 4: upgrade"),
-        (0, "schema 0 of a older version"),
+        (0, "schema 0 of an older version"),
     ],
 )
 def test_a_store_of_another_schema_is_refused_untouched(path: Path, version: int, because: str) -> None:
