@@ -44,7 +44,7 @@ class RivalWatch:
     def _read_and_answer(self, now_s: float) -> None:
         name = self._store.notes().get(NOTE)
         if name != self._name:
-            if self._has_said:
+            if self._has_said and name is not None:  # nobody's is no rival: the store was emptied, or is another one
                 self._heard_s = now_s
             self._has_said = False
             self._store.note(NOTE, self._name)

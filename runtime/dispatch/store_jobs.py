@@ -55,6 +55,8 @@ class StoreQueue:
             job.failed(outcome, now_s)
         else:
             self._note_answer(job)
+            if job.saves:  # where the store was emptied, the groups may be ours again at the epochs that they had
+                self.health.fenced = False
             job.done(outcome, now_s)
 
     def disowned(self, *, of_all: bool) -> None:

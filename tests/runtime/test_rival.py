@@ -51,6 +51,15 @@ def test_two_see_each_other_and_the_one_that_stays_sees_when_the_other_is_gone()
     assert look_for(2 * LEASE_S, 60.0 + 2 * LEASE_S, one) == [False]
 
 
+def test_a_store_that_was_emptied_is_no_rival() -> None:
+    disk = MemoryDisk()
+    watch = RivalWatch(MemoryStore(disk), LEASE_S)
+    look_for(2.0, 0.0, watch)
+    disk.notes.clear()
+    assert not watch.look(3.0)
+    assert NOTE in disk.notes
+
+
 def test_a_store_that_is_away_or_loses_its_answers_is_no_rival() -> None:
     store = CountingStore(MemoryDisk())
     watch = RivalWatch(store, LEASE_S)

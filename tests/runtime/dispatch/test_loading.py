@@ -11,7 +11,7 @@ import pytest
 from runtime import messages as m
 from runtime.dispatch import loading, questions
 from runtime.engine.policies import QuotaPolicy
-from runtime.keys import SessionKey, key_group
+from runtime.keys import KEY_GROUPS, SessionKey, key_group
 from tests.runtime.dispatch.desk import Desk
 
 KEY = SessionKey("default", "s")
@@ -273,6 +273,22 @@ def test_a_write_of_a_worker_that_was_replaced_is_fenced_and_never_acknowledged(
     new.hello(b"a")
     new.settle(b"a", "s", 1)
     assert new.store.load([KEY])[KEY].version == 1
+
+
+def test_a_worker_whose_store_was_emptied_is_fenced_until_its_groups_are_in_it_again() -> None:
+    """The controller gives them at the epochs that they had: to the worker nothing has changed."""
+    desk = Desk()
+    desk.hello(b"a")
+    desk.say(b"a", OPEN)
+    desk.disk.groups.clear()
+    desk.publish(b"a", "s", 1)
+    desk.say(b"a", m.End("s", "mic", 1))
+    desk.work(3.0)
+    assert desk.dispatcher.store.health.fenced
+    desk.store.claim("w", dict.fromkeys(range(KEY_GROUPS), 0))
+    desk.work(3.0)
+    assert not desk.dispatcher.store.health.fenced
+    assert desk.store.load([KEY])[KEY].version == 1
 
 
 def test_queries_that_wait_are_bounded_and_those_that_were_answered_do_not_count(
