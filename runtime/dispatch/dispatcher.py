@@ -64,8 +64,9 @@ class Dispatcher:
         self._tokens = tokens
         self._loader = SessionLoader(engine, self.store, self.owned, incarnation)
         self._publishing = Publishing(engine, self._loader, self.owned, self.peers, self.outbox, self.group_load)
+        forget_deleted, unsaved_history = self._publishing.forget_deleted, self.saver.unsaved_history
         self._questions = Questions(
-            engine, self._loader, self.owned, self.store, self.outbox, self._publishing.forget_deleted
+            engine, self._loader, self.owned, self.store, self.outbox, forget_deleted, unsaved_history
         )
         self._handover = Handover(engine, self.owned, self._publishing.forget)
         self.lease = Lease()

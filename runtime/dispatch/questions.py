@@ -17,7 +17,6 @@ from runtime.dispatch.outbox import Outbox
 from runtime.dispatch.ownership import OwnedGroups
 from runtime.dispatch.peers import Peer
 from runtime.dispatch.store_jobs import StoreJob, StoreQueue
-from runtime.engine.checkpoint import unsaved_history
 from runtime.engine.engine import Engine
 from runtime.engine.session import Session
 from runtime.engine.view import StateView
@@ -51,6 +50,7 @@ class Questions:
         store: StoreQueue,
         outbox: Outbox,
         forget_deleted: Callable[[SessionKey], None],
+        unsaved_history: Callable[[Session], list[HistoryRow]],
     ) -> None:
         """`forget_deleted` lets go of a session and tells those who publish to it why."""
         self._engine = engine
@@ -59,6 +59,7 @@ class Questions:
         self._store = store
         self._outbox = outbox
         self._forget_deleted = forget_deleted
+        self._unsaved_history = unsaved_history
         self._view = StateView(engine.signature)
         self._waiting: dict[SessionKey, dict[int, tuple[Peer, m.Query]]] = {}
         """queries for a version that is not there yet, by ticket"""
@@ -234,7 +235,7 @@ class Questions:
         now_s: float,
     ) -> None:
         session = self._engine.sessions.get(key)
-        newer = unsaved_history(self._engine, session) if session else []
+        newer = self._unsaved_history(session) if session else []
         last = stored[-1].version if stored else 0
         asked = [row for row in newer if row.version > last and question.from_s <= row.event_time_s <= question.to_s]
         rows = [row for row in [*stored, *asked] if self._view.fits(row)]

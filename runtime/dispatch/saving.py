@@ -10,7 +10,7 @@ from runtime.engine import checkpoint
 from runtime.engine.engine import Engine
 from runtime.engine.session import Session
 from runtime.keys import SessionKey
-from runtime.records import RecordError, SessionRecord
+from runtime.records import HistoryRow, RecordError, SessionRecord
 from runtime.store.base import Store, StoreError
 from runtime.store.sealing import seal_ahead
 
@@ -52,7 +52,8 @@ class Saver:
         self._limit = limit
         self.is_ending = False
         """nothing more comes: what is left is written without rests"""
-        self._in_flight = False
+        self._in_flight: dict[SessionKey, tuple[Session, SessionRecord]] = {}
+        """of the write that the store has been asked for"""
         self._collected: dict[SessionKey, tuple[Session, SessionRecord]] = {}
         """of the next write, made by this turn and those before it"""
         self._still_to_collect = 0
@@ -74,6 +75,14 @@ class Saver:
     def is_clean(self) -> bool:
         """The store holds all that is settled."""
         return not self._engine.dirty and not self._collected and not self._in_flight
+
+    def unsaved_history(self, session: Session) -> list[HistoryRow]:
+        """Settled versions that the store does not hold as far as it has answered, oldest first."""
+        rows: list[HistoryRow] = []
+        for made in (self._in_flight.get(session.key), self._collected.get(session.key)):
+            if made is not None and made[0] is session:
+                rows += made[1].history
+        return rows + checkpoint.unsaved_history(self._engine, session)
 
     @property
     def due_s(self) -> float | None:
@@ -123,24 +132,24 @@ class Saver:
     def _write(self, now_s: float) -> None:
         collected, self._collected = self._collected, {}
         # One that has left since then was deleted, or is another worker's: its record must not come after that.
-        records = [record for session, record in collected.values() if self._engine.sessions.get(record.key) is session]
-        if not records:
+        self._in_flight = {key: made for key, made in collected.items() if self._engine.sessions.get(key) is made[0]}
+        if not self._in_flight:
             return
-        epochs = self._owned.epochs_of([record.key for record in records])
-        self._in_flight = True
+        records = [record for _, record in self._in_flight.values()]
+        epochs = self._owned.epochs_of(list(self._in_flight))
         self._next_s = now_s + self._interval_s
         saved, failed = partial(self._saved, records, now_s), partial(self._failed, records)
         self._store.put(StoreJob(partial(_save, epochs, records), saved, failed, saves=True))
 
     def _saved(self, records: list[SessionRecord], started_s: float, _: None, now_s: float) -> None:
-        self._in_flight = False
+        self._in_flight = {}
         self.saved_at_s = now_s
         rest = REST * len(records) / (len(records) + self._left_behind)
         self._next_s = max(self._next_s, now_s + rest * (now_s - started_s))
         checkpoint.committed(self._engine, records)
 
     def _failed(self, records: list[SessionRecord], _: StoreError | RecordError, now_s: float) -> None:
-        self._in_flight = False
+        self._in_flight = {}
         self._next_s = self._retry_s = now_s + self._store.retry_s
         checkpoint.not_committed(self._engine, records)
 

@@ -93,7 +93,7 @@ def _stream_record(session: Session, name: str, state: StreamState, names: list[
 
 
 def unsaved_history(engine: Engine, session: Session) -> list[HistoryRow]:
-    """Settled versions that no checkpoint has taken yet, oldest first."""
+    """Settled versions that no record holds yet, oldest first."""
     return list(SettledRun(session.history, [modality.name for modality in engine.signature.modalities]))
 
 

@@ -147,3 +147,34 @@ def test_a_session_is_once_in_a_write_also_where_another_one_left_meanwhile(fail
     desk.work(1.0)
     history = desk.store.history(SessionKey("default", "kept"), 0.0, 9.0, 9)
     assert [(row.version, row.event_time_s) for row in history] == [(1, 1.0), (2, 2.0)]
+
+
+@pytest.mark.parametrize("is_asked_of_the_store", [False, True])
+def test_history_holds_what_is_on_its_way_to_the_store(is_asked_of_the_store: bool) -> None:
+    """What the store had answered before a write came with only what no record held yet, and a gap between."""
+    desk = Desk(order=OrderPolicy(mode="arrival"))
+    desk.hello(b"a")
+    desk.say(b"a", m.Open("s", "mic", "audio", 1), m.Open("other", "mic", "audio", 1))
+    desk.store_is_stuck, saver = True, desk.dispatcher.saver
+
+    def land(session: str, number: int) -> None:
+        entries = (m.SegmentEntry(number, float(number), FRAMES),)
+        desk.deliver_message(b"a", m.Segments((m.StreamSegments(session, "mic", 1, entries),)))
+        desk.dispatcher.work(desk.now_s)
+
+    land("s", 1)
+    land("other", 1)
+    desk.now_s += 1.0
+    desk.deliver_message(b"a", m.QueryHistory(7, "s"))
+    desk.dispatcher.work(desk.now_s)
+    desk.jobs += desk.dispatcher.store.take()
+    saver.save(desk.now_s, 1)
+    if is_asked_of_the_store:
+        saver.save(desk.now_s, EVERY_ROW)
+    land("s", 2)
+    desk.run_jobs()
+    desk.store_is_stuck = False
+    desk.work(1.0)
+    desk.work(1.0)
+    desk.say(b"a", m.QueryHistory(8, "s"))
+    assert [[row["version"] for row in past.rows] for past in desk.heard(b"a", m.History)] == [[1, 2], [1, 2]]
