@@ -42,7 +42,7 @@ SSE: dict[int | str, dict[str, Any]] = {
 }
 
 
-def the_streams(connection: HTTPConnection) -> EventStreams:
+async def the_streams(connection: HTTPConnection) -> EventStreams:
     streams: EventStreams = connection.app.state.event_streams
     return streams
 

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from runtime.client import RequestTimeout
-from runtime.gateway.asking import caller_of, the_backend
+from runtime.gateway.asking import backend_of, caller_of
 
 CONNECTED_WITHIN_S = 1.0
 """a poster who does not want to wait allows at least so long for the connection to a worker"""
@@ -30,7 +30,7 @@ class PostRoute(APIRoute):
 
 async def _check_caller(request: Request) -> None:
     """While no worker can say who the caller is, the body is read: it says how long the poster wants to wait."""
-    backend = the_backend(request)
+    backend = backend_of(request)
     async with backend.clients(caller_of(request)) as clients:
         with contextlib.suppress(RequestTimeout):
             await clients.state.check(min(CONNECTED_WITHIN_S, backend.policy.answer_timeout_s))
