@@ -20,6 +20,11 @@ from runtime.gateway.backend import Backend, Caller
 from runtime.gateway.errors import ApiError
 from runtime.keys import check_id
 
+SUBPROTOCOL = "grf"
+"""of a WebSocket, for those that offer it: a browser wants one of what it has offered"""
+TOKEN_OFFERED = "bearer."
+"""begins the other one that a web page offers, with its token, percent-encoded: its WebSocket can send no header"""
+
 _bearer = HTTPBearer(auto_error=False, description="a token of the runtime's tokens file; needed where there is one")
 
 
@@ -36,13 +41,19 @@ async def the_caller(
         str, Header(description="the tenant, UTF-8; without tokens any may be named, with them the token decides")
     ] = "default",
 ) -> Caller:
-    return _read_caller(credentials.credentials if credentials else "", x_grf_tenant)
+    return _read_caller(credentials.credentials.encode("latin-1") if credentials else b"", x_grf_tenant)
 
 
 def caller_of(connection: HTTPConnection) -> Caller:
     """The same for what FastAPI does not resolve: a WebSocket, and a request whose body was not read yet."""
     scheme, token = get_authorization_scheme_param(connection.headers.get("authorization"))
-    return _read_caller(token if scheme.lower() == "bearer" else "", connection.headers.get("x-grf-tenant", "default"))
+    sent = token.encode("latin-1") if scheme.lower() == "bearer" else _offered_token(connection)
+    return _read_caller(sent, connection.headers.get("x-grf-tenant", "default"))
+
+
+def _offered_token(connection: HTTPConnection) -> bytes:
+    offered = (one for one in connection.scope.get("subprotocols", ()) if one.startswith(TOKEN_OFFERED))
+    return unquote_to_bytes(next(offered, "").removeprefix(TOKEN_OFFERED))
 
 
 def is_foreign(connection: HTTPConnection, allowed_origins: Collection[str]) -> bool:
@@ -52,9 +63,9 @@ def is_foreign(connection: HTTPConnection, allowed_origins: Collection[str]) -> 
     return bool(origin) and origin.partition("://")[2] != host and origin not in map(str.lower, allowed_origins)
 
 
-def _read_caller(token: str, tenant: str) -> Caller:
-    """From header values as ASGI has them, Latin-1."""
-    return Caller(as_text("tenant", tenant.encode("latin-1")), as_text("token", token.encode("latin-1")))
+def _read_caller(token: bytes, tenant: str) -> Caller:
+    """`tenant`: as ASGI has it, Latin-1."""
+    return Caller(as_text("tenant", tenant.encode("latin-1")), as_text("token", token))
 
 
 async def refuse_unknown_parameters(request: HTTPConnection) -> None:

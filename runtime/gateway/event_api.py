@@ -15,7 +15,15 @@ from starlette.types import Receive, Scope, Send
 
 from runtime.client import AsyncStateClient
 from runtime.client.errors import ClientClosed, Refused
-from runtime.gateway.asking import SessionId, TheBackend, WhoAsks, caller_of, check_parameters, is_foreign
+from runtime.gateway.asking import (
+    SUBPROTOCOL,
+    SessionId,
+    TheBackend,
+    WhoAsks,
+    caller_of,
+    check_parameters,
+    is_foreign,
+)
 from runtime.gateway.backend import Backend, Caller
 from runtime.gateway.errors import ApiError, described, status_of
 from runtime.gateway.following import EventStreams, follow
@@ -130,7 +138,7 @@ async def follow_by_websocket(socket: WebSocket, backend: TheBackend, streams: T
     if is_foreign(socket, backend.policy.allowed_origins):
         await socket.close(CLOSED_BY_POLICY)  # before it is accepted: the server answers 403
         return
-    await socket.accept()
+    await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
     try:
         caller = caller_of(socket)
         check_parameters(socket, ["session"])

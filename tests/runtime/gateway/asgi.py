@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -102,7 +102,13 @@ class SocketReader:
     """A WebSocket that only listens; leaving the block closes it. Unless it `opens` it has to be refused."""
 
     def __init__(
-        self, app: FastAPI, query: str = "", headers: dict[str, str] | None = None, *, opens: bool = True
+        self,
+        app: FastAPI,
+        query: str = "",
+        headers: dict[str, str] | None = None,
+        *,
+        subprotocols: Sequence[str] = (),
+        opens: bool = True,
     ) -> None:
         self._app = app
         self._opens = opens
@@ -115,17 +121,20 @@ class SocketReader:
             "root_path": "",
             "scheme": "ws",
             "server": ("grf", 80),
-            "subprotocols": [],
+            "subprotocols": list(subprotocols),
             "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
         }
         self._to_app: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._sent: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.subprotocol: str | None = None
 
     async def __aenter__(self) -> SocketReader:
         self._to_app.put_nowait({"type": "websocket.connect"})
         self._task = asyncio.create_task(self._app(self._scope, self._to_app.get, self._send))
         expected = "websocket.accept" if self._opens else "websocket.close"
-        assert (await self._message())["type"] == expected
+        answer = await self._message()
+        assert answer["type"] == expected
+        self.subprotocol = answer.get("subprotocol")
         return self
 
     async def __aexit__(self, *_: object) -> None:

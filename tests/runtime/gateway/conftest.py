@@ -59,7 +59,7 @@ def session() -> str:
 def address(worker: RunningWorker) -> Iterator[str]:
     """Of a gateway behind a real HTTP server."""
     config = uvicorn.Config(
-        create_app(WorkerBackend(FixedRoutes(worker.endpoint))), port=0, log_level="warning", ws="none"
+        create_app(WorkerBackend(FixedRoutes(worker.endpoint))), port=0, log_level="warning", ws="websockets-sansio"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="gateway")

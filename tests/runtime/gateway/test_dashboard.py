@@ -70,6 +70,27 @@ def test_a_session_that_changes_may_be_clicked_and_is_shown_as_the_tenant_sees_i
     asyncio.run(asyncio.wait_for(main(), 60.0))
 
 
+def test_a_page_may_offer_a_token_with_its_websocket(address: str, server_program: Callable[[str], str]) -> None:
+    """A browser ends a connection whose server has chosen none of the subprotocols that were offered."""
+    body = {"stream": "w", "modality": "imu", "event_time_s": 1.0, "frames": [[1.0, 2.0]], "wait": "fused"}
+    opened = """new Promise((tell, fail) => {
+        const offered = ["grf", "bearer." + encodeURIComponent("a/token=")];
+        const socket = new WebSocket(`ws://${location.host}/v1/ws?session=ward`, offered);
+        socket.onerror = () => fail("refused");
+        socket.onmessage = message => tell([socket.protocol, JSON.parse(message.data).data.session]);
+    })"""
+
+    async def main() -> None:
+        posted = await asyncio.to_thread(httpx.post, f"{address}{path_of('ward', '/segments')}", json=body)
+        posted.raise_for_status()
+        async with browser(server_program("chromium"), address) as evaluate:
+            await until(evaluate, STATUS, "live")
+            assert await evaluate(opened) == ["grf", "ward"]
+        await asyncio.to_thread(httpx.delete, f"{address}{path_of('ward')}")
+
+    asyncio.run(asyncio.wait_for(main(), 60.0))
+
+
 def test_a_hidden_tab_leaves_the_connections_to_others_and_catches_up(
     address: str, server_program: Callable[[str], str]
 ) -> None:

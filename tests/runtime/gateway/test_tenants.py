@@ -156,6 +156,21 @@ async def test_a_websocket_needs_the_token_too(backend: WorkerBackend) -> None:
             assert (await red.next()).data["session"] == "by-socket"
 
 
+async def test_a_web_page_offers_its_token_as_a_subprotocol(backend: WorkerBackend) -> None:
+    """With a WebSocket it can send no header."""
+    app = create_app(backend)
+    async with in_process(app) as http:
+        await http.post("/v1/sessions/by-page/segments", json=BODY, headers=RED)
+        async with SocketReader(app, "session=by-page", subprotocols=["grf", "bearer.red%2Dtoken"]) as red:
+            assert red.subprotocol == "grf"
+            assert (await red.next()).data["session"] == "by-page"
+        for wrong in ("bearer.wrong", "bearer.%FF", "bearer.", "red-token"):
+            async with SocketReader(app, subprotocols=["grf", wrong]) as refused:
+                assert (await refused.next()).data["code"] == ("bad_id" if "%FF" in wrong else "unauthorised")
+        async with SocketReader(app, "session=by-page", RED, subprotocols=["other"]) as other:
+            assert other.subprotocol is None
+
+
 async def test_an_event_stream_ends_when_its_token_is_taken_back(tmp_path: Path) -> None:
     with RunningWorker(tmp_path, tokens={"red-token": "red"}) as worker:
         backend = WorkerBackend(FixedRoutes(worker.endpoint), GatewayPolicy())
