@@ -196,7 +196,7 @@ class GRF(nn.Module):
             Head(d_model, head.outputs, dropout) for head in config.heads if config.auxiliary_heads
         )
         if config.context_slots > 1:
-            self.slots_KD = nn.Parameter(torch.randn(config.context_slots, d_model) / math.sqrt(d_model))
+            self.slots_KD = nn.Parameter(random_slots(config.context_slots, d_model))
         if config.ageing:
             self.ageing_D = nn.Parameter(torch.full((d_model,), FIRST_AGEING))
         self.positions_TD: Tensor
@@ -283,6 +283,11 @@ class GRF(nn.Module):
 def mean_over_frames(x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
     valid_BT1 = valid_BT[:, :, None]
     return x_BTD.masked_fill(~valid_BT1, 0.0).sum(dim=1) / valid_BT1.sum(dim=1)
+
+
+def random_slots(slots: int, d_model: int) -> Tensor:
+    """[K, D], drawn on the CPU for the reason of `sinusoidal_positions`."""
+    return (torch.randn(slots, d_model, device="cpu") / math.sqrt(d_model)).to(torch.get_default_device())
 
 
 def sinusoidal_positions(frames: int, d_model: int) -> Tensor:

@@ -279,9 +279,11 @@ def test_a_config_with_one_byte_changed_loads_or_is_refused(
         load_bundle(path)
 
 
-def test_a_model_is_loaded_without_torchs_compiler() -> None:
+def test_a_model_is_loaded_without_torchs_compiler(tmp_path: Path) -> None:
     """Which takes longer to import than all the rest of it, in every process that has a model."""
-    load = "from grf_core.bundle import load_bundle; load_bundle('bundles/motion').step_model()"
+    saved(tmp_path, small_model(context_slots=3, ageing=True))
+    bundles = ["bundles/motion", str(tmp_path)]
+    load = f"from grf_core.bundle import load_bundle; [load_bundle(path).step_model() for path in {bundles}]"
     code = f"import sys; {load}; print({{'torch._dynamo', 'sympy'}} & sys.modules.keys())"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ran.stdout.strip() == "set()"
