@@ -134,12 +134,10 @@ class Engine:
         state = session.streams[stream]
         if state.refused:
             state.let_go(oldest)
-        upto = state.settled.upto
-        if oldest <= upto + 1:
+        if oldest <= state.settled.upto + 1:
             return
         self.tally.gaps += state.skip_below(oldest)
-        if state.settled.upto != upto:
-            self._flow.mark_dirty(session)
+        self._flow.pass_gaps(session, stream)
         self._flow.landed(session, stream, now_s)
 
     # ---- segments ----

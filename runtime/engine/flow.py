@@ -80,15 +80,36 @@ class Flow:
         if not settled:
             return
         n_bytes = 0
+        with_gaps = set[str]()
         for entry in settled:
             self._settle_entry(session, entry)
             n_bytes += entry.n_bytes
+            if session.streams[entry.key.stream].has_gaps:
+                with_gaps.add(entry.key.stream)
+        for stream in with_gaps:
+            self.pass_gaps(session, stream)
         session.usage.rows_ahead -= len(settled)
         session.shorten_history(self._history_length)
         self.tally.watermark_lags_s.append(session.timeline.newest_s - session.timeline.watermark_s)
         self._quotas.pending(session.key.tenant, -n_bytes)
         self.mark_dirty(session)
         self.progress.states.setdefault(session.key, False)
+
+    def pass_gaps(self, session: Session, stream: str) -> None:
+        """Count as fused, and as settled, what was given up, as far as nothing below it has come and is still to be so:
+        that would be called durable, and a crash would lose it."""
+        timeline, state = session.timeline, session.streams[stream]
+        to_fuse = to_settle = state.oldest
+        for place, entry in enumerate(timeline.entries):
+            sequence = entry.key.sequence
+            if sequence < to_settle and entry.key.stream == stream:
+                to_settle = sequence
+            if sequence < to_fuse and place >= timeline.fused and entry.key.stream == stream:
+                to_fuse = sequence if sequence not in state.fused else to_fuse
+        state.fused.skip_below(to_fuse)
+        if to_settle > state.settled.upto + 1:
+            state.settled.skip_below(to_settle)
+            self.mark_dirty(session)
 
     def _settle_entry(self, session: Session, entry: Entry) -> None:
         key, slot = entry.key, entry.slot

@@ -42,6 +42,7 @@ class StreamState:
         "fused",
         "newest_s",
         "numbering",
+        "oldest",
         "owner",
         "rank",
         "received",
@@ -61,6 +62,8 @@ class StreamState:
         self.durable = durable
         self.newest_s = -inf
         """newest event time received"""
+        self.oldest = 1
+        """what lies below has come, or will not: its publisher does not hold it any more"""
         self.owner: str | None = None
         """the connection that opened it last; None in the hands of another worker, until one does"""
         self.numbering = 0
@@ -92,11 +95,17 @@ class StreamState:
         return -inf if self.received.above else self.newest_s
 
     def skip_below(self, oldest: int) -> int:
-        """The publisher gave up what it does not hold any more; return how many were never received."""
-        missing = self.received.skip_below(oldest)
-        self.fused.skip_below(oldest)
-        self.settled.skip_below(oldest)
-        return missing
+        """The publisher gave up what it does not hold any more; return how many were never received.
+
+        As fused and settled they count once those before them are so (`Flow.pass_gaps`).
+        """
+        self.oldest = max(self.oldest, oldest)
+        return self.received.skip_below(oldest)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Something below `oldest` is still to settle, or to be passed."""
+        return self.oldest > self.settled.upto + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,7 +109,10 @@ class Stepping:
     def _done(self, session: Session, entry: Entry, slot: int) -> None:
         event_time_s, rank, stream, sequence = entry.key
         session.timeline.advance(slot)
-        session.streams[stream].fused.add(sequence)
+        state = session.streams[stream]
+        state.fused.add(sequence)
+        if state.oldest > state.fused.upto + 1:
+            self._flow.pass_gaps(session, stream)
         if event_time_s > session.freshness_s[rank]:
             session.freshness_s[rank] = event_time_s
         self._flow.tally.fused[self._modalities[rank]] += 1
@@ -123,6 +126,8 @@ class Stepping:
         session.timeline.remove(entry)
         self._quotas.pending(session.key.tenant, -entry.n_bytes)
         self._intake.reject(session, stream, sequence, "step_failed", fault)
+        if session.streams[stream].has_gaps:
+            self._flow.pass_gaps(session, stream)
         self._flow.landed(session, stream, now_s)
         self._flow.progress.failures.append(Failure(session.key, stream, sequence, fault))
         self._flow.state_changed(session)

@@ -201,6 +201,45 @@ def test_giving_up_what_is_pending_neither_loses_nor_repeats_it() -> None:
     assert bench.session().settled_version == 2
 
 
+@pytest.mark.parametrize("mode", ["rewind", "hold"])
+def test_what_is_given_up_while_it_is_pending_is_neither_fused_nor_durable_before_its_time(mode: str) -> None:
+    bench = Bench(lateness_s=10.0, mode=mode)
+    bench.send("a", 1.0)
+    bench.send("a", 2.0, sequence=3)
+    bench.engine.skip_below(bench.session(), "a", 7, bench.now_s)
+    bench.drain()
+    bench.commit()
+    stream = bench.session().streams["a"]
+    assert (stream.received.upto, stream.fused.upto, stream.durable) == (6, 6 if mode == "rewind" else 0, 0)
+    bench.rest()
+    bench.commit()
+    assert (stream.fused.upto, stream.durable) == (6, 6)
+    assert bench.session().settled_version == 2
+
+
+def test_a_crash_loses_nothing_that_was_called_durable_because_its_publisher_gave_it_up() -> None:
+    bench = Bench(lateness_s=10.0)
+    bench.send("a", 1.0)
+    bench.engine.skip_below(bench.session(), "a", 5, bench.now_s)
+    bench.commit()
+    bench = bench.after_a_crash()
+    assert bench.send("a", 1.0, sequence=1).code == "accepted"
+    bench.engine.skip_below(bench.session(), "a", 5, bench.now_s)
+    bench.rest()
+    bench.commit()
+    assert bench.session().settled_version == 1
+    assert bench.session().streams["a"].durable == 4
+
+
+def test_a_gap_is_passed_though_what_came_before_it_fails_at_its_step() -> None:
+    bench = Bench(lateness_s=10.0, mode="hold")
+    bench.send("a", 1.0, frames=bench.frames(value=POISON))
+    bench.engine.skip_below(bench.session(), "a", 5, bench.now_s)
+    bench.rest()
+    bench.commit()
+    assert bench.session().streams["a"].durable == 4
+
+
 def test_a_gap_holds_the_watermark_until_it_is_filled_or_given_up() -> None:
     bench = Bench(lateness_s=1.0)
     bench.send("a", 1.0)
