@@ -229,7 +229,9 @@ class RelayCore:
                 relay = self._streams.get((session, stream))
                 if relay is not None:
                     self._refused(relay, message, now_s)
-            case m.Routes():  # the worker that had all of a stream may have lost what of it was not durable
+            case m.Routes():  # a worker may have lost what was not durable: it tells none but the owner of a stream
+                for relay in self._streams.values():
+                    self._tell_lost(relay.maybe_lost())
                 self._due.update(dict.fromkeys(self._left))
                 self._left.clear()
             case m.Moved() if not self._is_routed:

@@ -158,10 +158,18 @@ class RelayStream:
 
     def disconnected(self) -> list[Posted]:
         """The connection is another, or the stream is not open on it: the worker may have lost what it had. Return what
-        may have met its numbers, refused: another publisher may have given them anew, where it had the stream."""
+        may have met its numbers, refused."""
         self.close()
         self.fused_upto = 0
-        return self._refuse_numbered_here("another publisher has had the stream") if self._was_taken else []
+        return self.maybe_lost()
+
+    def maybe_lost(self) -> list[Posted]:
+        """While another publisher has the stream nobody tells this gateway that the worker has lost what it had, nor that
+        the other has given its numbers anew. Return what may have met them, refused."""
+        if not self._was_taken:
+            return []
+        self.fused_upto = 0
+        return self._refuse_numbered_here("another publisher has had the stream")
 
     def open(self) -> m.Open:
         self.state = "opening"

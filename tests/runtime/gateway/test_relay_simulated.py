@@ -289,6 +289,23 @@ def test_a_stream_that_is_left_is_taken_back_once_its_worker_has_lost_the_group(
     fused(world, posted(world, others, 9))
 
 
+def test_a_gateway_that_left_a_stream_knows_nothing_of_it_once_its_worker_has_lost_the_group() -> None:
+    world = World(22, gateways=2, policy=EnginePolicy(order=OrderPolicy(idle_timeout_s=600.0), capacity=64))
+    ours, others = world.gateways
+    world.dispatcher.route(m.Routes(1, []))
+    held = posted(world, ours, 0)
+    fused(world, held)
+    fused(world, posted(world, others, 0))
+    epochs = world.dispatcher.owned.epochs
+    world.dispatcher.own({})
+    world.dispatcher.own(epochs)
+    world.restart_gateway(others)
+    again = posted(world, others, 0)
+    world.stand_still(ours, 500)
+    assert (again.is_fused, again.sequence) == (True, held.sequence)
+    assert refusal(world, held) == "stream_taken"
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_what_another_gateway_held_of_a_deleted_session_does_not_bring_it_back(seed: int) -> None:
     world = World(seed, gateways=2, policy=EnginePolicy(order=OrderPolicy(idle_timeout_s=60.0), capacity=64))
