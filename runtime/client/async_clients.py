@@ -146,7 +146,7 @@ class AsyncStateClient:
 
     @property
     def refusal(self) -> m.Nack | None:
-        """Why the worker does not welcome this client, for good; None if it does, or has not answered."""
+        """Why the worker does not welcome this client; None if it does, or has not answered."""
         return self._driver.core.refusal
 
     async def check(self, timeout_s: float) -> None:

@@ -14,6 +14,8 @@ from runtime import messages as m
 from runtime.keys import check_id, check_tenant
 
 PING_EVERY_S = 1.0
+HELLO_AGAIN_S = 5.0
+"""after a refusal: the worker reads its tokens again as they change, maybe later than another one"""
 LOST_AFTER_S = 3.0
 """silence, although the worker was asked, after which the connection is given up"""
 
@@ -60,7 +62,7 @@ class Link:
         self._identity = identity
         self.welcome: m.Welcome | None = None
         self.refusal: m.Nack | None = None
-        """why the worker does not welcome this client, for good"""
+        """why the worker does not welcome this client"""
         self.is_lost = False
         """give this connection up and open another"""
         self._to_send: list[m.ClientMessage] = []
@@ -76,7 +78,10 @@ class Link:
         self._heard_s = now_s
         self._asked_s = now_s
         self._ping_at_s = now_s + PING_EVERY_S
-        self._to_send = [m.Hello(self._identity.client, self._identity.tenant, self._identity.token)]
+        self._to_send = [self._hello()]
+
+    def _hello(self) -> m.Hello:
+        return m.Hello(self._identity.client, self._identity.tenant, self._identity.token)
 
     def receive(self, message: m.Message, now_s: float) -> None:
         self._heard_s = now_s
@@ -89,6 +94,7 @@ class Link:
                 self.is_lost = True
             case m.Nack(code) if self.welcome is None and code in ("unauthorised", "bad_id", "version"):
                 self.refusal = message
+                self._ping_at_s = now_s + HELLO_AGAIN_S
             case m.Pong(_, incarnation) if self.welcome and incarnation != self.welcome.incarnation:
                 self.is_lost = True
             case _:
@@ -104,10 +110,10 @@ class Link:
             self.is_lost = True
         if now_s >= self._ping_at_s:
             self._ping_at_s = now_s + PING_EVERY_S
-            if self.refusal is None:  # before the welcome too: what answers then does not know this connection
-                self._nonce += 1
-                self._to_send.append(m.Ping(self._nonce))
-                self._asked_s = min(self._asked_s, now_s)
+            # Before the welcome too: what answers then does not know this connection.
+            self._nonce += 1
+            self._to_send.append(m.Ping(self._nonce) if self.refusal is None else self._hello())
+            self._asked_s = min(self._asked_s, now_s)
 
     def lose(self) -> None:
         """Open another connection: this one leads to the wrong worker."""

@@ -42,8 +42,9 @@ class PublisherFleet(StreamFleet[PublisherCore]):
         return PublisherFull(str(self.timed_out(f"{self.unfinished} segments are not durable after {timeout_s} s")))
 
     def receive(self, lane: PublisherCore, message: m.Message, now_s: float) -> None:
+        is_news = self.refusal is None
         super().receive(lane, message, now_s)
-        if lane is self.home and message is self.refusal:
+        if is_news and lane is self.home and message is self.refusal:
             log.error("the runtime refuses this publisher, nothing is sent: %s: %s", message.code, message.text)
 
     def tell_what_is_left(self) -> None:

@@ -205,7 +205,7 @@ class StateClient:
 
     @property
     def refusal(self) -> m.Nack | None:
-        """Why the worker does not welcome this client, for good; None if it does, or has not answered."""
+        """Why the worker does not welcome this client; None if it does, or has not answered."""
         return self._driver.core.refusal
 
     def check(self, timeout_s: float) -> None:

@@ -164,8 +164,8 @@ class RelayStream:
         return self.maybe_lost()
 
     def maybe_lost(self) -> list[Posted]:
-        """While another publisher has the stream nobody tells this gateway that the worker has lost what it had, nor that
-        the other has given its numbers anew. Return what may have met them, refused."""
+        """While another publisher has the stream nobody tells this gateway that the worker has lost what it had, or
+        that the other has given its numbers anew. Return what may have met them, refused."""
         if not self._was_taken:
             return []
         self.fused_upto = 0

@@ -10,7 +10,7 @@ import pytest
 
 from runtime import messages as m
 from runtime.client.fleet import HOME, Fleet, LaneT
-from runtime.client.link import Identity
+from runtime.client.link import HELLO_AGAIN_S, Identity
 from runtime.client.publisher_account import PublisherPolicy
 from runtime.client.publisher_core import PublisherCore
 from runtime.client.publisher_fleet import PublisherFleet
@@ -300,3 +300,25 @@ def test_the_log_tells_that_a_publisher_is_refused(caplog: pytest.LogCaptureFixt
     assert caplog.messages == [
         "the runtime refuses this publisher, nothing is sent: unauthorised: the token is unknown"
     ]
+
+
+def test_a_worker_that_knows_a_new_token_later_than_the_others_gets_its_streams_then() -> None:
+    fleet = publisher()
+    fleet.receive(fleet.home, table(1, a=LOW, b=HIGH), 0.0)
+    publish(fleet, RIGHT)
+    lane = fleet.lane_of(RIGHT)
+    lane.connected(1.0)
+    said(lane, m.Hello)
+    fleet.receive(lane, m.Nack("unauthorised", "the token is missing or unknown"), 1.0)
+    fleet.tick(1.0 + HELLO_AGAIN_S)
+    assert len(said(lane, m.Hello)) == 1
+    fleet.receive(lane, welcome(), 1.0 + HELLO_AGAIN_S)
+    assert [opened.session for opened in said(lane, m.Open)] == [RIGHT]
+
+
+def test_a_publisher_that_is_refused_again_and_again_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    fleet = PublisherFleet(Identity("me"), PublisherPolicy())
+    fleet.home.connected(0.0)
+    for _ in range(3):
+        fleet.receive(fleet.home, m.Nack("unauthorised", "the token is missing or unknown"), 0.0)
+    assert caplog.text.count("refuses this publisher") == 1

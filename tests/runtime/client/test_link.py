@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from runtime import messages as m
-from runtime.client.link import LOST_AFTER_S, PING_EVERY_S, Identity, Link
+from runtime.client.link import HELLO_AGAIN_S, LOST_AFTER_S, PING_EVERY_S, Identity, Link
 
 WELCOME = m.Welcome("w", "first", "acme", {}, 8, 1 << 20, 1 << 20)
 
@@ -111,13 +111,25 @@ def test_a_welcome_that_was_lost_is_found_out_by_the_next_ping() -> None:
 
 
 @pytest.mark.parametrize("code", ["unauthorised", "bad_id", "version"])
-def test_a_refused_hello_says_why_and_nothing_more_is_sent(code: str) -> None:
+def test_a_refused_hello_says_why_and_is_said_again_after_a_while(code: str) -> None:
+    """Tokens change while workers run; until then nothing else is sent."""
     line = Line()
-    line.sent()
-    line.hear(m.Nack(code, "no"))
-    assert line.link.refusal == m.Nack(code, "no")
-    assert line.pass_time(60.0) == []
-    assert not line.link.is_lost
+    (hello,) = line.sent()
+    for _ in range(3):
+        line.hear(m.Nack(code, "no"))
+        assert line.link.refusal == m.Nack(code, "no")
+        assert line.pass_time(HELLO_AGAIN_S - 0.1) == []
+        assert line.pass_time(0.2) == [hello]
+    line.hear(WELCOME)
+    assert line.link.refusal is None
+    assert line.link.is_welcome
+
+
+def test_a_worker_that_has_refused_and_answers_no_more_is_lost() -> None:
+    line = Line()
+    line.hear(m.Nack("unauthorised", "no"))
+    line.pass_time(HELLO_AGAIN_S + LOST_AFTER_S + 0.1)
+    assert line.link.is_lost
 
 
 def test_a_worker_with_too_many_connections_is_asked_again_on_another_one() -> None:
