@@ -157,10 +157,14 @@ class Dispatcher:
         self._forget_unread(self.peers.drop(identity))
 
     def trust(self, tokens: Tokens) -> None:
-        """These count from now on: everyone who is connected has to say hello again, and is told so when it speaks."""
+        """These count from now on: whoever is connected without one of them, or with that of another tenant by now, has
+        to say hello again, and is told so when it speaks."""
         self._tokens = tokens
         for peer in self.peers.all():
-            self.gone(peer.identity)
+            try:
+                tokens.tenant_of(peer.token, peer.tenant)
+            except Unauthorised:
+                self.gone(peer.identity)
 
     def _refuse_stranger(self, identity: bytes) -> None:
         self.outbox.refuse(identity, "hello_first", "this worker does not know the connection: say hello")
@@ -182,7 +186,7 @@ class Dispatcher:
         if len(self.peers) >= MAX_PEERS:
             self.outbox.refuse(identity, "slow_down", f"{MAX_PEERS} connections are open", retry_after_ms=1000)
             return
-        self.peers.welcome(identity, hello.client, tenant, now_s)
+        self.peers.welcome(identity, hello.client, tenant, now_s, hello.token)
         signature = signature_map(self.engine.signature)
         window = self._policy.window_segments, self._policy.window_bytes
         welcome = m.Welcome(self.worker, self.incarnation, tenant, signature, *window, MAX_MESSAGE_BYTES)

@@ -45,10 +45,11 @@ class Peer:
         "tap_credit",
         "tap_missed",
         "tenant",
+        "token",
         "waiting",
     )
 
-    def __init__(self, identity: bytes, client: str, tenant: str, now_s: float, joined: int) -> None:
+    def __init__(self, identity: bytes, client: str, tenant: str, now_s: float, joined: int, token: str = "") -> None:
         self.identity = identity
         self.owner = identity.hex()
         """the name under which this connection owns streams"""
@@ -56,6 +57,7 @@ class Peer:
         """counts up: which of two connections is the newer"""
         self.client = client
         self.tenant = tenant
+        self.token = token
         self.last_heard_s = now_s
         self.subscriptions: set[str] = set()
         self.in_rows = False
@@ -136,9 +138,9 @@ class Peers:
     def __len__(self) -> int:
         return len(self._peers)
 
-    def welcome(self, identity: bytes, client: str, tenant: str, now_s: float) -> Peer:
+    def welcome(self, identity: bytes, client: str, tenant: str, now_s: float, token: str = "") -> Peer:
         self.drop(identity)
-        peer = self._peers[identity] = Peer(identity, client, tenant, now_s, self.joined)
+        peer = self._peers[identity] = Peer(identity, client, tenant, now_s, self.joined, token)
         self.joined += 1
         self._by_owner[peer.owner] = peer
         self._by_tenant[tenant] += 1
