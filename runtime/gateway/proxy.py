@@ -7,6 +7,8 @@ second for a fault of the gateway; both are 503 here, as whatever else passes wh
 
 from __future__ import annotations
 
+import re
+
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,8 +19,8 @@ PROXY_CALLBACK = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}:prox
 """the variable of the environment by which Serve's proxies find this"""
 OURS = "/v1/"
 """in the paths of the gateway; the proxy may have other applications"""
-SERVES_404 = b"/-/routes"
-"""in the text of Serve's own 404, and of no other"""
+SERVES_404 = re.compile(rb"Path '.*/-/routes", re.DOTALL)
+"""Serve's own 404; the gateway's are JSON, and may be about a session of that name"""
 
 
 def proxy_middlewares() -> list[Middleware]:
@@ -54,7 +56,7 @@ class _Answer:
             self._not_found = message
             return
         if self._not_found is not None:
-            if SERVES_404 in message.get("body", b""):
+            if SERVES_404.match(message.get("body", b"")):
                 return
             await self._send(self._not_found)
             self._not_found = None

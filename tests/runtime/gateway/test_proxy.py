@@ -75,6 +75,14 @@ async def test_what_the_gateway_says_passes_untouched(status: int) -> None:
     assert await answer_of(saying(*messages)) == messages
 
 
+async def test_a_session_may_have_the_name_of_the_path_that_serve_tells() -> None:
+    messages = [
+        {"type": "http.response.start", "status": 404, "headers": []},
+        {"type": "http.response.body", "body": b'{"error":{"code":"not_found","message":"no session \'/-/routes\'"}}'},
+    ]
+    assert await answer_of(saying(*messages)) == messages
+
+
 async def test_an_answer_that_breaks_off_gets_no_second_one() -> None:
     begun = [
         {"type": "http.response.start", "status": 200, "headers": []},
