@@ -32,3 +32,10 @@ class Tokens:
                     raise Unauthorised(f"the token does not speak for tenant {tenant!r}")
                 return owner
         raise Unauthorised("the token is missing or unknown")
+
+    def speaks_for(self, token: str, tenant: str) -> bool:
+        """Is a client with this token still the tenant that it was found to be?"""
+        try:
+            return self.tenant_of(token, tenant) == tenant
+        except Unauthorised:
+            return False

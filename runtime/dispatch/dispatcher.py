@@ -161,9 +161,7 @@ class Dispatcher:
         to say hello again, and is told so when it speaks."""
         self._tokens = tokens
         for peer in self.peers.all():
-            try:
-                tokens.tenant_of(peer.token, peer.tenant)
-            except Unauthorised:
+            if not tokens.speaks_for(peer.token, peer.tenant):
                 self.gone(peer.identity)
 
     def _refuse_stranger(self, identity: bytes) -> None:

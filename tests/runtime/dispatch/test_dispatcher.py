@@ -64,7 +64,7 @@ def test_with_tokens_a_client_is_the_tenant_of_its_token_and_no_other() -> None:
 
 def test_a_token_that_is_taken_back_or_moved_ends_its_connections_and_no_others() -> None:
     """Others would miss updates, and a recorder segments, in silence."""
-    desk = Desk(tokens={"old": "acme", "moved": "acme", "kept": "rival"})
+    desk = Desk(tokens={"old": "acme", "moved": "default", "kept": "rival"})
     tokens = {b"a": "old", b"m": "moved", b"r": "kept"}
     for who, token in tokens.items():
         desk.hello(who, "", token)

@@ -316,7 +316,7 @@ class World:
             planned.last_landed_s = self.now_s
 
     def _oldest(self, planned: PlannedSession, piece: Piece) -> int:
-        """As publishers say it that keep what is not durable; now and then, as one would that keeps what has not landed."""
+        """As publishers say it that keep what is not durable; now and then as one that keeps what has not landed."""
         oldest = piece.stream.durable_seen + 1
         while piece.sequence % 4 == 0 and (piece.stream.name, oldest) in planned.landed:
             oldest += 1
