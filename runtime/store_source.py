@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+from runtime.records import SessionRecord
 from runtime.settings import Settings
-from runtime.store.base import Store, StoreUnavailable
+from runtime.store.base import Store
 from runtime.store.redis_store import RedisStore
-from runtime.store.sqlite import SqliteStore
+from runtime.store.sqlite import SqliteStore, read_records
 
 
 def open_store(settings: Settings) -> Store:
@@ -17,12 +20,15 @@ def open_store(settings: Settings) -> Store:
     return SqliteStore(_sqlite_path(settings), history_length=settings.runtime.history_length)
 
 
-def open_existing_store(settings: Settings) -> Store:
-    """Makes none: what was just made, in the wrong folder, would be backed up as if it were all. Raises StoreError."""
-    path = _sqlite_path(settings)
-    if settings.runtime.store == "sqlite" and not path.exists():
-        raise StoreUnavailable(f"store {path.absolute()}: there is none; runtime.state_dir says where it is")
-    return open_store(settings)
+def read_store(settings: Settings) -> Iterator[SessionRecord]:
+    """All records, of a store to which nothing is written. Raises StoreError, also where there is none: what was just
+    made, in the wrong place, would be backed up as if it were all."""
+    history_length = settings.runtime.history_length
+    if settings.runtime.store == "sqlite":
+        yield from read_records(_sqlite_path(settings), history_length)
+        return
+    with closing(RedisStore(settings.runtime.store, history_length=history_length, only_reads=True)) as store:
+        yield from store.records()
 
 
 def _sqlite_path(settings: Settings) -> Path:

@@ -17,7 +17,7 @@ from runtime.digest import TOLERANCE, SettledSession, difference, digest_of
 from runtime.records import SessionRecord
 from runtime.state_dir import state_lock
 from runtime.store.archive import read_archive, write_archive
-from runtime.store_source import open_existing_store, open_store
+from runtime.store_source import open_store, read_store
 
 IMPORT_AT_ONCE = 500
 
@@ -32,11 +32,10 @@ def state() -> None:
 @settings_options
 def export_state(file: Path, config: str | None, flags: tuple[str, ...]) -> None:
     """Write all sessions to FILE (.grfstate): a consistent snapshot, also while the runtime is up."""
-    store = open_existing_store(read_settings(config, flags))
+    records = read_store(read_settings(config, flags))
     with Progress(SpinnerColumn(), TextColumn("{task.completed} sessions"), transient=True) as progress:
         task = progress.add_task("", total=None)
-        count = write_archive(file, progress.track(store.records(), task_id=task))
-    store.close()
+        count = write_archive(file, progress.track(records, task_id=task))
     click.echo(f"{count} sessions in {file}")
 
 
@@ -117,7 +116,7 @@ def digest(config: str | None, flags: tuple[str, ...], file: Path | None, agains
 
 
 def _records(file: Path | None, config: str | None, flags: tuple[str, ...]) -> Iterable[SessionRecord]:
-    return read_archive(file) if file is not None else open_existing_store(read_settings(config, flags)).records()
+    return read_archive(file) if file is not None else read_store(read_settings(config, flags))
 
 
 def _digest(records: Iterable[SessionRecord]) -> str:

@@ -31,18 +31,28 @@ class ArchiveError(ValueError):
 
 
 def write_archive(path: Path, records: Iterable[SessionRecord]) -> int:
-    """Write all records to a new file and return how many there were. An unfinished file never gets the name."""
+    """Write all records to a new file and return how many there were. An unfinished file never gets the name, and does
+    not stay: it may be what has filled the disk."""
     unfinished = path.with_name(path.name + ".part")
+    try:
+        with unfinished.open("wb") as file:
+            count = _write_all(file, records)
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return count
+
+
+def _write_all(file: BinaryIO, records: Iterable[SessionRecord]) -> int:
+    file.write(MAGIC)
     count = 0
-    with unfinished.open("wb") as file:
-        file.write(MAGIC)
-        for record in records:
-            _write_body(file, _session_body(record))
-            count += 1
-        _write_body(file, msgpack.packb(count))
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    for record in records:
+        _write_body(file, _session_body(record))
+        count += 1
+    _write_body(file, msgpack.packb(count))
+    file.flush()
+    os.fsync(file.fileno())
     return count
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from runtime.keys import KEY_GROUPS
 from runtime.store.base import StoreError, StoreUnavailable, StoreUnusable
 from runtime.store.redis_address import ANSWER_WITHIN_S, RedisAddress, connect
 
@@ -19,15 +20,16 @@ Command = tuple[Any, ...]
 class RedisServer:
     """One server, whoever Sentinels say it is, or a cluster. Raises StoreError."""
 
-    def __init__(self, address: RedisAddress) -> None:
+    def __init__(self, address: RedisAddress, *, only_reads: bool = False) -> None:
         """Raises StoreUnusable for a server of another schema, and for one that may drop what is stored."""
         self.address = address
         self.is_cluster = address.kind == "cluster"
         self._closed = False
         with translating(address):
             self.client: Any = connect(address)
-            self._check_schema()
-            self._check_durability()
+            self._check_schema(makes=not only_reads)
+            if not only_reads:
+                self._check_durability()
 
     def ask(self, commands: Sequence[Command], writes: bool = False) -> list[Any]:
         """Send commands in one go and return their answers; with `writes`, once enough replicas have them."""
@@ -56,11 +58,22 @@ class RedisServer:
         self._closed = True
         self.client.close()
 
-    def _check_schema(self) -> None:
-        self.client.set(self.key("schema"), SCHEMA, nx=True)
+    def _check_schema(self, *, makes: bool) -> None:
+        """A store that is there is not written to: what it holds can be had from a server that is full as well."""
         schema = self.client.get(self.key("schema"))
+        if schema is None and makes:
+            self.client.set(self.key("schema"), SCHEMA, nx=True)
+            schema = self.client.get(self.key("schema"))
+        if schema is None and self._is_owned():
+            return  # emptied while a runtime was at work, which has saved what it had once more
+        if schema is None:
+            raise StoreUnavailable(f"store {self.address}: there is none, no key {self.key('schema')!r}")
         if schema != SCHEMA:
             raise StoreUnusable(f"store {self.address}: schema {schema!r}, this version knows {SCHEMA!r}")
+
+    def _is_owned(self) -> bool:
+        """Has anybody claimed a key group?"""
+        return any(self.ask([("EXISTS", self.key(group)) for group in range(KEY_GROUPS)]))
 
     def _check_durability(self) -> None:
         try:

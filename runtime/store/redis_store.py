@@ -52,11 +52,13 @@ Part = tuple[int, list[str], list[Any]]
 class RedisStore:
     """`runtime.store.base.Store` at a `redis://` address (redis_address.py). Raises StoreError, ValueError."""
 
-    def __init__(self, address: str | RedisAddress, *, history_length: int = 256) -> None:
+    def __init__(self, address: str | RedisAddress, *, history_length: int = 256, only_reads: bool = False) -> None:
+        """`only_reads`: nothing is written, so it may be a replica, or full; there has to be a store."""
         self.history_length = history_length
         self._writes = time.time_ns() // 1000
         """numbers of writes, each greater than the last: a Lua number holds microseconds exactly"""
-        self._server = RedisServer(parse_redis(address) if isinstance(address, str) else address)
+        parsed = parse_redis(address) if isinstance(address, str) else address
+        self._server = RedisServer(parsed, only_reads=only_reads)
         self.address = self._server.address
 
     def load(self, keys: Sequence[SessionKey]) -> dict[SessionKey, SessionRecord]:

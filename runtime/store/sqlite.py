@@ -20,7 +20,14 @@ from runtime.store.base import Ownership, StoreUnavailable
 from runtime.store.fencing import check_epochs, check_expected, check_lease, new_count
 from runtime.store.sealing import open_history, open_record, pieces_in, wanted_rows
 from runtime.store.sqlite_epochs import CurrentEpochs
-from runtime.store.sqlite_file import CONNECTION_SURVIVES, open_file, open_snapshot, primary_code, translated
+from runtime.store.sqlite_file import (
+    CONNECTION_SURVIVES,
+    open_file,
+    open_snapshot,
+    opened_to_read,
+    primary_code,
+    translated,
+)
 from runtime.store.sqlite_rows import forget, row_of, write
 
 LOAD_CHUNK = 256
@@ -155,12 +162,7 @@ class SqliteStore:
     def _records(self) -> Iterator[SessionRecord]:
         try:
             with closing(open_snapshot(self.path, self.busy_timeout_s)) as connection:
-                for tenant, session, data in connection.execute(
-                    "SELECT tenant, session, record FROM sessions ORDER BY tenant, session"
-                ):
-                    key = SessionKey(tenant, session)
-                    history = open_history(key, pieces_in(_frames(connection, key)), self.history_length)
-                    yield replace(open_record(key, data), history=tuple(history))
+                yield from _records_in(connection, self.history_length)
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
 
@@ -222,6 +224,21 @@ class SqliteStore:
             sound = False
         if not sound:
             self._disconnect()
+
+
+def read_records(path: Path, history_length: int, *, busy_timeout_s: float = 2.0) -> Iterator[SessionRecord]:
+    """As `SqliteStore.records`, of a store that is not opened for more: nothing is written to it. Raises StoreError."""
+    with opened_to_read(Path(os.path.realpath(path)), busy_timeout_s) as connection:
+        yield from _records_in(connection, history_length)
+
+
+def _records_in(connection: sqlite3.Connection, history_length: int) -> Iterator[SessionRecord]:
+    for tenant, session, data in connection.execute(
+        "SELECT tenant, session, record FROM sessions ORDER BY tenant, session"
+    ):
+        key = SessionKey(tenant, session)
+        history = open_history(key, pieces_in(_frames(connection, key)), history_length)
+        yield replace(open_record(key, data), history=tuple(history))
 
 
 def _frames(connection: sqlite3.Connection, key: SessionKey) -> bytes:

@@ -8,10 +8,13 @@ so the main file holds it from then on, whatever a crash leaves in the -wal file
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 from runtime.store.base import StoreError, StoreLocked, StoreUnavailable, StoreUnusable
 from runtime.store.sealing import HistoryPiece, framed
@@ -79,6 +82,11 @@ MEANINGS: dict[int, tuple[type[StoreError], str]] = {
 # was read-only, for example, stays read-only.
 CONNECTION_SURVIVES = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
+# SQLite makes files beside a store that nobody has open, for who only reads it as well. After these it could not.
+NOTHING_CAN_BE_MADE = frozenset(
+    {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}
+)
+
 
 def primary_code(error: sqlite3.Error) -> int:
     code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # missing where Python itself complains
@@ -127,6 +135,68 @@ def open_snapshot(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     connection = _connect(path, "ro", busy_timeout_s)
     connection.execute("BEGIN")
     return connection
+
+
+@contextmanager
+def opened_to_read(path: Path, busy_timeout_s: float) -> Iterator[sqlite3.Connection]:
+    """A connection to the store as it is now, for who only reads it. Raises StoreError.
+
+    Nothing is written to the store, which opening it for real does: so it can be read while its disk is full, from
+    a medium that is read-only, and by a newer version beside an older one that goes on with it.
+    """
+    try:
+        _refuse_foreign(path)
+        if _size(path) == 0:
+            raise StoreUnavailable(f"store {path}: there is none; runtime.state_dir says where it is")
+        try:
+            connection = _open_to_read(path, busy_timeout_s)
+        except sqlite3.Error as error:
+            if primary_code(error) not in NOTHING_CAN_BE_MADE:
+                raise
+            with _copied(path) as copy, closing(open_file(copy, busy_timeout_s, create=False)) as connection:
+                yield connection
+        else:
+            with closing(connection):
+                yield connection
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
+
+
+def _open_to_read(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    """Raises sqlite3.Error, StoreError."""
+    connection = open_snapshot(path, busy_timeout_s)
+    try:
+        _check_mark(connection, path)
+        if _number(connection, "user_version") in OLDER_VERSIONS:
+            connection = _brought_up(connection)
+        _check_names(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _brought_up(older: sqlite3.Connection) -> sqlite3.Connection:
+    """A copy in a file that is gone once it is closed."""
+    copy = sqlite3.connect("", isolation_level=None)
+    with closing(older):
+        older.backup(copy)
+    _upgrade(copy)
+    return copy
+
+
+@contextmanager
+def _copied(path: Path) -> Iterator[Path]:
+    """Nobody has the store open: who has it could make its files."""
+    try:
+        with TemporaryDirectory(prefix="grf-") as directory:
+            for name in (path.name, f"{path.name}-wal", f"{path.name}-journal"):
+                if (path.parent / name).exists():
+                    shutil.copyfile(path.parent / name, Path(directory) / name)
+            yield Path(directory) / path.name
+    except OSError as error:
+        text = f"cannot be read where it is, nor from a copy in {gettempdir()} (TMPDIR): {error.strerror}"
+        raise StoreUnavailable(f"store {path}: {text}: {error.filename}") from error
 
 
 def _connect(path: Path, mode: str, busy_timeout_s: float = 0) -> sqlite3.Connection:
@@ -184,9 +254,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, create: bool) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StoreUnusable(f"store {path}: no WAL mode on this file system: choose a local disk")
-    names = _names(connection)
-    if names != SCHEMA.keys():
-        raise StoreUnusable(f"store {path}: holds {sorted(names)} instead of {sorted(SCHEMA)}: not a store of ours")
+    _check_names(connection, path)
     # What a crash or an I/O error left in the -wal file may never have reached the disk, though it can be read.
     # Written to the main file and synced once more it has, before anything new is acknowledged on top of it.
     connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
@@ -236,6 +304,12 @@ def _check_mark(connection: sqlite3.Connection, path: Path) -> None:
     if version not in (*OLDER_VERSIONS, SCHEMA_VERSION):
         age, do = ("a newer", "upgrade") if version > SCHEMA_VERSION else ("an older", "export it with its own version")
         raise StoreUnusable(f"store {path}: schema {version} of {age} version, this one knows {SCHEMA_VERSION}: {do}")
+
+
+def _check_names(connection: sqlite3.Connection, path: Path) -> None:
+    names = _names(connection)
+    if names != SCHEMA.keys():
+        raise StoreUnusable(f"store {path}: holds {sorted(names)} instead of {sorted(SCHEMA)}: not a store of ours")
 
 
 def _names(connection: sqlite3.Connection) -> set[str]:

@@ -34,6 +34,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     _run("umount", disk)
 
 
+def make_read_only(disk: Path) -> None:
+    """A disk that is mounted, and on which nobody has a file open."""
+    _run("mount", "-o", "remount,ro", disk)
+
+
 @dataclass
 class BreakableDisk:
     image: Path

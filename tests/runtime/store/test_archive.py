@@ -103,3 +103,4 @@ def test_an_export_that_fails_leaves_the_last_one_alone(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="went away"):
         write_archive(path, failing())
     assert [item.version for item in read_archive(path)] == [1]
+    assert list(tmp_path.iterdir()) == [path]

@@ -139,6 +139,22 @@ def test_a_full_server_is_unavailable_and_keeps_what_it_has(start: Callable[...,
         fill()
     assert store.load([key("s0")]).keys() == {key("s0")}
     store.close()
+    assert key("s0") in [found.key for found in RedisStore(server.address).records()]
+
+
+def test_who_only_reads_may_read_a_replica_that_drops_keys_and_where_there_is_nothing_is_told(
+    start: Callable[..., RedisServer],
+) -> None:
+    master = start()
+    replica = start("--replicaof", "127.0.0.1", str(master.port), "--maxmemory-policy", "allkeys-lru")
+    with pytest.raises(StoreUnavailable, match="there is none"):
+        RedisStore(master.address, only_reads=True)
+    store = RedisStore(f"{master.address}?replicas=1")
+    until_it_works(lambda: save(store, record(key("a"))))
+    assert [found.key for found in RedisStore(replica.address, only_reads=True).records()] == [key("a")]
+    store._server.client.delete("grf:{schema}")  # the server was emptied, and a runtime saved what it had
+    assert [found.key for found in RedisStore(master.address, only_reads=True).records()] == [key("a")]
+    store.close()
 
 
 def test_a_server_that_may_drop_keys_is_refused(start: Callable[..., RedisServer]) -> None:

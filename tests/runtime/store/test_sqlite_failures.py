@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +18,9 @@ import pytest
 
 from runtime.store import sqlite_file
 from runtime.store.base import StoreUnavailable
-from runtime.store.sqlite import SqliteStore
-from tests.runtime.store.conftest import BreakableDisk, read_only
-from tests.runtime.store.samples import assert_same, key, owned, record
+from runtime.store.sqlite import SqliteStore, read_records
+from tests.runtime.store.conftest import BreakableDisk, make_read_only, read_only
+from tests.runtime.store.samples import assert_same, key, owned, record, save
 
 BIG = 40_000
 """floats of a context that does not fit where little is left"""
@@ -70,6 +72,18 @@ def test_a_full_disk_refuses_saves_but_not_loads_and_works_once_there_is_space(s
     store.close()
 
 
+@pytest.mark.parametrize("is_in_use", [True, False])
+def test_all_can_be_read_while_the_disk_is_full(small_disk: Path, is_in_use: bool) -> None:
+    store = SqliteStore(small_disk / "state.db")
+    of = [key(session) for session in "abc"]
+    save(store, *(record(each) for each in of))
+    if not is_in_use:
+        store.close()
+    fill(small_disk)
+    assert [found.key for found in read_records(store.path, 256)] == of
+    store.close()
+
+
 def test_a_store_at_its_limit_of_pages_refuses_what_does_not_fit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same error without root: SQLite's own limit on the size of the file."""
     monkeypatch.setattr(sqlite_file, "PRAGMAS", (*sqlite_file.PRAGMAS, "PRAGMA max_page_count = 40"))
@@ -100,6 +114,35 @@ def test_a_disk_that_turns_read_only_is_told_and_works_once_repaired(breakable_d
     assert_same(store.load([key("a")])[key("a")], record(key("a"), version=1))
     store.save(epochs, [record(key("a"), version=2)])
     store.close()
+
+
+@pytest.mark.parametrize("left", [("",), ("", "-wal"), ("", "-wal", "-shm")])
+def test_a_store_on_a_medium_that_is_read_only_is_read_with_all_that_a_crash_has_left(
+    small_disk: Path, path: Path, left: tuple[str, ...]
+) -> None:
+    store = SqliteStore(path)
+    save(store, *(record(key(session)) for session in "abc"))
+    if left == ("",):
+        store.close()  # else it is in the -wal file alone
+    for suffix in left:
+        shutil.copyfile(f"{path}{suffix}", small_disk / f"state.db{suffix}")
+    store.close()
+    make_read_only(small_disk)
+    found = list(read_records(small_disk / "state.db", 256))
+    for one, session in zip(found, "abc", strict=True):
+        assert_same(one, record(key(session)))
+
+
+def test_a_store_that_can_be_read_nowhere_says_so(
+    small_disk: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SqliteStore(small_disk / "state.db").close()
+    make_read_only(small_disk)
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with pytest.raises(
+        StoreUnavailable, match=r"state\.db: cannot be read where it is, nor from a copy in .*\(TMPDIR\)"
+    ):
+        list(read_records(small_disk / "state.db", 256))
 
 
 def test_a_read_only_file_is_told_at_the_first_save_at_the_latest(store: SqliteStore, path: Path) -> None:

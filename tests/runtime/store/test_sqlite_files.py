@@ -18,7 +18,7 @@ from runtime.history import encode_row
 from runtime.records import RecordError, SessionRecord
 from runtime.store.base import StoreError, StoreUnavailable, StoreUnusable
 from runtime.store.sealing import seal_history
-from runtime.store.sqlite import SqliteStore
+from runtime.store.sqlite import SqliteStore, read_records
 from runtime.store.sqlite_file import APPLICATION_ID, MEANINGS, SCHEMA_VERSION, translated
 from tests.runtime.store.samples import assert_same, history_row, key, owned, record, versions
 
@@ -199,6 +199,15 @@ def test_history_of_the_third_schema_a_row_a_piece_is_read_gone_on_with_and_trim
     assert versions(store, KEYS[0]) == list(range(31, 131))
     assert [versions(store, of) for of in KEYS[1:3]] == [list(range(1, 64)), []]
     store.close()
+
+
+@pytest.mark.parametrize("schema", [1, 2, 3])
+def test_a_store_of_an_older_schema_is_read_and_stays_what_it_is(path: Path, schema: int) -> None:
+    make_store(path)
+    turn_back(path, schema)
+    before = path.read_bytes()
+    assert [found.key for found in read_records(path, 256)] == KEYS
+    assert path.read_bytes() == before
 
 
 # ---- damage ----
