@@ -7,6 +7,8 @@ the other lives, or the two would take the groups from one another for ever; it 
 from __future__ import annotations
 
 import secrets
+import time
+from collections.abc import Callable
 from math import inf
 
 from runtime.store.base import Store, StoreError
@@ -15,6 +17,14 @@ NOTE = "controller"
 LOOKS_IN_LEASE = 4
 SILENT_LEASES = 3
 """a rival that has not answered for so long is gone"""
+
+
+def is_at_work(store: Store, lease_s: float, wait: Callable[[float], None] = time.sleep) -> bool:
+    """Does a controller live on this store? It is given the time to answer."""
+    watch = RivalWatch(store, lease_s)
+    watch.look(0.0)
+    wait(2 * watch.look_every_s)
+    return watch.look(0.0)
 
 
 class RivalWatch:

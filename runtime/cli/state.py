@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from runtime.cli.common import NOT_AS_IT_SHOULD_BE, read_settings, settings_options, shown
 from runtime.digest import TOLERANCE, SettledSession, difference, digest_of
 from runtime.records import SessionRecord
-from runtime.state_dir import state_lock
+from runtime.rival import is_at_work
+from runtime.state_dir import StartError, state_lock
 from runtime.store.archive import read_archive, write_archive
 from runtime.store_source import open_store, read_store
 
@@ -45,18 +47,22 @@ def export_state(file: Path, config: str | None, flags: tuple[str, ...]) -> None
 def import_state(file: Path, config: str | None, flags: tuple[str, ...]) -> None:
     """Put all sessions of FILE into the store, over what it has of them. The runtime must be down."""
     settings = read_settings(config, flags)
-    store = open_store(settings)
+    for _ in read_archive(file):
+        pass  # one that was cut short is not half imported
     records = read_archive(file)
     with (
         state_lock(Path(settings.runtime.state_dir)),
+        closing(open_store(settings)) as store,
         Progress(SpinnerColumn(), TextColumn("{task.completed} sessions"), transient=True) as bar,
     ):
+        # The lock is of this machine; and what a runtime has in memory it would write over what is imported.
+        if settings.runtime.store != "sqlite" and is_at_work(store, settings.runtime.lease_s):
+            raise StartError("a runtime is at work on this store: stop it first")
         task = bar.add_task("", total=None)
         while batch := list(islice(records, IMPORT_AT_ONCE)):
             store.restore(batch)
             bar.advance(task, len(batch))
         count = int(bar.tasks[task].completed)
-    store.close()
     click.echo(f"{count} sessions from {file}")
 
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from runtime.keys import KEY_GROUPS
-from runtime.rival import NOTE, RivalWatch
+from runtime.rival import NOTE, RivalWatch, is_at_work
 from runtime.store.base import StoreUnavailable
 from runtime.store.memory import MemoryDisk, MemoryStore
 from tests.runtime.test_controller import LEASE_S, Cluster
@@ -49,6 +49,14 @@ def test_two_see_each_other_and_the_one_that_stays_sees_when_the_other_is_gone()
     assert look_for(60.0, 0.0, one, other) == [True, True]
     assert look_for(2 * LEASE_S, 60.0, one) == [True]
     assert look_for(2 * LEASE_S, 60.0 + 2 * LEASE_S, one) == [False]
+
+
+def test_who_asks_whether_a_controller_is_at_work_hears_of_one_that_lives() -> None:
+    disk = MemoryDisk()
+    watch = RivalWatch(MemoryStore(disk), LEASE_S)
+    look_for(2.0, 0.0, watch)
+    assert not is_at_work(MemoryStore(disk), LEASE_S, wait=lambda _: None)
+    assert is_at_work(MemoryStore(disk), LEASE_S, wait=lambda wait_s: look_for(wait_s, 2.0, watch) and None)
 
 
 def test_a_store_that_was_emptied_is_no_rival() -> None:

@@ -13,6 +13,7 @@ from runtime.records import SessionRecord, StreamRecord
 from runtime.store.archive import write_archive
 from runtime.store.base import StoreUnavailable
 from runtime.store.sqlite import SqliteStore
+from tests.runtime.store.samples import key, record
 
 
 @pytest.mark.parametrize("command", [("state", "export", "backup"), ("state", "inspect"), ("digest",)])
@@ -44,3 +45,16 @@ def test_what_an_archive_says_commands_no_terminal(tmp_path: Path) -> None:
         told = CliRunner().invoke(grf, ["state", "inspect", str(file), *options], color=True).output
         assert "\\u001b]0;x" in told
         assert not {"\x1b", "\x9b"} & {*told}
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9])
+def test_an_archive_that_was_cut_short_is_not_half_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float
+) -> None:
+    monkeypatch.setattr("runtime.cli.state.IMPORT_AT_ONCE", 1)
+    file, directory = tmp_path / "cut.grfstate", tmp_path / "state"
+    write_archive(file, [record(key(session)) for session in "abc"])
+    file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    result = CliRunner().invoke(grf, ["state", "import", str(file), "--set", f"runtime.state_dir={directory}"])
+    assert "cut short" in str(result.exception)
+    assert not directory.exists()
