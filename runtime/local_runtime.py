@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -73,9 +73,17 @@ class LocalRuntime:
             if self._controller is not None:
                 saved = self._stop_workers(drain_s)
             ray.shutdown()
+            self._put_store_together()
         self._ray_thread.shutdown()
         self._release(forgets=saved or self._controller is None)
         return saved
+
+    def _put_store_together(self) -> None:
+        """SQLite leaves one file where the last process closes it in order, and Ray has ended those that had it. A
+        backup that is put in the place of that file would else meet the -wal file of another one."""
+        if self._controller is not None and self.settings.runtime.store == "sqlite":
+            with suppress(StoreError):
+                open_store(self.settings).close()
 
     def _release(self, *, forgets: bool) -> None:
         """The note stays where not all is saved: so `grf down` learns of it."""

@@ -65,6 +65,7 @@ def test_it_is_scaled_and_brought_down_with_all_saved(detached: RunningRuntime) 
     assert (down.returncode, down.stdout) == (0, "grf is down\n"), down.stderr
     assert not is_held(detached.state_dir)
     assert not (detached.state_dir / NOTE_FILE).exists()
+    assert [file.name for file in detached.state_dir.glob("grf.db*")] == ["grf.db"], "whole, and nothing beside it"
     said = (detached.state_dir / LOG_FILE).read_text()
     assert "grf: all that was settled is saved" in said
     assert "joined as" in said, "and what its processes log"

@@ -56,7 +56,11 @@ def test_who_asks_whether_a_controller_is_at_work_hears_of_one_that_lives() -> N
     watch = RivalWatch(MemoryStore(disk), LEASE_S)
     look_for(2.0, 0.0, watch)
     assert not is_at_work(MemoryStore(disk), LEASE_S, wait=lambda _: None)
-    assert is_at_work(MemoryStore(disk), LEASE_S, wait=lambda wait_s: look_for(wait_s, 2.0, watch) and None)
+
+    def while_it_answers(wait_s: float) -> None:
+        look_for(wait_s, 2.0, watch)
+
+    assert is_at_work(MemoryStore(disk), LEASE_S, wait=while_it_answers)
 
 
 def test_a_store_that_was_emptied_is_no_rival() -> None:
