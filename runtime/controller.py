@@ -25,6 +25,7 @@ from runtime.measured_loads import MeasuredLoads
 from runtime.members import Members
 from runtime.orders import OrderBook, Orders
 from runtime.placement import Beat, ClusterPolicy, Facts, of_another_model, plan, targets, worker_of
+from runtime.seldom_log import SeldomLog
 from runtime.staff import Staff
 from runtime.store.base import Store, StoreError, StoreFenced, StoreLocked
 from runtime.workers_wanted import WorkersWanted
@@ -90,6 +91,7 @@ class Controller:
         self._book = OrderBook()
         self._write_book(now_s)
         self._log = ClusterLog(registry)
+        self._seldom = SeldomLog(log)
         self._lock = threading.Lock()
 
     # ---- what others say ----
@@ -289,7 +291,7 @@ class Controller:
             self._read_store(now_s)
             return
         except StoreError as error:
-            log.warning("cannot assign %d key groups to %s: %s", len(groups), owner, error)
+            self._seldom.warn(now_s, f"cannot assign key groups to {owner}", error)
             self._break_lock(error, ended, now_s)
             return
         self._leases.granted(owner, now_s)
@@ -309,7 +311,7 @@ class Controller:
         try:
             return self._leases.end(owner, now_s)
         except StoreError as error:
-            log.warning("cannot end the lease of %s: %s", owner, error)
+            self._seldom.warn(now_s, f"cannot end the lease of {owner}", error)
             self._break_lock(error, [owner], now_s)
             return False
 
@@ -374,7 +376,7 @@ class Controller:
             try:
                 self._scale(decision.workers, now_s, decision.reason)
             except StoreError as error:
-                log.warning("cannot scale: %s", error)
+                self._seldom.warn(now_s, "cannot scale", error)
 
     def _compare_with_store(self, now_s: float) -> None:
         """Another runtime may have taken our groups: the store knows, and nobody else would say so."""
@@ -384,7 +386,7 @@ class Controller:
             if self._assignment.is_stale():
                 self._read_store(now_s)
         except StoreError as error:
-            log.warning("cannot see who owns the key groups: %s", error)
+            self._seldom.warn(now_s, "cannot see who owns the key groups", error)
         if self._has_rival:  # its workers need not renew at the store: they are heard there
             for owner in self._assignment.strangers:
                 self._leases.heard(owner, now_s)

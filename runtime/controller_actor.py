@@ -12,15 +12,15 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
-from prometheus_client import start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 
 from runtime.actor_names import CONTROLLER, HEAD, NAMESPACE, address_of
 from runtime.controller import Controller
@@ -30,9 +30,10 @@ from runtime.metrics import process_registry
 from runtime.orders import Orders
 from runtime.placement import Beat
 from runtime.rival import RivalWatch
+from runtime.seldom_log import SeldomLog
 from runtime.settings import Settings
 from runtime.starting_workers import StartingWorkers
-from runtime.store.base import Store, StoreUnavailable
+from runtime.store.base import StoreError
 from runtime.store_source import open_store
 from runtime.worker_actor import NODE_ID_CHARS, Handle, WorkerActor, log_to_stderr
 
@@ -46,6 +47,8 @@ LOOK_AT_NODES_S = 1.0
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 class ControllerActor:
     def __init__(self, settings: Settings) -> None:
@@ -57,8 +60,18 @@ class ControllerActor:
         self._gateways = HeardGateways()
         self._stopping = threading.Event()
         self._hands = RayHands(settings)
-        self._controller = Controller(
-            _open_patiently(settings),
+        self._controller = patiently(lambda: self._new_controller(registry))
+        self._hands.avoided |= self._controller.drained_nodes
+        self._witness = DeathWatch(_hold_reference, self._died)
+        threading.Thread(target=self._watch, name="grf-watch", daemon=True).start()
+        threading.Thread(target=self._watch_nodes, name="grf-nodes", daemon=True).start()
+        threading.Thread(target=self._watch_rival, name="grf-rival", daemon=True).start()
+
+    def _new_controller(self, registry: CollectorRegistry) -> Controller:
+        """Raises StoreError."""
+        settings = self._settings
+        return Controller(
+            open_store(settings),
             self._hands,
             settings.cluster,
             settings.runtime.lease_s,
@@ -66,11 +79,6 @@ class ControllerActor:
             time.monotonic(),
             expected=worker_names(),
         )
-        self._hands.avoided |= self._controller.drained_nodes
-        self._witness = DeathWatch(_hold_reference, self._died)
-        threading.Thread(target=self._watch, name="grf-watch", daemon=True).start()
-        threading.Thread(target=self._watch_nodes, name="grf-nodes", daemon=True).start()
-        threading.Thread(target=self._watch_rival, name="grf-rival", daemon=True).start()
 
     def _watch_nodes(self) -> None:
         drained: set[str] = set()
@@ -97,7 +105,7 @@ class ControllerActor:
 
     def _watch_rival(self) -> None:
         """On a connection and in a thread of its own: a store that hangs must not keep beats waiting."""
-        watch = RivalWatch(_open_patiently(self._settings), self._settings.runtime.lease_s)
+        watch = RivalWatch(patiently(lambda: open_store(self._settings)), self._settings.runtime.lease_s)
         while not self._stopping.wait(watch.look_every_s):
             try:
                 self._controller.see_rival(watch.look(time.monotonic()), time.monotonic())
@@ -173,13 +181,15 @@ def _hold_reference(beat: Beat) -> None:
     ray.get(ray.get_actor(beat.name, NAMESPACE).life.remote(beat.incarnation))
 
 
-def _open_patiently(settings: Settings) -> Store:
-    """A controller without its store can do nothing but wait for it."""
+def patiently(make: Callable[[], T]) -> T:
+    """A controller without its store can do nothing but wait for it, whatever is wrong with it: one that has failed to
+    start is never started again, and the runtime would not recover with the store."""
+    seldom = SeldomLog(log)
     while True:
         try:
-            return open_store(settings)
-        except StoreUnavailable as error:
-            log.warning("waiting for the store: %s", error)
+            return make()
+        except StoreError as error:
+            seldom.warn(time.monotonic(), "waiting for the store", error)
             time.sleep(STORE_RETRY_S)
 
 

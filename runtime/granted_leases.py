@@ -9,6 +9,7 @@ import logging
 from collections.abc import Collection, Mapping
 
 from runtime.placement import is_over
+from runtime.seldom_log import SeldomLog
 from runtime.store.base import Store, StoreError, StoreFenced
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ class GrantedLeases:
         """Raises StoreError."""
         self._store = store
         self._lease_s = lease_s
+        self._seldom = SeldomLog(log)
         self._counts: dict[str, int] = {}
         """of renewals at the store, as they were seen last"""
         self._signs: dict[str, float] = {}
@@ -64,7 +66,7 @@ class GrantedLeases:
         try:
             self.see_renewals(now_s)
         except StoreError as error:
-            log.warning("cannot see the leases: %s", error)
+            self._seldom.warn(now_s, "cannot see the leases", error)
 
     def see_renewals(self, now_s: float) -> None:
         """A count that has moved is a sign of life that may have come this moment. Raises StoreError."""
@@ -81,7 +83,7 @@ class GrantedLeases:
         try:
             self.see_renewals(now_s)
         except StoreError as error:  # `end` looks again
-            log.warning("cannot see the leases: %s", error)
+            self._seldom.warn(now_s, "cannot see the leases", error)
 
     def end(self, owner: str, now_s: float) -> bool:
         """End a lease that is over, at the store too. Raises StoreError.

@@ -25,6 +25,7 @@ from runtime.model_source import open_model
 from runtime.orders import Orders
 from runtime.placement import Beat, Place
 from runtime.routes import as_message
+from runtime.seldom_log import SeldomLog
 from runtime.settings import Settings
 from runtime.store.base import Store, StoreError
 from runtime.store_source import open_store
@@ -77,6 +78,7 @@ class Worker:
         self._leaves = False
         self._table_stamp = ""
         self._lease_store: Store | None = None
+        self._seldom = SeldomLog(log)
         self._beat_now = threading.Event()
         self._stopped = threading.Event()
         engine = Engine(self._model, settings.engine_policy)
@@ -143,7 +145,7 @@ class Worker:
         try:
             orders = self._send_beat(beat)
         except Exception as error:  # the controller is being restarted: go on serving what is owned
-            log.info("no controller: %s", error)
+            self._seldom.warn(sent_s, "no controller", error)
             self._renew_at_store(beat.owner)
             return
         self._loop.call(lambda: self._obey(orders, sent_s + lease_s))
@@ -154,7 +156,7 @@ class Worker:
             self._lease_store = self._lease_store or open_store(self._settings)
             renewed = renew_at_store(self._lease_store, owner)
         except StoreError as error:
-            log.warning("the lease cannot be renewed: %s", error)
+            self._seldom.warn(sent_s, "the lease cannot be renewed", error)
             return
         if renewed:
             until_s = sent_s + self._settings.runtime.lease_s

@@ -9,10 +9,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from runtime.controller import Controller
+from runtime.controller_actor import patiently
 from runtime.keys import KEY_GROUPS
 from runtime.orders import Orders
 from runtime.placement import Beat, ClusterPolicy
-from runtime.store.base import StoreFenced
+from runtime.store.base import StoreError, StoreFenced, StoreUnavailable, StoreUnusable
 from runtime.store.memory import MemoryDisk, MemoryStore
 from runtime.store.sqlite import SqliteStore
 
@@ -397,6 +398,34 @@ def test_while_the_store_is_away_nothing_is_claimed_and_afterwards_it_is() -> No
     assert cluster.beat("worker-0", "a", 1.0) == {}
     cluster.disk.away = ""
     assert len(cluster.beat("worker-0", "a", 2.0)) == KEY_GROUPS
+
+
+def test_a_store_that_is_away_as_a_worker_dies_is_not_told_at_every_tick(caplog: pytest.LogCaptureFixture) -> None:
+    cluster = Cluster()
+    cluster.beat("worker-0", "a", 1.0)
+    cluster.disk.away = "Redis is away"
+    cluster.controller.died("worker-0/a", 2.0)
+    for tick in range(40):
+        cluster.beat("worker-1", "b", 2.0 + tick / 4)
+        cluster.controller.tick(2.0 + tick / 4)
+    assert sum("Redis is away" in message for message in caplog.messages) == 2
+    cluster.disk.away = ""
+    assert len(cluster.beat("worker-1", "b", 13.0)) == KEY_GROUPS
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("stopped"), StoreUnusable("it asks for a password")])
+def test_a_controller_waits_for_its_store_whatever_is_wrong_with_it(
+    monkeypatch: pytest.MonkeyPatch, error: StoreError
+) -> None:
+    answers: list[StoreError | None] = [error, error, None]
+
+    def make() -> str:
+        if answer := answers.pop(0):
+            raise answer
+        return "made"
+
+    monkeypatch.setattr("runtime.controller_actor.time.sleep", lambda _: None)
+    assert patiently(make) == "made"
 
 
 class HandsOnLock(Hands):
