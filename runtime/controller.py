@@ -393,9 +393,13 @@ class Controller:
 
     def _read_store(self, now_s: float) -> None:
         heard_s = {member.beat.owner: member.heard_s for member in self._members.by_name.values()}
+        before = self._assignment.groups.keys()
         for owner, n_groups in self._assignment.read(heard_s.keys()).items():
             text = f"{n_groups} key groups by {owner}, of another runtime on the same store: one of the two must stop"
             self._log.note(now_s, "taken", text, logging.ERROR)
+        if lost := before - self._assignment.groups.keys():
+            text = f"it has lost {len(lost)} key groups, maybe sessions: was it emptied, or does it drop keys?"
+            self._log.note(now_s, "store", text, logging.ERROR)
         self._leases.read(heard_s, now_s)
 
 

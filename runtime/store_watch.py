@@ -22,5 +22,5 @@ class StoreWatch:
         elif self._fails and not fails:
             log.info("the store can be written again")
         if health.fenced and not self._is_fenced:
-            log.warning("the store refused a write: somebody else owns the key groups now")
+            log.warning("the store refused a write: by what it holds the key groups are not ours")
         self._fails, self._is_fenced = fails, health.fenced

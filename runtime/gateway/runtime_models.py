@@ -72,7 +72,7 @@ class ClusterWorker(BaseModel):
     busy: float | None = None
     """share of its time that the worker has been working"""
     fenced: bool = False
-    """the store has refused a write, because somebody else owns the key groups now"""
+    """the store has refused a write: by what it holds the key groups are not this worker's"""
     store_error: str = ""
     """why the store cannot be written"""
 

@@ -14,6 +14,13 @@ from runtime.store.redis_address import ANSWER_WITHIN_S, RedisAddress, connect
 log = logging.getLogger(__name__)
 
 SCHEMA = b"1"
+ADVICE = {
+    "AuthenticationError": "it asks for a password, or for another one: give it in the address",
+    "NoPermissionError": "its user may not do what a store does: give it the right, or another user in the address",
+    "OutOfMemoryError": "it is full: raise its maxmemory, or free some of it",
+    "ReadOnlyError": "it is a replica, and takes no writes: give the address of the master",
+}
+"""by the client's errors whose own words do not say what to do"""
 Command = tuple[Any, ...]
 
 
@@ -105,7 +112,14 @@ def translating(address: RedisAddress) -> Iterator[None]:
         kind = meaning(error)
         if kind is None:
             raise
-        raise kind(f"store {address}: {error}") from error
+        raise kind(f"store {address}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """Without the script in which it happened, and without the last full stop."""
+    words = str(error).rpartition(" of pipeline caused error: ")[2].partition(" script: ")[0].rstrip(".")
+    advice = ADVICE.get(type(error).__name__)
+    return f"{advice} ({words})" if advice else words
 
 
 def meaning(error: Exception) -> type[StoreError] | None:

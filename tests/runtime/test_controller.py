@@ -272,6 +272,16 @@ def test_a_store_that_does_not_answer_is_told_once_although_nobody_publishes() -
     assert cluster.events("store") == ["it does not answer: Redis is away", "it answers again"]
 
 
+def test_a_store_that_was_emptied_is_told_and_its_key_groups_are_claimed_again() -> None:
+    cluster = Cluster()
+    cluster.beat("worker-0", "a", 1.0)
+    cluster.disk.groups.clear()
+    cluster.orders("worker-0", "a", 2.0, fenced=True)
+    cluster.controller.tick(2.1)
+    assert [text[:23] for text in cluster.events("store")] == [f"it has lost {KEY_GROUPS} key gr"]
+    assert len(cluster.beat("worker-0", "a", 2.2)) == KEY_GROUPS
+
+
 # ---- restarts of the controller ----
 
 
