@@ -105,7 +105,7 @@ def described(error: Exception) -> tuple[str, str]:
         case Refused() | ApiError():
             return error.code, error.text
         case RequestTimeout():
-            return "timeout", f"{error}; the runtime may be restarting"
+            return "timeout", f"{error}; the runtime may be restarting, or its store be away"
         case PublisherFull():
             return "slow_down", str(error)
         case NotLocated() | ClientClosed():

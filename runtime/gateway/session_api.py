@@ -175,7 +175,7 @@ def _published(session: str, stream: str, posted: Posted, again: bool) -> dict[s
 def _not_in_time(clients: CallerClients, session: str, segment: SegmentPost, posted: Posted) -> ApiError:
     within = f"within {segment.wait_ms} ms"
     if clients.relay.withdraw(session, segment.stream, posted):
-        return ApiError("timeout", f"not sent {within}, and taken back: post it again")
+        return ApiError("timeout", f"not sent {within} (is the runtime or the store away?), and taken back: post again")
     upto = clients.relay.fused_upto(session, segment.stream)
     done = "fused but not durable" if posted.is_fused else f"not fused (the stream is complete up to {upto})"
     text = f"{done} {within}; the gateway goes on trying. To be sure, post it again with sequence {posted.sequence}"
