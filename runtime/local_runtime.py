@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +20,7 @@ from runtime.first_service import READY_WITHIN_S, wait_for_service
 from runtime.settings import Settings
 from runtime.state_dir import Note, StartError, forget_note, take_lock, write_note
 from runtime.store.base import StoreError
-from runtime.store_source import open_store
+from runtime.store_source import open_store, put_together
 
 RAY_ATTEMPTS = 3
 DRAIN_S = 5.0
@@ -73,17 +73,11 @@ class LocalRuntime:
             if self._controller is not None:
                 saved = self._stop_workers(drain_s)
             ray.shutdown()
-            self._put_store_together()
+            if self._controller is not None:
+                put_together(self.settings)  # who had the store open has ended
         self._ray_thread.shutdown()
         self._release(forgets=saved or self._controller is None)
         return saved
-
-    def _put_store_together(self) -> None:
-        """SQLite leaves one file where the last process closes it in order, and Ray has ended those that had it. A
-        backup that is put in the place of that file would else meet the -wal file of another one."""
-        if self._controller is not None and self.settings.runtime.store == "sqlite":
-            with suppress(StoreError):
-                open_store(self.settings).close()
 
     def _release(self, *, forgets: bool) -> None:
         """The note stays where not all is saved: so `grf down` learns of it."""

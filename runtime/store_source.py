@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from runtime.records import SessionRecord
 from runtime.settings import Settings
-from runtime.store.base import Store
+from runtime.store.base import Store, StoreError
 from runtime.store.redis_store import RedisStore
 from runtime.store.sqlite import SqliteStore, read_records
 
@@ -29,6 +29,14 @@ def read_store(settings: Settings) -> Iterator[SessionRecord]:
         return
     with closing(RedisStore(settings.runtime.store, history_length=history_length, only_reads=True)) as store:
         yield from store.records()
+
+
+def put_together(settings: Settings) -> None:
+    """SQLite leaves one file where the last who has it open closes it in order. A backup that is put in the place of
+    that file would else meet the -wal file of another one."""
+    if settings.runtime.store == "sqlite" and _sqlite_path(settings).exists():
+        with suppress(StoreError):
+            open_store(settings).close()
 
 
 def _sqlite_path(settings: Settings) -> Path:

@@ -20,7 +20,7 @@ class StoreWatch:
         if fails and not self._fails:
             log.error("the store cannot be written: %s. Nothing becomes durable until it can", health.last_error)
         elif self._fails and not fails:
-            log.info("the store can be written again")
+            log.info("no write to the store fails any more")
         if health.fenced and not self._is_fenced:
             log.warning("the store refused a write: by what it holds the key groups are not ours")
         self._fails, self._is_fenced = fails, health.fenced

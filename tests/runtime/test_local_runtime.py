@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,6 +14,8 @@ import ray
 from runtime.local_runtime import RAY_ATTEMPTS, LocalRuntime
 from runtime.settings import Settings, load_settings
 from runtime.state_dir import Note, StartError, has_left_note, take_lock, write_note
+from runtime.store.sqlite import SqliteStore, read_records
+from tests.runtime.store.samples import key, record, save
 
 WAITED_FOR_WITHIN_S = 30.0
 
@@ -109,3 +112,21 @@ def test_the_note_stays_where_not_all_was_saved(monkeypatch: pytest.MonkeyPatch,
     write_note(tmp_path, Note(1, runtime.address))
     assert runtime.stop() is saves
     assert has_left_note(tmp_path, 1) is not saves
+
+
+def test_a_store_whose_processes_were_ended_is_left_in_one_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(LocalRuntime, "_stop_workers", lambda self, drain_s: True)
+    runtime = LocalRuntime(load_settings([f"runtime.state_dir={tmp_path / 'state'}"], environment={}))
+    runtime._lock, runtime._controller = take_lock(tmp_path / "state"), object()
+    held = SqliteStore(tmp_path / "held.db")
+    save(held, record(key("a")))
+    for suffix in ("", "-wal"):
+        shutil.copyfile(f"{held.path}{suffix}", tmp_path / "state" / f"grf.db{suffix}")
+    held.close()
+    assert runtime.stop()
+    assert [file.name for file in (tmp_path / "state").glob("grf.db*")] == ["grf.db"]
+    assert [found.key for found in read_records(tmp_path / "state" / "grf.db", 256)] == [key("a")]

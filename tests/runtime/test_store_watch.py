@@ -63,7 +63,7 @@ def test_a_full_disk_is_told_once_and_so_is_its_end(scene: Scene, monkeypatch: p
     assert scene.told() == [], "it was tried again"
     monkeypatch.undo()
     scene.desk.work(10.0)
-    assert scene.told() == [("INFO", "the store can be written again")]
+    assert scene.told() == [("INFO", "no write to the store fails any more")]
 
 
 def test_what_can_still_be_read_from_a_full_disk_does_not_count_as_written(scene: Scene) -> None:
