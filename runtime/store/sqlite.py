@@ -196,7 +196,16 @@ class SqliteStore:
 
     def _use(self) -> sqlite3.Connection:
         self._refuse_closed()
+        if self._connection is None:
+            self._refuse_another()
         return self._connection or self._connect(create=False)
+
+    def _refuse_another(self) -> None:
+        """SQLite would apply the -wal file that was ours to whatever has been put in the place of our file."""
+        (ours, our_wal), (found, found_wal) = self._files, _files_at(self.path)
+        if found not in (None, ours) and found_wal is not None and found_wal == our_wal:
+            text = "another file is in its place, which the -wal file of the former one would damage: put that one back"
+            raise StoreUnavailable(f"store {self.path}: {text}")
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:

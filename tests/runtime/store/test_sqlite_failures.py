@@ -271,6 +271,25 @@ def test_nothing_is_saved_into_a_file_that_was_taken_away(store: SqliteStore, pa
     assert SqliteStore(path).load([key("a")])[key("a")].version == 3
 
 
+def test_a_backup_put_in_the_place_of_a_store_in_use_is_not_mixed_with_it(store: SqliteStore, path: Path) -> None:
+    controllers = SqliteStore(path)
+    epochs = owned(store, key("a"))
+    store.save(epochs, [record(key("a"), version=1)])
+    SqliteStore(path.parent / "backup.db").close()
+    backup = (path.parent / "backup.db").read_bytes()
+    os.rename(path, path.parent / "former.db")
+    os.rename(path.parent / "backup.db", path)
+    with pytest.raises(StoreUnavailable, match="moved, deleted or replaced while in use"):
+        store.save(epochs, [record(key("a"), version=2)])
+    with pytest.raises(StoreUnavailable, match="another file is in its place"):
+        store.save(epochs, [record(key("a"), version=3)])
+    assert path.read_bytes() == backup
+    os.rename(path.parent / "former.db", path)
+    store.save(epochs, [record(key("a"), version=4)])
+    assert controllers.load([key("a")])[key("a")].version == 4
+    controllers.close()
+
+
 # ---- the connection ----
 
 
