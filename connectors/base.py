@@ -33,7 +33,7 @@ decoded is for the pipeline to count.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -91,6 +91,12 @@ class Source(ABC):
     def may_repeat(self) -> bool:
         """May a sample come twice? One that was given by a live source, or by one that seeks, never does."""
         return self.delivery == "replayable" and not self.seeks
+
+    def ask(self, fault_of: Callable[[Sample], str]) -> None:
+        """Before it is opened: whom to ask why no route takes a sample ("" if one does), which counts those.
+
+        For a source whose sender hears the answer; of any other they are counted once they are handed over.
+        """
 
     @abstractmethod
     async def open(self, *, position: Position) -> None:

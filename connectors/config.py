@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, StringConstraints, ValidationError, fiel
 from connectors.backoff import RestartOptions
 from connectors.base import Options
 from connectors.clock import ClockOptions
+from connectors.decoding import KeyOptions
 from connectors.delivery import SnapshotOptions
 from connectors.errors import ConfigError
 from connectors.kinds import AnySource
@@ -58,6 +59,7 @@ class SourceEntry(Options):
     model_config = ConfigDict(populate_by_name=True)
 
     from_: AnySource = Field(alias="from", description="The transport and its options.")
+    key: KeyOptions | None = Field(None, description="What of a payload tells whose it is, for routes to match.")
     routes: tuple[RouteOptions, ...] = Field(min_length=1, description="Which of its streams become what.")
     clock: ClockOptions = Field(ClockOptions(), description="How its time stamps become event times.")
     snapshot: SnapshotOptions = Field(SnapshotOptions(), description="Of a replayable source: how often.")

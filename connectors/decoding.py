@@ -4,6 +4,7 @@
     decode: {format: json, values: samples, rate_hz: 250}           # {"samples": [[...], [...]]}, timed by the last one
     decode: {format: csv, fields: [1, 2], time: 0}                  # one line, columns counted from 0
     decode: {format: floats, dtype: <i2, width: 3, scale: 0.00981}  # nothing but numbers
+    decode: {format: json, fields: [rpm, kmh], scale: [0.001, 0.01]}   # one for each feature
     decode: {format: values}                                        # the source gives numbers already
 
 A message that is not as described raises BadSample: it is counted, with its reason, and the source goes on.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -55,6 +56,11 @@ TimeZone = Annotated[
 ]
 
 
+def _check_columns(format: str, columns: Iterable[str | int]) -> None:
+    if format == "csv" and not all(isinstance(column, int) and column >= 0 for column in columns):
+        raise ValueError("format csv: columns are numbers, counted from 0")
+
+
 class DecodeOptions(Options):
     format: Literal["values", "json", "msgpack", "csv", "floats"] = Field(
         "values",
@@ -81,7 +87,9 @@ class DecodeOptions(Options):
     time_zone: TimeZone = "UTC"
     identity: str | int | None = Field(None, description="Path or column of what tells a message from every other.")
     rate_hz: float | None = Field(None, gt=0, description="With [T, F]: frames per second; without, all have one time.")
-    scale: float = Field(1.0, description="Every feature is multiplied by this.")
+    scale: float | tuple[float, ...] = Field(
+        1.0, description="Every feature is multiplied by this; or a list with a number for each of them."
+    )
     dtype: str = Field("<f4", description="Format floats: numpy's name of one number.", pattern=r"^[<>|]?[fiu][1248]$")
     width: int = Field(1, ge=1, le=65_536, description="Format floats: numbers in one frame.")
     delimiter: str = Field(",", min_length=1, max_length=1, description="Format csv.")
@@ -92,14 +100,31 @@ class DecodeOptions(Options):
             raise ValueError(f"format {self.format} needs either fields or values")
         if self.format == "csv" and not self.fields:
             raise ValueError("format csv needs fields: the columns")
+        features = len(self.fields) or (self.width if self.format == "floats" else None)
+        if isinstance(self.scale, tuple) and features not in (None, len(self.scale)):
+            raise ValueError(f"scale has {len(self.scale)} numbers, for {features} features")
         columns = [*self.fields, *(x for x in (self.time, self.identity) if x is not None)]
-        if self.format == "csv" and not all(isinstance(column, int) and column >= 0 for column in columns):
-            raise ValueError("format csv: columns are numbers, counted from 0")
+        _check_columns(self.format, columns)
         named = self.time is not None or self.identity is not None
         if self.format == "values" and named and not (self.fields or self.values):
             raise ValueError("format values has time and identity among what it names: say fields or values too")
         if self.format == "floats" and (self.fields or self.values or self.time is not None):
             raise ValueError("format floats has nothing but numbers: no fields, values or time")
+        return self
+
+
+class KeyOptions(Options):
+    format: Literal["values", "json", "msgpack", "csv"] = Field("json", description="As in decode.")
+    fields: tuple[str | int, ...] = Field(
+        min_length=1,
+        description="Paths or columns, as in decode: texts or whole numbers that are appended to the stream key, each "
+        "behind a slash, for `match` to find.",
+    )
+    delimiter: str = Field(",", min_length=1, max_length=1, description="Format csv.")
+
+    @model_validator(mode="after")
+    def _fits_its_format(self) -> Self:
+        _check_columns(self.format, self.fields)
         return self
 
 
@@ -134,6 +159,28 @@ def _shallow(read: Callable[[DecodeOptions, Sample], Decoded], options: DecodeOp
         return read(options, sample)
     except RecursionError:
         raise BadSample("format", "nested too deep") from None
+
+
+def key_reader(options: KeyOptions) -> Callable[[Sample], str]:
+    """What makes the stream key of a sample of its own and of what its payload says. Raises BadSample."""
+    parse = _PARSERS[options.format]
+    read = DecodeOptions(format=options.format, fields=options.fields, delimiter=options.delimiter)
+
+    def key_of(sample: Sample) -> str:
+        try:
+            content = parse(read, sample.value)
+            return "/".join([sample.stream_key, *(_text(content, field) for field in options.fields)])
+        except RecursionError:
+            raise BadSample("format", "nested too deep") from None
+
+    return key_of
+
+
+def _text(content: Any, field: str | int) -> str:
+    value = _at(content, field)
+    if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+        return str(value)
+    raise BadSample("field", f"{field!r} is neither a text nor a whole number")
 
 
 def undecoded(sample: Sample) -> Decoded:
@@ -203,8 +250,10 @@ def _numbers(value: Any, options: DecodeOptions) -> npt.NDArray[np.float32]:
         array = array.reshape(1, -1)
     if array.ndim != 2 or not array.size or len(array) > MAX_FRAMES:
         raise BadSample("shape", f"values have shape {np.shape(value)}, expected [F] or [T, F]")
+    if isinstance(options.scale, tuple) and array.shape[1] != len(options.scale):
+        raise BadSample("shape", f"values have {array.shape[1]} features, scale has {len(options.scale)} numbers")
     if options.scale != 1.0:
-        array = array * options.scale
+        array = array * np.asarray(options.scale)
     if options.missing == "zero":
         array = np.nan_to_num(array, nan=0.0, posinf=np.inf, neginf=-np.inf)
     largest = np.nanmax(np.abs(array), initial=0.0) if options.missing == "nan" else np.abs(array).max()

@@ -12,7 +12,7 @@ from connectors.base import Source
 from connectors.config import SourceEntry
 from connectors.encoding import Encoding
 from connectors.errors import ConnectorError
-from connectors.pipeline import Segment
+from connectors.pipeline import Pipeline, Segment
 from connectors.supervisor import pipeline_of
 from connectors.tally import Tally
 
@@ -45,7 +45,7 @@ async def try_out(source: Source, entry: SourceEntry, seconds: float) -> Trial:
             }
             encoding = Encoding(pipeline, factories)
             await stack.enter_async_context(source.opened())
-            async for segments in _segments(source, encoding, trial, seconds):
+            async for segments in _segments(source, pipeline, encoding, trial, seconds):
                 for segment in segments:
                     trial.streams.setdefault(segment[:3], []).append(segment)
     except ConnectorError as error:
@@ -54,7 +54,9 @@ async def try_out(source: Source, entry: SourceEntry, seconds: float) -> Trial:
     return trial
 
 
-async def _segments(source: Source, encoding: Encoding, trial: Trial, seconds: float) -> AsyncIterator[list[Segment]]:
+async def _segments(
+    source: Source, pipeline: Pipeline, encoding: Encoding, trial: Trial, seconds: float
+) -> AsyncIterator[list[Segment]]:
     samples = aiter(source)
     ends_s = time.monotonic() + seconds
     taken = 0
@@ -66,6 +68,7 @@ async def _segments(source: Source, encoding: Encoding, trial: Trial, seconds: f
                 yield await encoding.end()
                 return
             taken += len(batch)
+            batch = pipeline.keyed(batch)
             for sample in batch:
                 trial.keys[sample.stream_key] = trial.keys.get(sample.stream_key, 0) + 1
             yield await encoding.take(batch, wall_s=time.time())

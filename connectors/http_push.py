@@ -7,8 +7,13 @@
 A stream key is the path (`belt/7`), a value the body; with `?lines` each line of the body is a sample. Event time is a
 field (`decode.time`) or the header X-Event-Time, in seconds; arrival is now.
 
-**Live**: 202 says that a sample was taken, not that it is durable (the gateway's own API does, docs/http.md). When the
-queue is full, `block` lets the answer wait, and then says 503 with Retry-After; `drop_oldest` gives up the oldest.
+**Live**: 202 says that a sample was taken, not that it is durable (the gateway's own API does, docs/http.md), nor that
+its body can be decoded. What no route takes is answered 404 with the reason; of several lines some may be `left_out`.
+When the queue is full, `block` lets the answer wait, and then says 503 with Retry-After; `drop_oldest` gives up the
+oldest.
+
+Browsers let a page of another server neither read the answer nor send a token or JSON, unless `allowed_origins` names
+its origin: `[https://desk.example]`. What any page may send unasked (a plain post) is taken, so set a token as well.
 """
 
 from __future__ import annotations
@@ -17,12 +22,14 @@ import asyncio
 import hmac
 import math
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -34,6 +41,13 @@ from connectors.listening import listening
 WAIT_S = 10.0
 """for room in the queue, before the sender is told to come again"""
 MAX_KEY = 512
+
+
+def _origin(text: str) -> str:
+    scheme, separator, host = text.lower().partition("://")
+    if not (scheme and separator and host) or "/" in host or "*" in host:
+        raise ValueError(f"{text!r} is no origin, as https://desk.example:8443 is, without a path")
+    return text.lower()
 
 
 class ListenOptions(SourceOptions):
@@ -54,6 +68,9 @@ class ListenOptions(SourceOptions):
 
 class HttpOptions(ListenOptions):
     kind: Literal["http"] = "http"
+    allowed_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = Field(
+        (), description="Web pages of other servers that may post (CORS)."
+    )
 
     def build(self) -> HttpSource:
         return HttpSource(self)
@@ -71,6 +88,10 @@ class ListeningSource(Source):
         self._stack = AsyncExitStack()
         self._intake = self._new_intake()
         self._dropped_before = 0
+        self._fault_of: Callable[[Sample], str] = lambda sample: ""
+
+    def ask(self, fault_of: Callable[[Sample], str]) -> None:
+        self._fault_of = fault_of
 
     @property
     def dropped(self) -> int:  # type: ignore[override]  # the intake counts, where other sources do so themselves
@@ -106,8 +127,23 @@ class ListeningSource(Source):
 
 
 class HttpSource(ListeningSource):
+    def __init__(self, options: HttpOptions) -> None:
+        super().__init__(options)
+        self._allowed_origins = options.allowed_origins
+
     def app(self) -> Starlette:
-        return Starlette(routes=[Route("/{key:path}", self._post, methods=["POST"])])
+        route = Route("/{key:path}", self._post, methods=["POST"])
+        if not self._allowed_origins:
+            return Starlette(routes=[route])
+        pages = Middleware(
+            CORSMiddleware,
+            allow_origins=self._allowed_origins,
+            allow_methods=["POST"],
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=["Retry-After"],
+        )
+        return Starlette(routes=[route], middleware=[pages])
 
     async def _post(self, request: Request) -> Response:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -128,9 +164,14 @@ class HttpSource(ListeningSource):
         if body is None:
             return JSONResponse({"error": f"more than {self._options.max_body_bytes} bytes"}, 413)
         parts = [line for line in body.split(b"\n") if line.strip()] if "lines" in request.query_params else [body]
-        return await self._taken([Sample(key, part, time_s, time.time()) for part in parts])
+        samples = [Sample(key, part, time_s, time.time()) for part in parts]
+        faults = [self._fault_of(sample) for sample in samples]
+        routed = [sample for sample, fault in zip(samples, faults, strict=True) if not fault]
+        if samples and not routed:
+            return JSONResponse({"error": faults[0]}, 404)
+        return await self._taken(routed, left_out=len(samples) - len(routed))
 
-    async def _taken(self, samples: Sequence[Sample]) -> Response:
+    async def _taken(self, samples: Sequence[Sample], left_out: int) -> Response:
         taken = 0
         try:
             async with asyncio.timeout(WAIT_S):
@@ -139,7 +180,7 @@ class HttpSource(ListeningSource):
                     taken += 1
         except TimeoutError:
             return JSONResponse({"error": "full", "taken": taken}, 503, {"Retry-After": "1"})
-        return JSONResponse({"taken": taken}, 202)
+        return JSONResponse({"taken": taken} | ({"left_out": left_out} if left_out else {}), 202)
 
     async def _body(self, request: Request) -> bytes | None:
         """None once it is too large; the rest is not read."""

@@ -25,11 +25,11 @@ import numpy.typing as npt
 from connectors.base import Position, Sample
 from connectors.clock import Clock, ClockOptions
 from connectors.cutting import Times, Values
-from connectors.decoding import Decode, Decoded, decoder, undecoded
+from connectors.decoding import Decode, Decoded, KeyOptions, decoder, key_reader, undecoded
 from connectors.encoders.base import Frames
 from connectors.errors import BadSample, SnapshotError
 from connectors.known_streams import MAX_STREAMS, KnownStreams, StreamName
-from connectors.routes import RouteOptions, Routing, Target
+from connectors.routes import NO_KEY, RouteOptions, Routing, Target
 from connectors.tally import Tally
 from connectors.windowing import Window
 from runtime.wire import MAX_EVENT_TIME_S
@@ -84,12 +84,14 @@ class Pipeline:
         may_repeat: bool = False,
         redelivers_at_most: int = 0,
         max_streams: int = MAX_STREAMS,
+        key: KeyOptions | None = None,
     ) -> None:
         self.tally = Tally()
         self.position: Position = None
         """of the newest sample taken"""
         self._routes = routes
         self._routing = Routing(routes)
+        self._key_of = None if key is None else key_reader(key)
         self._decoders: list[Decode] = [
             decoder(route.decode) if route.encoder is None or route.is_decoded else undecoded for route in routes
         ]
@@ -113,6 +115,39 @@ class Pipeline:
 
     # ---- samples ----
 
+    def keyed(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """With the keys that their payloads add to; once for each batch, before what it `fits` is asked.
+
+        What does not say them is counted, and no route takes it.
+        """
+        if self._key_of is None:
+            return samples
+        keyed = []
+        for sample in samples:
+            try:
+                key = self._key_of(sample)
+            except BadSample as bad:
+                self._count_bad(sample, bad)
+                key = NO_KEY
+            keyed.append(sample._replace(stream_key=key))
+        return keyed
+
+    def fault_of(self, sample: Sample) -> str:
+        """Why no route takes it, whose sender hears that, and "" if one does; it is counted here alone."""
+        try:
+            key = sample.stream_key if self._key_of is None else self._key_of(sample)
+        except BadSample as bad:
+            self._count_bad(sample, bad)
+            return str(bad)
+        if self._routing.targets(key):
+            return ""
+        self.tally.unrouted += 1
+        return f"no route matches {key!r}"
+
+    def _count_bad(self, sample: Sample, bad: BadSample) -> None:
+        self.tally.bad[bad.reason] += 1
+        self.tally.last_bad = f"{sample.stream_key}: {bad}"
+
     def accept(self, samples: Sequence[Sample], *, wall_s: float) -> list[Accepted]:
         """Decoded and timed, in order; bad ones, known ones and those of no route are counted and left out.
 
@@ -124,7 +159,7 @@ class Pipeline:
         tally.samples += len(samples)
         for sample in samples:
             targets = self._routing.targets(sample.stream_key)
-            if not targets:
+            if not targets and sample.stream_key != NO_KEY:
                 tally.unrouted += 1
             for target in targets:
                 # Bad samples and known ones count as well: what fits must not depend on where a batch ends.
@@ -132,8 +167,7 @@ class Pipeline:
                 try:
                     one = self._accept(target, sample, wall_s)
                 except BadSample as bad:
-                    tally.bad[bad.reason] += 1
-                    tally.last_bad = f"{sample.stream_key}: {bad}"
+                    self._count_bad(sample, bad)
                 else:
                     if one is not None:
                         accepted.append(one)

@@ -22,6 +22,8 @@ from connectors.kinds import AnyEncoder
 from connectors.windowing import WindowOptions
 
 _TOKEN = re.compile(r"\{(\w+)\}|\*\*|\*")
+NO_KEY = ""
+"""of a sample that does not say what its key is made of: no pattern matches it"""
 MAX_KEYS = 100_000
 """stream keys whose targets are remembered; beyond, one that comes back is matched again"""
 
@@ -105,7 +107,7 @@ class Routing:
 
     def _match(self, key: str) -> list[Target]:
         found = []
-        for index, (pattern, route) in enumerate(self._routes):
+        for index, (pattern, route) in enumerate(self._routes if key != NO_KEY else ()):
             match = pattern.fullmatch(key)
             if match is not None:
                 parts = {"key": key, **match.groupdict()}

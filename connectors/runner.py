@@ -96,6 +96,7 @@ class Runner:
         self._bad_told_at_s = -math.inf
         self._bad_untold = 0
         self._factories = factories
+        source.ask(pipeline.fault_of)
 
     @property
     def refused(self) -> Set[StreamName]:
@@ -221,7 +222,7 @@ class Runner:
         if self._is_replayable and samples and samples[-1].position is None:
             raise SourceBroken("a sample of a replayable source has no position: nothing could go on after it")
         self._is_within_batch = True
-        rest = samples
+        rest = self._pipeline.keyed(samples)
         while rest:
             fits = self._pipeline.fits(rest)
             await self._publishing.publish(await self._encoding.take(rest[:fits], wall_s=self._clocks.wall_s()))

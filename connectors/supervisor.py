@@ -45,6 +45,7 @@ def pipeline_of(source: Source, entry: SourceEntry) -> Pipeline:
         may_repeat=source.may_repeat,
         redelivers_at_most=source.redelivers_at_most,
         max_streams=entry.max_streams,
+        key=entry.key,
     )
 
 
@@ -52,7 +53,8 @@ def meaning_of(entry: SourceEntry) -> str:
     """Digest of all that the meaning of a snapshot depends on: how samples become numbered segments."""
     encoders = [type(route.encoder).__name__ for route in entry.routes]
     memory = [] if entry.max_streams == MAX_STREAMS else [f"max_streams={entry.max_streams}"]
-    return digest(entry.clock, *entry.routes, *encoders, *memory)
+    keys = [] if entry.key is None else [entry.key]
+    return digest(entry.clock, *entry.routes, *encoders, *memory, *keys)
 
 
 class Supervisor:

@@ -9,7 +9,8 @@ A stream key is the path, each message a sample, text or binary. Event time is a
 GET / is the page. Browsers give motion sensors to pages from https or localhost only.
 
 **Live**: nothing is acknowledged. With `block` (the default) a full queue makes the sender's socket wait, since we stop
-reading it; with `drop_oldest` the oldest is given up and counted.
+reading it; with `drop_oldest` the oldest is given up and counted. A socket is closed (1008) when no route takes its
+message.
 """
 
 from __future__ import annotations
@@ -76,6 +77,9 @@ class WebSocketSource(ListeningSource):
                     return None
                 text, data = message.get("text"), message.get("bytes")
                 value = text.encode() if text is not None else data
-                await self._intake.put(Sample(key, value, None, time.time()))
+                sample = Sample(key, value, None, time.time())
+                if self._fault_of(sample):
+                    return await socket.close(POLICY_VIOLATION, "no route takes this")  # the reason may be too long
+                await self._intake.put(sample)
         except WebSocketDisconnect:
             return None

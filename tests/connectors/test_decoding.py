@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from connectors.base import Sample
-from connectors.decoding import Decoded, DecodeOptions, decoder
+from connectors.decoding import Decoded, DecodeOptions, KeyOptions, decoder, key_reader
 from connectors.errors import BadSample
 
 NESTED = b"[" * 990 + b"]" * 990
@@ -47,6 +47,49 @@ def test_msgpack_csv_floats_and_values() -> None:
     packed = np.array([[1, 2], [3, 4]], dtype="<i2").tobytes()
     assert decoded(packed, format="floats", dtype="<i2", width=2, scale=0.5).values.tolist() == [[0.5, 1], [1.5, 2]]
     assert decoded(np.array([1, 2, 3])).values.tolist() == [[1, 2, 3]]
+
+
+def test_every_feature_may_have_a_scale_of_its_own() -> None:
+    options: dict[str, Any] = {"format": "json", "values": "v", "scale": [0.5, 10]}
+    assert decoded(b'{"v": [[2, 3], [4, 5]]}', **options).values.tolist() == [[1, 30], [2, 50]]
+    with pytest.raises(BadSample, match="values have 3 features, scale has 2 numbers"):
+        decoded(b'{"v": [2, 3, 4]}', **options)
+    for wrong in ({"format": "json", "fields": ["a", "b", "c"]}, {"format": "floats", "width": 3}):
+        with pytest.raises(ValidationError, match="scale has 2 numbers, for 3 features"):
+            DecodeOptions.model_validate({**wrong, "scale": [0.5, 10]})
+
+
+@pytest.mark.parametrize(
+    ("format", "fields", "value", "key"),
+    [
+        ("json", ["device.id", "unit"], b'{"device": {"id": "car-7"}, "unit": 3}', "k/car-7/3"),
+        ("msgpack", ["id"], msgpack.packb({"id": "\u00e4"}), "k/\u00e4"),
+        ("csv", [1], b"2.5,car-7\n", "k/car-7"),
+        ("values", ["header.frame_id"], SimpleNamespace(header=SimpleNamespace(frame_id="left")), "k/left"),
+    ],
+)
+def test_what_a_payload_says_of_whose_it_is_becomes_part_of_its_key(
+    format: str, fields: list[str | int], value: Any, key: str
+) -> None:
+    assert key_reader(KeyOptions.model_validate({"format": format, "fields": fields}))(Sample("k", value)) == key
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        *((value, "field") for value in (b"{}", b'{"id": null}', b'{"id": 7.5}', b'{"id": true}', b'{"id": ""}')),
+        *((value, "format") for value in (b"car-7", b"\xff")),
+    ],
+)
+def test_a_payload_that_does_not_say_whose_it_is_is_left_out(value: bytes, reason: str) -> None:
+    with pytest.raises(BadSample) as bad:
+        key_reader(KeyOptions(fields=("id",)))(Sample("k", value))
+    assert bad.value.reason == reason
+
+
+def test_a_key_of_columns_is_told_by_number() -> None:
+    with pytest.raises(ValidationError, match="columns are numbers"):
+        KeyOptions(format="csv", fields=("id",))
 
 
 def test_an_object_as_ros_messages_are_is_read_by_its_fields() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from connectors.base import Sample
 from connectors.contract import run, take
 from connectors.http_push import HttpOptions
 from connectors.intake import Intake
+from connectors.listening import _bound
 from connectors.websocket import WebSocketOptions
 from tests.browser import browser, until
 
@@ -73,6 +75,77 @@ def test_what_cannot_be_taken_is_answered_with_a_reason(
             assert answer.json()["error"]
 
     run(main())
+
+
+def test_what_no_route_takes_is_told_to_who_posted_it() -> None:
+    async def main() -> None:
+        async with http(token="secret") as (source, client):
+            source.ask(
+                lambda sample: "" if sample.value.startswith(b"1") else f"no route matches {sample.stream_key!r}"
+            )
+            assert (await client.post("/belt/7", content=b"2")).status_code == 401  # asked of no stranger
+            answer = await client.post("/belt/7", content=b"2", headers=SECRET)
+            assert (answer.status_code, answer.json()) == (404, {"error": "no route matches 'belt/7'"})
+            answer = await client.post("/belt/7?lines", content=b"1\n2\n11\n", headers=SECRET)
+            assert (answer.status_code, answer.json()) == (202, {"taken": 2, "left_out": 1})
+            assert [sample.value for sample in await take(source, 2)] == [b"1", b"11"]
+
+    run(main())
+
+
+def test_a_socket_whose_message_no_route_takes_is_closed() -> None:
+    async def main() -> None:
+        source = WebSocketOptions(port=0).build()
+        source.ask(lambda sample: "no route" if sample.stream_key == "belt" else "")
+        async with source.opened():
+            for path, is_taken in (("belt", False), ("phone", True)):
+                async with websockets.asyncio.client.connect(f"ws://127.0.0.1:{source.port}/{path}") as socket:
+                    await socket.send("1")
+                    if is_taken:
+                        assert [sample.stream_key for sample in await take(source, 1)] == ["phone"]
+                        continue
+                    with pytest.raises(ConnectionClosed) as closed:
+                        await socket.recv()
+                    assert (closed.value.rcvd and closed.value.rcvd.code) == 1008
+
+    run(main())
+
+
+DESK = "https://desk.example:8443"
+
+
+def test_a_page_of_another_server_may_post_where_its_origin_is_named() -> None:
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+
+    async def main() -> None:
+        async with http(token="secret", allowed_origins=[DESK.upper()]) as (_, client):
+            asked = await client.options("/desk/7", headers={**asks, "Origin": DESK})
+            assert asked.status_code == 200
+            assert asked.headers["access-control-allow-origin"] == DESK
+            assert "authorization" in asked.headers["access-control-allow-headers"]
+            for headers, status in ((SECRET, 202), ({}, 401)):  # and may read why not
+                answer = await client.post("/desk/7", content=b"1", headers={**headers, "Origin": DESK})
+                assert answer.status_code == status
+                assert answer.headers["access-control-allow-origin"] == DESK
+            other = await client.post("/desk/7", content=b"1", headers={**SECRET, "Origin": "https://other.example"})
+            assert "access-control-allow-origin" not in other.headers
+        async with http() as (_, client):
+            assert (await client.options("/desk/7", headers={**asks, "Origin": DESK})).status_code == 405
+
+    run(main())
+
+
+@pytest.mark.parametrize("origin", ["desk.example", "https://desk.example/", "*", "https://*.example", "://x"])
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    with pytest.raises(ValueError, match="is no origin"):
+        HttpOptions.model_validate({"allowed_origins": [origin]})
+
+
+def test_an_answer_does_not_wait_for_the_sender_to_acknowledge_its_head() -> None:
+    """asyncio turns Nagle's algorithm off for what it knows to be TCP."""
+    bound = _bound("127.0.0.1", 0)
+    with bound, socket.create_connection(bound.getsockname()), bound.accept()[0] as accepted:
+        assert accepted.proto == socket.IPPROTO_TCP
 
 
 def test_a_full_queue_makes_the_sender_wait() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from connectors.backoff import Backoff, RestartOptions
 from connectors.base import Sample, Source
 from connectors.clock import ClockOptions
+from connectors.decoding import KeyOptions
 from connectors.delivery import SnapshotOptions
 from connectors.encoders.base import Encoder, EncoderFactory, Frames
 from connectors.errors import BadSample, SnapshotError, SourceBroken
@@ -31,7 +33,11 @@ ROUTE = {"match": "{key}", "session": "s", "stream": "{key}", "modality": "x"}
 
 class Bench:
     def __init__(
-        self, source: Source, *routes: dict[str, Any], factories: dict[int, EncoderFactory] | None = None
+        self,
+        source: Source,
+        *routes: dict[str, Any],
+        factories: dict[int, EncoderFactory] | None = None,
+        key: KeyOptions | None = None,
     ) -> None:
         rng = random.Random(0)
         self.source = source
@@ -45,7 +51,7 @@ class Bench:
         self.runner = Runner(
             "it",
             source,
-            Pipeline(models, ClockOptions(), may_repeat=source.may_repeat, redelivers_at_most=most),
+            Pipeline(models, ClockOptions(), may_repeat=source.may_repeat, redelivers_at_most=most, key=key),
             factories or {},
             self.sink,
             self.snapshots,
@@ -125,6 +131,45 @@ def test_late_duplicate_and_bad_samples_are_counted_and_the_rest_goes_on() -> No
         assert bench.metric("samples_bad_total", reason="format") == 1
         assert bench.metric("clock_events_total", what="backward") == 1
         assert bench.metric("samples_total") == 6
+
+    run_virtually(main())
+
+
+def test_devices_that_share_a_topic_are_told_apart_by_what_their_messages_say() -> None:
+    def says(device: Any, at_s: float) -> Sample:
+        return Sample("cars", json.dumps({"car": device, "t": at_s, "v": 1}).encode(), None, 110.0, identity="")
+
+    route = {"match": "cars/{car}", "session": "{car}", "stream": "can", "modality": "x"}
+    decode = {"format": "json", "fields": ["v"], "time": "t"}
+
+    async def main() -> None:
+        # The clock of one is behind the other's, and a broker may hand over a message twice.
+        script: list[Step] = [says("a", 108.0), says("b", 105.0), says("a", 109.0), says("b", 106.0), DUPLICATE]
+        source = ScriptedSource([*script, says(None, 1.0), says("c/d", 107.0)], redelivers=True)
+        bench = Bench(source, {**route, "decode": decode}, key=KeyOptions(fields=("car",)))
+        await bench.runner.run()
+        assert {session: len(segments) for (session, _), segments in bench.runtime.segments.items()} == {"a": 2, "b": 2}
+        assert bench.metric("samples_bad_total", reason="field") == 1
+        assert bench.metric("samples_unrouted_total") == 1
+        assert bench.metric("samples_duplicate_total") == 1
+
+    run_virtually(main())
+
+
+def test_a_live_source_is_told_what_no_route_takes_and_it_is_counted() -> None:
+    class Asks(ScriptedSource):
+        def ask(self, fault_of: Callable[[Sample], str]) -> None:
+            self.fault_of = fault_of
+
+    async def main() -> None:
+        source = Asks([], delivery="live")
+        bench = Bench(source, {**ROUTE, "match": "car/{car}", "stream": "{car}"}, key=KeyOptions(fields=("id",)))
+        told = [source.fault_of(Sample(key, value)) for key, value in (("car", b'{"id": 7}'), ("van", b'{"id": 7}'))]
+        assert told == ["", "no route matches 'van/7'"]
+        assert source.fault_of(Sample("car", b"{}")) == "there is no 'id'"
+        await bench.runner.run()
+        assert bench.metric("samples_unrouted_total") == 1
+        assert bench.metric("samples_bad_total", reason="field") == 1
 
     run_virtually(main())
 
