@@ -13,8 +13,10 @@ is the column of times; a Parquet column of timestamps knows its own unit. A pos
 replayable, and it seeks. An empty cell is a value that is missing (`decode.missing`). What else is no number is for the
 pipeline to count; a file that is cut short, or whose header lies about its size, breaks the source with the reason.
 
-A file is read to its end; rows that are added to it are read by the next run. One with fewer rows than were read breaks
-the source, for it is another. One that was replaced and has more is read from there on: give it another name.
+A file is read to its end; rows that are added to it are read by the next run, and so are files that a pattern finds
+then and did not find before. They are told apart by their names below the pattern's folder, and may be taken away once
+they were read. One with fewer rows than were read breaks the source, for it is another. One that was replaced and has
+more is read from there on: give it another name.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import heapq
 import math
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -97,16 +100,27 @@ class _Key(NamedTuple):
         return first + "".join(cell + text for cell, text in zip(parts, others, strict=True))
 
 
+class _File(NamedTuple):
+    name: str
+    """in a position"""
+    path: Path
+    options: TableOptions
+
+
 class FilesSource(RecordedSource):
     def __init__(self, options: FilesOptions) -> None:
         super().__init__(options)
         self._options = options
 
     def samples(self, position: Position) -> Iterator[Sample]:
-        files = [(path, options) for options in self._options.tables for path in _paths(options)]
-        keys = [_Key.of(path, options) for path, options in files]
-        tables = [(open_table(*file, key.columns), key, file[1]) for file, key in zip(files, keys, strict=True)]
-        rows, skip = _rows_of(position, len(tables))
+        files = [file for number, options in enumerate(self._options.tables) for file in _files(number, options)]
+        keys = [_Key.of(file.path, file.options) for file in files]
+        tables = [
+            (open_table(file.path, file.options, key.columns), key, file.options)
+            for file, key in zip(files, keys, strict=True)
+        ]
+        names = [file.name for file in files]
+        rows, skip, gone = _rows_of(position, names)
         merged = heapq.merge(
             *(
                 _timed(index, table, UNIT_S[options.time_unit], rows[index])
@@ -119,31 +133,37 @@ class FilesSource(RecordedSource):
                 skip -= 1
             else:
                 # Of every table, for one may get rows that come before what was read of the others.
-                yield Sample(tables[row.table][1].of_row(row.parts), row.values, row.stamp_s, None, [rows.copy(), 0])
+                position = [rows.copy(), 0, names, gone]
+                yield Sample(tables[row.table][1].of_row(row.parts), row.values, row.stamp_s, None, position)
         if skip:
             raise SourceBroken(f"there are fewer rows than the {sum(rows) + skip} that were read: other files")
 
 
-def _rows_of(position: Position, n_tables: int) -> tuple[list[int], int]:
-    """First row of each table, and how many merged rows after them are known.
+def _rows_of(position: Position, names: list[str]) -> tuple[list[int], int, dict[str, int]]:
+    """First row of each file; how many merged rows after them are known; how many were read of files that are gone.
 
-    None are, but in snapshots that another version wrote.
+    Snapshots that another version wrote name no files, and those of before tell of known rows.
     """
-    if position is None:
-        return [0] * n_tables, 0
     match position:
-        case [list(rows), int(skip)] if len(rows) == n_tables:
-            return rows.copy(), skip
-    raise SourceBroken(f"a position in other files than these {n_tables}")
+        case None:
+            return [0] * len(names), 0, {}
+        case [list(rows), int(skip)] if len(rows) == len(names):
+            return rows.copy(), skip, {}
+        case [list(rows), int(skip), list(known), dict(gone)]:
+            read = gone | dict(zip(known, rows, strict=True))
+            return [read.pop(name, 0) for name in names], skip, read
+    raise SourceBroken(f"a position in other files than these {len(names)}")
 
 
-def _paths(options: TableOptions) -> list[Path]:
+def _files(number: int, options: TableOptions) -> list[_File]:
+    """Of the table with this number: named by what its pattern leaves open."""
     if not glob.has_magic(options.path):
-        return [Path(options.path)]
+        return [_File(str(number), Path(options.path), options)]
+    folder = Path(*takewhile(lambda part: not glob.has_magic(part), Path(options.path).parts))
     paths = sorted(Path(found) for found in glob.glob(options.path, recursive=True))
     if not paths:
         raise SourceBroken(f"{options.path}: no such file")
-    return paths
+    return [_File(f"{number}/{path.relative_to(folder).as_posix()}", path, options) for path in paths]
 
 
 def _timed(index: int, table: Table, unit_s: float, first_row: int) -> Iterator[_Row]:

@@ -164,6 +164,29 @@ def test_rows_that_are_added_to_one_of_several_tables_are_read_by_the_next_run(
     assert sorted(values) == [1, 2, 3, 4, 10, 20, 30, 40, 50]
 
 
+def test_files_that_a_pattern_finds_later_are_read_by_the_next_run_and_read_ones_may_go(tmp_path: Path) -> None:
+    def found(position: Any, **files: list[float]) -> tuple[list[tuple[str, float | None]], Any]:
+        folder = tmp_path / "day"
+        folder.mkdir(exist_ok=True)
+        for name, times_s in files.items():
+            (folder / f"{name}.csv").write_text("t,v\n" + "".join(f"{time_s},1\n" for time_s in times_s))
+        path = str(tmp_path / "*" / "*.csv")
+        source = FilesOptions.model_validate({"kind": "files", "tables": [{"path": path}]}).build()
+        samples, error = read(source, position)
+        assert not error
+        return [(one.stream_key, one.event_time_s) for one in samples], samples[-1].position if samples else position
+
+    rows, position = found(None, b=[1, 3], c=[2])
+    assert rows == [("b", 1), ("c", 2), ("b", 3)]
+    rows, position = found(position, a=[5], b=[1, 3, 6])
+    assert rows == [("a", 5), ("b", 6)]
+    assert found(position) == ([], position)
+    (tmp_path / "day" / "b.csv").unlink()
+    rows, position = found(position, d=[7])
+    assert rows == [("d", 7)]
+    assert found(position, b=[1, 3, 6, 8])[0] == [("b", 8)]  # one that was away for a while
+
+
 def test_a_position_of_rows_and_of_merged_rows_after_them_is_taken(tmp_path: Path) -> None:
     """As snapshots have it that were written before all tables' rows were in every position."""
     (tmp_path / "a.csv").write_text("t,x\n1,1\n3,3\n")
