@@ -62,10 +62,12 @@ def is_expected(error: Exception, expected: Mapping[str, str]) -> bool:
     return any(isinstance(error, getattr(sys.modules[module], name)) for module, name in loaded.items())
 
 
-def settings_options(command: Command) -> Command:
+def settings_options(command: Command, **attributes: Any) -> Command:
     """--config and --set, as in runtime/settings.py."""
-    config = click.option("--config", type=click.Path(dir_okay=False), help="TOML file with settings.")
-    flags = click.option("--set", "flags", multiple=True, metavar="LAYER.FIELD=VALUE", help="One setting; repeatable.")
+    config = click.option("--config", type=click.Path(dir_okay=False), help="TOML file with settings.", **attributes)
+    flags = click.option(
+        "--set", "flags", multiple=True, metavar="LAYER.FIELD=VALUE", help="One setting; repeatable.", **attributes
+    )
     return config(flags(command))
 
 
@@ -108,7 +110,7 @@ def _bad_parameter() -> Iterator[None]:
 
 
 def client_options(command: Command) -> Command:
-    """--address, --tenant and --token of a running runtime."""
+    """--address, --tenant and --token of a running runtime; --config and --set tell where it was started."""
     address = click.option(
         "--address",
         default=_address_here,
@@ -124,13 +126,25 @@ def client_options(command: Command) -> Command:
     token = click.option(
         "--token", default="", envvar="GRF_TOKEN", show_envvar=True, help="If the runtime asks for one."
     )
-    return address(tenant(token(command)))
+    return address(tenant(token(settings_options(command, is_eager=True, expose_value=False, callback=_keep))))
+
+
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    context.meta[f"{__name__}.{option.name}"] = value
 
 
 def _address_here() -> str:
-    """Without the settings, which are slow to read for a command that asks one question."""
-    running = who_runs(Path(os.environ.get("GRF_RUNTIME_STATE_DIR", ".grf")))
-    return running.address if running else f"http://127.0.0.1:{os.environ.get('GRF_RUNTIME_HTTP_PORT', '8000')}"
+    """Without the settings where none are named: they are slow to read for a command that asks one question."""
+    meta = click.get_current_context().meta
+    config, flags = meta[f"{__name__}.config"], meta[f"{__name__}.flags"]
+    if config or flags or os.environ.get("GRF_CONFIG"):
+        settings = read_settings(config, flags).runtime
+        state_dir, port = settings.state_dir, str(settings.http_port)
+    else:
+        state_dir = os.environ.get("GRF_RUNTIME_STATE_DIR", ".grf")
+        port = os.environ.get("GRF_RUNTIME_HTTP_PORT", "8000")
+    running = who_runs(Path(state_dir))
+    return running.address if running else f"http://127.0.0.1:{port}"
 
 
 @contextmanager

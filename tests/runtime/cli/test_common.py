@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from grf_core.bundle import BundleError
-from runtime.cli.common import failure_text, shown, stop_on_signal
+from runtime.cli.common import client_options, failure_text, shown, stop_on_signal
 from runtime.keys import InvalidId, check_id
+from runtime.state_dir import Note, take_lock, write_note
 
 
 def test_what_others_wrote_commands_no_terminal() -> None:
@@ -25,6 +29,28 @@ def test_an_id_from_the_command_line_that_is_no_text_is_an_expected_failure() ->
     with pytest.raises(InvalidId) as refused:
         check_id("session", os.fsdecode(b"\xff"))
     assert failure_text(refused.value) == "session is not valid Unicode text"
+
+
+def test_settings_tell_which_runtime_is_asked(tmp_path: Path) -> None:
+    @click.command()
+    @client_options
+    def ask(address: str, tenant: str, token: str) -> None:
+        click.echo(address)
+
+    def asked(*arguments: str, **environment: str) -> str:
+        return CliRunner(env=environment).invoke(ask, arguments).output.strip()
+
+    elsewhere = tmp_path / "elsewhere"
+    file = tmp_path / "grf.toml"
+    file.write_text(f'[runtime]\nstate_dir = "{elsewhere}"\nhttp_port = 7000\n')
+    assert asked("--config", str(file)) == "http://127.0.0.1:7000", "nothing runs there"
+    with take_lock(elsewhere):
+        write_note(elsewhere, Note(os.getpid(), "http://127.0.0.1:7001", "127.0.0.1:1", "token"))
+        assert asked("--config", str(file)) == "http://127.0.0.1:7001"
+        assert asked(GRF_CONFIG=str(file)) == "http://127.0.0.1:7001"
+        assert asked("--set", f"runtime.state_dir={elsewhere}") == "http://127.0.0.1:7001"
+        assert asked("--config", str(file), "--address", "http://127.0.0.1:7002") == "http://127.0.0.1:7002"
+    assert "no such setting" in asked("--set", "runtime.port=7")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
