@@ -54,7 +54,10 @@ class Encoding:
         samples = [one.sample for one in accepted if one.sample is not None]
         try:
             frames = await self._encoder(target).encode(samples=samples)
-            until_s = time_of(samples[-1]) - self._factories[target.route].lag_s
+            factory = self._factories[target.route]
+            if factory.a_frame_each:
+                self._pipeline.tally.frames_left_out += len(samples) - sum(len(some.times_s) for some in frames)
+            until_s = time_of(samples[-1]) - factory.lag_s
             return self._pipeline.window_frames(target, frames, until_s=until_s)
         except BadSample as bad:
             if len(samples) == 1:

@@ -33,7 +33,9 @@ class ConnectMetrics:
         self._clock = counter(
             "clock_events", "What was wrong with time stamps: repeats, backward, ahead, jumps", "what"
         )
-        self._frames_left_out = counter("frames_left_out", "Frames in no segment: short windows, long hops")
+        self._frames_left_out = counter(
+            "frames_left_out", "Frames in no segment: short windows, long hops, pictures without a face"
+        )
         self._dropped = counter("dropped", "Given up because nobody took it in time: samples and segments", "what")
         self._refused = counter("segments_refused", "Segments that the runtime refused for good", "code")
         self.restarts = counter("restarts", "Times the source was opened again", "reason")

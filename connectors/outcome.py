@@ -34,7 +34,8 @@ class Outcome:
     @property
     def _came_to_nothing(self) -> bool:
         """Some samples may be bad, or of no interest; where nothing came of any, the file is wrong."""
-        return not self.totals.segments and bool(self.totals.unrouted or self.totals.bad)
+        totals = self.totals
+        return not totals.segments and bool(totals.unrouted or totals.bad or totals.frames_left_out)
 
     def __str__(self) -> str:
         totals = self.totals
@@ -45,6 +46,8 @@ class Outcome:
         ]
         if totals.bad:
             parts.append(f"samples left out {totals.bad.total()}{_by_kind(totals.bad)}")
+        if totals.frames_left_out:
+            parts.append(f"frames left out {totals.frames_left_out}")
         if totals.duplicates:
             parts.append(f"samples that came again {totals.duplicates}")
         if totals.unrouted:

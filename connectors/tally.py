@@ -28,6 +28,7 @@ class Totals:
 
     samples: int = 0
     segments: int = 0
+    frames_left_out: int = 0
     duplicates: int = 0
     unrouted: int = 0
     bad: Counter[str] = field(default_factory=Counter)
@@ -39,6 +40,7 @@ class Totals:
     def add(self, tally: Tally) -> None:
         self.samples += tally.samples
         self.segments += tally.segments
+        self.frames_left_out += tally.frames_left_out
         self.duplicates += tally.duplicates
         self.unrouted += tally.unrouted
         self.bad += tally.bad

@@ -70,6 +70,9 @@ class EncoderFactory(ABC):
     """no frame of samples still to come is further before the newest sample: a window before that is closed, though
     nothing comes (no face, silence). Infinite: nothing is known, so only the next frame closes it"""
 
+    a_frame_each: bool = False
+    """every sample has one frame in it, if any: those that gave none are counted as frames left out"""
+
     @abstractmethod
     def encoder(self, *, stream: str) -> Encoder:
         """A new encoder, at the beginning of its stream."""

@@ -11,9 +11,12 @@ from connectors.encoders.processes import Processes, Workshop
 
 
 class HostedFactory(EncoderFactory):
-    def __init__(self, make: Callable[[], Workshop], *, processes: int, lag_s: float = math.inf) -> None:
+    def __init__(
+        self, make: Callable[[], Workshop], *, processes: int, lag_s: float = math.inf, a_frame_each: bool = False
+    ) -> None:
         self._processes = Processes(make, count=processes)
         self.lag_s = lag_s
+        self.a_frame_each = a_frame_each
 
     def encoder(self, *, stream: str) -> HostedEncoder:
         return HostedEncoder(self._processes, stream)

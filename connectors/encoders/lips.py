@@ -5,9 +5,9 @@ the picture); then the tip of the nose and both corners as they are. Coordinates
 pixel counts the same across and down. Against the stored features of ten clips no number differs by more than 0.0006,
 of which 0.00025 is their rounding.
 
-A picture without a face gives no frame. What is remembered of a stream is its last frame and where its face is looked
-for; the second is not in the snapshot, so after a restart the first frames differ by a hundredth or so of the distance
-of the eyes, as they do after any gap.
+A picture without a face gives no frame, and is counted (`grf_connect_frames_left_out_total`). What is remembered of a
+stream is its last frame and where its face is looked for; the second is not in the snapshot, so after a restart the
+first frames differ by a hundredth or so of the distance of the eyes, as they do after any gap.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class LipsOptions(EncoderOptions):
     processes: int = Field(1, ge=1, le=64, description="How many; a stream stays with one of them.")
 
     def build(self) -> HostedFactory:
-        return HostedFactory(partial(LipsWorkshop, self.movement_hz, self.tracking), processes=self.processes, lag_s=0)
+        make = partial(LipsWorkshop, self.movement_hz, self.tracking)
+        return HostedFactory(make, processes=self.processes, lag_s=0, a_frame_each=True)
 
 
 class LipsWorkshop:

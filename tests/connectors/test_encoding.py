@@ -81,6 +81,15 @@ def test_who_is_never_seen_makes_no_segment() -> None:
     assert closed_at(0.0, pictures(NOBODY, NOBODY, NOBODY, NOBODY)) == []
 
 
+@pytest.mark.parametrize(("a_frame_each", "left_out"), [(True, 2), (False, 0)], ids=["pictures", "sound"])
+def test_samples_without_a_frame_are_counted_where_each_should_have_one(a_frame_each: bool, left_out: int) -> None:
+    pipeline = Pipeline([RouteOptions.model_validate(ROUTE)], ClockOptions())
+    factory = Faces(0.0)
+    factory.a_frame_each = a_frame_each
+    asyncio.run(Encoding(pipeline, {0: factory}).take(pictures(3, NOBODY, NOBODY, 4), wall_s=0.0))
+    assert pipeline.take_tally().frames_left_out == left_out
+
+
 SET_BACK_S = [1000.0, 1000.5, *np.arange(900.0, 904.0, 0.5).tolist(), *np.arange(930.0, 934.0, 0.5).tolist()]
 
 

@@ -69,3 +69,11 @@ def test_samples_that_match_no_route_are_a_failure_only_where_nothing_else_came(
     assert exit_code([Outcome("ended", some)]) == 0
     assert exit_code([Outcome("ended", none)]) == NOT_AS_IT_SHOULD_BE
     assert str(Outcome("ended", none)).endswith("samples that match no route 10")
+
+
+def test_frames_in_no_segment_are_told_and_a_failure_only_where_all_were_left_out() -> None:
+    some, none = totals(), totals(segments=0)
+    some.frames_left_out = none.frames_left_out = 10
+    assert str(Outcome("ended", some)) == "ended; published 3, refused 0, dropped 0, frames left out 10"
+    assert exit_code([Outcome("ended", some)]) == 0
+    assert exit_code([Outcome("ended", none)]) == NOT_AS_IT_SHOULD_BE
