@@ -85,6 +85,10 @@ class AsyncPublisher:
         self._driver.wake()  # first: what a closed client refuses is not counted as published
         return core.publish(session, stream, modality, array, time_s, time.monotonic(), number)
 
+    def begin(self, session: str, stream: str, modality: str, *, sequence: SupportsIndex | None = None) -> None:
+        self._driver.wake()
+        self._driver.core.begin(session, stream, modality, as_sequence(sequence))
+
     def end(self, session: str, stream: str) -> None:
         self._driver.core.end(session, stream)
         self._driver.wake()

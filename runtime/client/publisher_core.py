@@ -55,6 +55,20 @@ class PublisherCore:
         """One segment always fits, however large."""
         return self._account.n_bytes == 0 or self._account.n_bytes + n_bytes <= self.policy.max_buffer_bytes
 
+    def begin(self, session: str, stream: str, modality: str, sequence: int | None = None) -> None:
+        """Open a stream to which nothing may have been published yet. Raises StreamRefused, ValueError."""
+        name = (session, stream)
+        buffer = self._streams.get(name)
+        if buffer is None:
+            buffer = self._streams[name] = _new_buffer(session, stream, modality)
+        if buffer.refusal is not None or buffer.modality != modality:
+            raise _fault(buffer)
+        buffer.begin(sequence)
+        buffer.is_leaving = False
+        self._leaving.pop(name, None)
+        if not buffer.is_open:
+            self._to_open_or_end[name] = None
+
     def publish(
         self,
         session: str,
@@ -75,14 +89,9 @@ class PublisherCore:
         name = (session, stream)
         buffer = self._streams.get(name)
         if buffer is None:
-            check_id("session", session)
-            check_id("stream", stream)
-            check_id("modality", modality)
-            buffer = StreamBuffer(session, stream, modality)
-        if buffer.refusal is not None:
-            raise StreamRefused(buffer.refusal.code, buffer.refusal.text)
-        if buffer.modality != modality:
-            raise ValueError(f"stream {stream!r} of session {session!r} was published as {buffer.modality!r}")
+            buffer = _new_buffer(session, stream, modality)
+        if buffer.refusal is not None or buffer.modality != modality:
+            raise _fault(buffer)
         entry = Entry(event_time_s, frames, now_s, self.stats.published)
         self._account.n_bytes += sum(kept.n_bytes for kept in buffer.append(entry, sequence))
         self._streams[name] = buffer
@@ -325,3 +334,16 @@ class PublisherCore:
         if not buffer.is_open:
             self._to_open_or_end[name] = None
         self._queue.add(name)
+
+
+def _new_buffer(session: str, stream: str, modality: str) -> StreamBuffer:
+    check_id("session", session)
+    check_id("stream", stream)
+    check_id("modality", modality)
+    return StreamBuffer(session, stream, modality)
+
+
+def _fault(buffer: StreamBuffer) -> Exception:
+    if buffer.refusal is not None:
+        return StreamRefused(buffer.refusal.code, buffer.refusal.text)
+    return ValueError(f"stream {buffer.stream!r} of session {buffer.session!r} was published as {buffer.modality!r}")

@@ -67,6 +67,9 @@ class PublisherFleet(StreamFleet[PublisherCore]):
         lane = self.lane_of(session)
         return lane.publish(session, stream, modality, frames, event_time_s, now_s, sequence)
 
+    def begin(self, session: str, stream: str, modality: str, sequence: int | None = None) -> None:
+        self.lane_of(session).begin(session, stream, modality, sequence)
+
     def end(self, session: str, stream: str) -> None:
         self.lane_of(session).end(session, stream)
 

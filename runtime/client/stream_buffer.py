@@ -87,6 +87,14 @@ class StreamBuffer:
 
     # ---- the user's side ----
 
+    def begin(self, sequence: int | None) -> None:
+        """Segments may follow; with a number that of the first, which the user gives then."""
+        if self._end_sent:
+            self._state = "closed"
+        self._ended = self._end_sent = False
+        if sequence is not None and self._next is None and not self._unnumbered:
+            self._next, self._numbered_by_user = max(sequence, 1), True
+
     def append(self, entry: Entry, sequence: int | None) -> list[Entry]:
         """Number and keep a segment; return what is kept, numbers that the user left out included.
 

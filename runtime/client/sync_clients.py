@@ -125,6 +125,18 @@ class Publisher:
             self._driver.wake()  # first: what a closed client refuses is not counted as published
             return core.publish(session, stream, modality, array, time_s, time.monotonic(), number)
 
+    def begin(self, session: str, stream: str, modality: str, *, sequence: SupportsIndex | None = None) -> None:
+        """Segments of this stream may follow, though the first is not there yet.
+
+        For one whose segments come late, as a transcript does: from now on its session keeps the lateness of this
+        modality, where it would have settled beyond the first. `sequence` is the number of the first, if you number
+        them. Raises StreamRefused, ValueError.
+        """
+        number = as_sequence(sequence)
+        with self._driver.changed:
+            self._driver.wake()
+            self._driver.core.begin(session, stream, modality, number)
+
     def end(self, session: str, stream: str) -> None:
         """Nothing more comes on this stream for now: its session settles without waiting for it."""
         with self._driver.changed:

@@ -11,6 +11,7 @@ from runtime.client.link import Identity
 from runtime.client.published import ENTRY_OVERHEAD_BYTES, Receipt
 from runtime.client.publisher_account import PublisherEvent, PublisherPolicy
 from runtime.client.publisher_core import PublisherCore
+from runtime.keys import InvalidId
 
 FRAMES = np.ones((4, 3), np.float32)
 ENTRY_BYTES = FRAMES.nbytes + ENTRY_OVERHEAD_BYTES
@@ -68,6 +69,50 @@ def test_a_new_publisher_numbers_on_from_where_the_stream_stands() -> None:
     scene.connect(durable=5, last=7)
     assert scene.numbers() == [8, 9]
     assert [receipt.sequence for receipt in receipts] == [8, 9]
+
+
+def opens(scene: Scene) -> list[tuple[str, int]]:
+    return [(message.stream, message.base) for message in scene.sent if isinstance(message, m.Open)]
+
+
+def test_a_stream_may_begin_before_its_first_segment() -> None:
+    scene = Scene()
+    scene.core.begin("s", "mic", "audio")
+    scene.connect(durable=5, last=7)
+    assert opens(scene) == [("mic", 1)]
+    assert (scene.numbers(), scene.core.unfinished) == ([], 0)
+    scene.core.begin("s", "mic", "audio")
+    scene.publish(2)
+    assert scene.numbers() == [8, 9]
+    assert opens(scene) == [("mic", 1)], "it is open"
+    with pytest.raises(ValueError, match="was published as 'audio'"):
+        scene.core.begin("s", "mic", "imu")
+    with pytest.raises(InvalidId):
+        scene.core.begin("", "mic", "audio")
+
+
+def test_a_stream_that_its_publisher_numbers_begins_at_its_number() -> None:
+    scene = Scene()
+    scene.core.begin("s", "mic", "audio", sequence=6)
+    scene.connect(durable=5, last=7)
+    assert opens(scene) == [("mic", 6)]
+    receipts = scene.publish(3, sequence=6)
+    assert scene.numbers() == [6, 7, 8]
+    scene.ack(8, 8)
+    assert all(receipt.is_durable for receipt in receipts)
+
+
+def test_a_stream_begins_again_after_its_end_and_stays_if_it_was_to_be_forgotten() -> None:
+    scene = Scene()
+    scene.publish()
+    scene.connect()
+    scene.numbers()
+    scene.core.forget("s", "mic")
+    assert [type(message) for message in scene.exchange()] == [m.End]
+    scene.core.begin("s", "mic", "audio")
+    scene.ack(1, 1)
+    scene.core.tick(scene.now_s)
+    assert [type(message) for message in scene.exchange()] == [m.Open]
 
 
 def test_a_source_that_numbers_its_segments_sends_only_what_is_not_durable() -> None:
