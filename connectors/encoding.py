@@ -24,6 +24,13 @@ class Encoding:
         self._pipeline = pipeline
         self._factories = factories
         self._encoders: dict[Target, Encoder] = {}
+        self._begun: list[tuple[Target, int]] = []
+
+    def take_begun(self) -> list[tuple[Target, int]]:
+        """Streams whose encoders have begun since this was last called, with the number of the first segment to come,
+        which may be much later."""
+        begun, self._begun = self._begun, []
+        return begun
 
     async def take(self, samples: Sequence[Sample], *, wall_s: float) -> list[Segment]:
         """All that these samples complete; streams keep their order."""
@@ -73,6 +80,7 @@ class Encoding:
         if encoder is None:
             name = f"{target.session}/{target.stream}"
             encoder = self._encoders[target] = self._factories[target.route].encoder(stream=name)
+            self._begun.append((target, self._pipeline.begin(target)))
         return encoder
 
     def _count(self, target: Target, bad: BadSample) -> None:

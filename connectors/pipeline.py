@@ -276,12 +276,19 @@ class Pipeline:
             segments += self._numbered(*target.name, stream, stream.window.pass_by(until_s))
         return segments
 
-    def _add(self, target: Target, values: Values, times_s: Times) -> list[Segment]:
+    def begin(self, target: Target) -> int:
+        """Remember a stream that may have no frames yet; return the number of its next segment."""
+        return self._stream(target).next_sequence
+
+    def _stream(self, target: Target) -> _Stream:
         stream = self._streams.get(target.name)
         if stream is None:
-            stream = self._streams[target.name] = _Stream(
-                self._window(target.route), target.modality, self._first_sequence
-            )
+            window = self._window(target.route)
+            stream = self._streams[target.name] = _Stream(window, target.modality, self._first_sequence)
+        return stream
+
+    def _add(self, target: Target, values: Values, times_s: Times) -> list[Segment]:
+        stream = self._stream(target)
         try:
             windowed = stream.window.add(values, times_s)
         except ValueError as error:
@@ -313,7 +320,7 @@ class Pipeline:
 
     @property
     def streams(self) -> list[StreamName]:
-        """All that are remembered and had frames."""
+        """All that are remembered and have begun."""
         return list(self._streams)
 
     def take_tally(self) -> Tally:

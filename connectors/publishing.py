@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from connectors.delivery import Delivery
 from connectors.known_streams import StreamName
 from connectors.metrics import ConnectMetrics
 from connectors.pipeline import Pipeline, Segment
+from connectors.routes import Target
 from connectors.sink import Sink
 from runtime.client import StreamRefused
 
@@ -34,6 +36,14 @@ class Publishing:
     def unfinished(self) -> int:
         """Segments of which nobody knows yet whether they will be durable."""
         return self._sink.unfinished + self._waiting
+
+    def begin(self, begun: Sequence[tuple[Target, int]]) -> None:
+        """Segments of these streams may follow, from these numbers on: words do seconds after they were said, and their
+        sessions are to wait for them."""
+        for target, sequence in begun:
+            number = None if self._delivery is None else sequence
+            with suppress(StreamRefused, ValueError):  # told with the first segment
+                self._sink.begin(target.session, target.stream, target.modality, sequence=number)
 
     async def publish(self, segments: Sequence[Segment]) -> None:
         for place, segment in enumerate(segments):

@@ -225,7 +225,9 @@ class Runner:
         rest = self._pipeline.keyed(samples)
         while rest:
             fits = self._pipeline.fits(rest)
-            await self._publishing.publish(await self._encoding.take(rest[:fits], wall_s=self._clocks.wall_s()))
+            segments = await self._encoding.take(rest[:fits], wall_s=self._clocks.wall_s())
+            self._publishing.begin(self._encoding.take_begun())
+            await self._publishing.publish(segments)
             rest = rest[fits:]
             if rest:
                 await self._forget_one()

@@ -12,6 +12,9 @@ from runtime.client.published import Receipt
 class Sink(Protocol):
     """Where segments go: `AsyncPublisher`, or a test's stand-in for a runtime."""
 
+    def begin(self, session: str, stream: str, modality: str, *, sequence: int | None) -> None:
+        """Segments of this stream may follow, the first with this number. Raises StreamRefused, ValueError."""
+
     async def publish(
         self, session: str, stream: str, modality: str, frames: Values, event_time_s: float, *, sequence: int | None
     ) -> Receipt: ...

@@ -130,6 +130,7 @@ class _Counting:
     def __init__(self, publisher: AsyncPublisher, watched: Watched) -> None:
         self._publisher = publisher
         self._watched = watched
+        self.begin = publisher.begin
         self.end = publisher.end
         self.forget = publisher.forget
         self.flush = publisher.flush

@@ -26,6 +26,8 @@ class FakeRuntime:
         self.contradictions: list[str] = []
         """numbers that came again with other content"""
         self.ended: set[Name] = set()
+        self.begun: list[Name] = []
+        """before they had a segment"""
 
     def land(self, name: Name, sequence: int, frames: Values, event_time_s: float) -> None:
         stream = self.segments.setdefault(name, {})
@@ -48,6 +50,14 @@ class FakeSink:
         self._changed = asyncio.Event()
         self._lands_at_s: dict[Name, float] = {}
         self._next: dict[Name, int] = {}
+
+    def begin(self, session: str, stream: str, modality: str, *, sequence: int | None) -> None:
+        name = (session, stream)
+        expected = self._next.get(name, sequence)
+        assert sequence == expected, f"{name}: begun at {sequence}, expected {expected}"
+        self._runtime.begun.append(name)
+        if sequence is not None:
+            self._next[name] = sequence
 
     async def publish(
         self, session: str, stream: str, modality: str, frames: Values, event_time_s: float, *, sequence: int | None

@@ -507,6 +507,24 @@ def test_encoders_make_frames_stream_by_stream_and_bad_samples_fail_alone() -> N
     run_virtually(main())
 
 
+def test_a_stream_begins_with_its_encoder_whose_first_frames_may_come_much_later() -> None:
+    class Silence(EncoderFactory):
+        def encoder(self, *, stream: str) -> Encoder:
+            return Heard()
+
+    class Heard(Encoder):
+        async def encode(self, *, samples: Sequence[Sample]) -> Sequence[Frames]:
+            return []
+
+    async def main() -> None:
+        bench = Bench(ScriptedSource([*rows(3), *rows(2, "b")]), ENCODED, factories={0: Silence()})
+        await bench.runner.run()
+        assert bench.runtime.begun == [("s", "a"), ("s", "b")]
+        assert bench.runtime.segments == {}
+
+    run_virtually(main())
+
+
 def test_an_encoder_goes_on_from_its_snapshot() -> None:
     async def main() -> None:
         script: list[Step] = [*rows(3), PAUSE(1000.0), *rows(1, "late"), row(300.0, 7.0, key="a")]
@@ -521,5 +539,6 @@ def test_an_encoder_goes_on_from_its_snapshot() -> None:
         await again.runner.run()
         sums = [float(np.frombuffer(frames, np.float32)[0]) for frames, _ in first.runtime.segments["s", "a"].values()]
         assert sums == [1.0, 9.0]
+        assert again.sink._next["s", "a"] == 3
 
     run_virtually(main())
