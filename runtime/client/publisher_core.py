@@ -248,7 +248,8 @@ class PublisherCore:
                 buffer = self._streams.get((session, stream))
                 if buffer is not None:
                     before = buffer.in_flight()
-                    self._free(buffer.opened(message.durable, message.last_sequence, message.numbering))
+                    marks = message.last_sequence, message.born, message.numbering
+                    self._free(buffer.opened(message.durable, *marks))
                     self._queue.recount_one(before, buffer.in_flight())
                     self._make_sendable((session, stream))
                     self._to_open_or_end[session, stream] = None
@@ -298,6 +299,8 @@ class PublisherCore:
                 self._unserved.add(name)
                 if not self._is_routed:
                     self.link.lose()
+        elif nack.code == "not_found" and buffer.is_opening:
+            buffer.deleted()
         elif nack.code == "stream_taken" or (buffer.is_opening and nack.code in OPENING_CODES):
             self._tell(nack, self._stream_refused(buffer, nack))
         elif nack.code in NOTICE_CODES:

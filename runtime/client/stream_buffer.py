@@ -37,6 +37,10 @@ class StreamBuffer:
         self._numbered_by_user = False
         self._numbering = 0
         """as the worker calls the numbers that this client gives; 0 until it has said so"""
+        self._born = 0
+        """of the session, as the worker said last"""
+        self._is_gone = False
+        """the session was deleted while nothing was held: only what is published next makes another"""
         self._sent_upto = 0
         self._taken_upto = 0
         self._fused_upto = 0
@@ -91,7 +95,7 @@ class StreamBuffer:
         """Segments may follow; with a number that of the first, which the user gives then."""
         if self._end_sent:
             self._state = "closed"
-        self._ended = self._end_sent = False
+        self._ended = self._end_sent = self._is_gone = False
         if sequence is not None and self._next is None and not self._unnumbered:
             self._next, self._numbered_by_user = max(sequence, 1), True
 
@@ -155,13 +159,13 @@ class StreamBuffer:
         """The control message that is due, if one is."""
         if self.refusal is not None:
             return None
-        if self._state == "closed" and (len(self) or not self._ended):
+        if self._state == "closed" and (len(self) or not (self._ended or self._is_gone)):
             self._state = "opening"
+            # Whoever holds nothing makes no session anew that was deleted: it would be one with a name alone.
+            born = 0 if len(self) else self._born
             # A number that the user gave means the same segment, whoever else has published it.
-            known = 0 if self._numbered_by_user else self._numbering
-            return m.Open(
-                self.session, self.stream, self.modality, self.oldest, self._durable_upto, known_numbering=known
-            )
+            numbering = 0 if self._numbered_by_user else self._numbering
+            return m.Open(self.session, self.stream, self.modality, self.oldest, self._durable_upto, born, numbering)
         if self._ended and not self._end_sent and self._state == "open" and self._sent_upto + 1 >= (self._next or 1):
             self._end_sent = True
             return m.End(self.session, self.stream, (self._next or 1) - 1)
@@ -189,10 +193,14 @@ class StreamBuffer:
 
     # ---- what the worker says ----
 
-    def opened(self, durable: int, last_sequence: int, numbering: int) -> list[Entry]:
+    def deleted(self) -> None:
+        """The session was, since the stream was opened; what was published meanwhile makes another."""
+        self._state, self._born, self._is_gone = "closed", 0, True
+
+    def opened(self, durable: int, last_sequence: int, born: int, numbering: int) -> list[Entry]:
         """The worker is ready for this stream; return what turned out to be durable."""
-        self._state = "open"
-        self._numbering = numbering
+        self._state, self._is_gone = "open", False
+        self._born, self._numbering = born, numbering
         if self._next is None:
             self._next = last_sequence + 1
             while self._unnumbered:

@@ -164,6 +164,20 @@ def test_what_one_can_do_the_other_can(threaded: type[Any], looped: type[Any]) -
             assert inspect.signature(one).parameters == inspect.signature(other).parameters, name
 
 
+def test_a_deleted_session_is_not_there_again_because_its_publisher_reconnects(worker: RunningWorker) -> None:
+    acme: Any = {"tenant": "acme", "token": "secret"}
+    with Publisher(worker.endpoint, **acme) as publisher, StateClient(worker.endpoint, **acme) as reader:
+        publisher.wait(publisher.publish(*STREAM, FRAMES, 1.0), timeout_s=LIMIT_S)
+        assert reader.delete("s")
+        worker.crash()
+        worker.start()
+        # Its streams are asked for before any segment is sent.
+        publisher.wait(publisher.publish("other", "mic", "audio", FRAMES, 1.0), timeout_s=LIMIT_S)
+        assert reader.sessions() == (["other"], False)
+        receipt = publisher.wait(publisher.publish(*STREAM, FRAMES, 2.0), timeout_s=LIMIT_S)
+        assert (receipt.version, reader.sessions()) == (1, (["other", "s"], False))
+
+
 def use_when_closed(endpoint: str) -> tuple[bool, int]:
     with Publisher(endpoint, tenant="acme", token="secret") as publisher:
         publisher.check(LIMIT_S)

@@ -115,6 +115,44 @@ def test_a_stream_begins_again_after_its_end_and_stays_if_it_was_to_be_forgotten
     assert [type(message) for message in scene.exchange()] == [m.Open]
 
 
+def test_who_holds_nothing_makes_no_deleted_session_anew() -> None:
+    scene = Scene()
+    scene.publish()
+    scene.connect()
+    scene.say(m.Opened("s", "mic", 0, 0, 0, born=7, numbering=1))
+    scene.numbers()
+    scene.ack(1, 1)
+    scene.core.connected(scene.now_s)
+    scene.exchange()
+    scene.say(m.Welcome("w", "i", "default", {}, WINDOW, 1 << 20, 1 << 20))
+    [asked] = scene.exchange()
+    assert isinstance(asked, m.Open)
+    assert (asked.known_durable, asked.known_born) == (1, 7)
+    scene.nack("not_found", asked.base)
+    assert (scene.exchange(), scene.events) == ([], [])
+    [receipt] = scene.publish()
+    [asked] = scene.exchange()
+    assert isinstance(asked, m.Open)
+    assert (asked.known_durable, asked.known_born) == (1, 0), "what goes on begins it anew"
+    assert not receipt.is_final
+
+
+def test_what_is_published_while_a_deleted_session_is_asked_for_makes_another() -> None:
+    scene = Scene()
+    scene.core.begin("s", "mic", "audio")
+    scene.connect()
+    scene.say(m.Opened("s", "mic", 0, 0, 0, born=7, numbering=1))
+    scene.nack("not_open", 0)
+    [asked] = scene.exchange()
+    assert isinstance(asked, m.Open)
+    [receipt] = scene.publish()
+    scene.nack("not_found", asked.base)
+    [asked] = scene.exchange()
+    assert isinstance(asked, m.Open)
+    assert asked.known_born == 0
+    assert not receipt.is_refused
+
+
 def test_a_source_that_numbers_its_segments_sends_only_what_is_not_durable() -> None:
     scene = Scene()
     receipts = scene.publish(5, sequence=1)
