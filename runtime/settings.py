@@ -50,7 +50,7 @@ class RuntimeSettings:
     http_port: int = 8000
     """of the gateway"""
     data_port: int = 5570
-    """ZeroMQ port of the worker; a free one is taken if this is in use"""
+    """ZeroMQ port of the worker; those after it are of further workers on its machine: the next of 99 that is free"""
     state_dir: str = ".grf"
     """of this machine: the SQLite store, and the lock of the runtime that uses it"""
     store: str = "sqlite"

@@ -29,6 +29,8 @@ from runtime.wire import MAX_MESSAGE_BYTES, Frame, encode
 
 log = logging.getLogger(__name__)
 
+MORE_PORTS, LAST_PORT = 99, 65_535
+"""of the workers of one machine: those that a firewall lets clients reach"""
 RECEIVE_FOR_S = 0.001
 """how long messages are taken from the socket before the device gets its turn"""
 FINISH_FOR_S = 0.001
@@ -79,16 +81,24 @@ class WorkerLoop:
         self._loop = threading.Thread(target=self._run, name="grf-loop", daemon=True)
 
     def bind(self, host: str, port: int) -> int:
-        """Listen; port 0 takes a free one, and so does a port that is in use. Returns the port."""
+        """Listen here or, where that is in use, at the next port that is free; 0 takes any. Returns the port."""
+        asked = port
+        while not self._is_bound(host, asked):
+            asked = asked + 1 if asked < min(port + MORE_PORTS, LAST_PORT) else 0
+        endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        taken = int(endpoint.rsplit(":", 1)[1])
+        if port and taken != port:
+            log.warning("port %d is in use, taking %d", port, taken)
+        return taken
+
+    def _is_bound(self, host: str, port: int) -> bool:
         try:
             self._socket.bind(f"tcp://{host}:{port or '*'}")
         except zmq.ZMQError as error:
             if not port or error.errno != zmq.EADDRINUSE:
                 raise
-            log.warning("port %d is in use, taking a free one", port)
-            self._socket.bind(f"tcp://{host}:*")
-        endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        return int(endpoint.rsplit(":", 1)[1])
+            return False
+        return True
 
     def start(self) -> None:
         self._loop.start()

@@ -21,7 +21,7 @@ from runtime.keys import KEY_GROUPS
 from runtime.security import Tokens
 from runtime.store.sqlite import SqliteStore
 from runtime.wire import encode
-from runtime.worker_loop import FINISH_FOR_S, SEND_QUEUE_MESSAGES, WorkerLoop
+from runtime.worker_loop import FINISH_FOR_S, MORE_PORTS, SEND_QUEUE_MESSAGES, WorkerLoop
 from tests.cluster.running import wait_until
 from tests.runtime.toy_model import ToyModel
 from tests.runtime.worker_harness import LIMIT_S
@@ -94,6 +94,13 @@ def test_a_store_that_has_much_to_tell_keeps_nobody_waiting(loop: WorkerLoop, tu
     loop.call(ask).result(LIMIT_S)
     wait_until(lambda: len(turn_of_job) == 20, LIMIT_S, "all is told")
     assert len(set(turn_of_job)) == 20
+    loop.kill()
+
+
+def test_workers_of_one_machine_have_ports_beside_each_other(loop: WorkerLoop) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as other:
+        first = other.bind_to_random_port("tcp://127.0.0.1", min_port=20_000, max_port=30_000)
+        assert first < loop.bind("127.0.0.1", first) <= first + MORE_PORTS
     loop.kill()
 
 
