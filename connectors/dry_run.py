@@ -13,6 +13,7 @@ from connectors.config import SourceEntry
 from connectors.encoding import Encoding
 from connectors.errors import ConnectorError
 from connectors.pipeline import Pipeline, Segment
+from connectors.routes import NO_KEY
 from connectors.supervisor import pipeline_of
 from connectors.tally import Tally
 
@@ -70,6 +71,8 @@ async def _segments(
             taken += len(batch)
             batch = pipeline.keyed(batch)
             for sample in batch:
+                if sample.stream_key == NO_KEY:
+                    continue  # told among those that cannot be used
                 trial.keys[sample.stream_key] = trial.keys.get(sample.stream_key, 0) + 1
             yield await encoding.take(batch, wall_s=time.time())
     except TimeoutError:

@@ -1,7 +1,8 @@
 """Where snapshots are kept: one small file for each source, replaced in one step.
 
 A file is there whole or not at all: written beside, synced, renamed, and the folder synced. It holds a digest of the
-options that the numbering depends on: a snapshot of other routes would continue other windows.
+options that the numbering depends on: a snapshot of other routes would continue other windows. One of fewer routes, to
+which others were added behind, is good for all: what comes by those begins where it was taken.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import zlib
 from pathlib import Path
@@ -20,6 +22,8 @@ import msgpack
 
 from connectors.base import Options
 from connectors.errors import SnapshotError
+
+log = logging.getLogger("grf.connect")
 
 MAGIC = b"GRFSNAP1"
 SUFFIX = ".snapshot"
@@ -42,9 +46,10 @@ def digest(*parts: Options | str) -> str:
 
 
 class SnapshotFile:
-    def __init__(self, path: Path, digest: str) -> None:
+    def __init__(self, path: Path, digest: str, *of_fewer_routes: str) -> None:
         self._path = path
         self._digest = digest
+        self._of_fewer_routes = of_fewer_routes
 
     def load(self) -> Any:
         try:
@@ -55,10 +60,13 @@ class SnapshotFile:
         if not data.startswith(MAGIC) or int.from_bytes(checksum, "little") != zlib.crc32(body):
             raise SnapshotError(f"{self._path}: not a snapshot, or damaged")
         kept = msgpack.unpackb(body, strict_map_key=False)
-        if kept["digest"] != self._digest:
+        if kept["digest"] in self._of_fewer_routes:
+            log.warning("%s: routes were added since; they begin where the last run was", self._path)
+        elif kept["digest"] != self._digest:
             raise SnapshotError(
                 f"{self._path}: the routes, window or clock of this source are not those it was made with. "
-                "Undo the change to go on; or remove the file, and all is read again that the source still has: then "
+                "Undo the change to go on (routes may be added behind the others); or remove the file, and all is read "
+                "again that the source still has: then "
                 "give its sessions or streams new names in the routes, for under the old ones the runtime would take "
                 "the first segments for those that it has seen, or refused, before"
             )
@@ -104,5 +112,5 @@ class StateFolder:
     ) -> None:
         os.close(self._lock)
 
-    def of(self, source: str, digest: str) -> SnapshotFile:
-        return SnapshotFile(self._path / f"{source}{SUFFIX}", digest)
+    def of(self, source: str, digest: str, *of_fewer_routes: str) -> SnapshotFile:
+        return SnapshotFile(self._path / f"{source}{SUFFIX}", digest, *of_fewer_routes)

@@ -57,6 +57,12 @@ def meaning_of(entry: SourceEntry) -> str:
     return digest(entry.clock, *entry.routes, *encoders, *memory, *keys)
 
 
+def meanings_of(entry: SourceEntry) -> list[str]:
+    """That of all its routes; then those of its first ones, before the others were added."""
+    counts = range(len(entry.routes), 0, -1)
+    return [meaning_of(entry.model_copy(update={"routes": entry.routes[:count]})) for count in counts]
+
+
 class Supervisor:
     """One `grf connect`. Building it raises SourceBroken for a class that cannot be made; nothing is connected yet."""
 
@@ -107,7 +113,7 @@ class Supervisor:
             pipeline,
             factories,
             publisher,
-            self._folder.of(name, meaning_of(entry)),
+            self._folder.of(name, *meanings_of(entry)),
             self._metrics,
             options=entry.snapshot,
             backoff=Backoff(entry.restart),

@@ -83,6 +83,24 @@ def test_one_source_that_fails_never_stops_the_others(tmp_path: Path, caplog: py
     assert "this connector has a defect" in caplog.text
 
 
+def test_a_route_may_be_added_and_begins_where_the_last_run_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tmp_path / "belt.csv"
+    source = files(table)
+    added = {**ROUTE, "session": "t-{key}"}
+    with RunningWorker(tmp_path) as worker, StateClient(worker.endpoint) as client:
+        write_table(table, np.arange(5))
+        assert supervised(written(tmp_path, {"it": source}, worker.endpoint), nothing) == {"it": "ended"}
+        write_table(table, np.arange(8))
+        source["routes"] = [ROUTE, added]
+        assert supervised(written(tmp_path, {"it": source}, worker.endpoint), nothing) == {"it": "ended"}
+        assert [client.state(f"{name}-belt")["settled"]["version"] for name in "st"] == [8, 3]
+        assert "routes were added since; they begin where the last run was" in caplog.text
+        source["routes"] = [added, ROUTE]
+        assert supervised(written(tmp_path, {"it": source}, worker.endpoint), nothing) == {"it": "broken"}
+
+
 def test_health_and_metrics_are_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     write_table(tmp_path / "slow.csv", np.arange(2000))
