@@ -63,6 +63,8 @@ class PublisherCore:
             buffer = self._streams[name] = _new_buffer(session, stream, modality)
         if buffer.refusal is not None or buffer.modality != modality:
             raise _fault(buffer)
+        if buffer.is_leaving and sequence is not None:
+            return  # once it is forgotten it begins at that number, with its first segment
         buffer.begin(sequence)
         buffer.is_leaving = False
         self._leaving.pop(name, None)

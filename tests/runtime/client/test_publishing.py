@@ -115,6 +115,21 @@ def test_a_stream_begins_again_after_its_end_and_stays_if_it_was_to_be_forgotten
     assert [type(message) for message in scene.exchange()] == [m.Open]
 
 
+def test_a_numbered_stream_that_is_to_be_forgotten_begins_with_its_first_segment() -> None:
+    scene = Scene()
+    scene.publish(2, sequence=1)
+    scene.connect()
+    scene.numbers()
+    scene.core.forget("s", "mic")
+    scene.core.begin("s", "mic", "audio", sequence=9)
+    assert scene.core.is_leaving("s", "mic")
+    scene.exchange()
+    scene.ack(2, 2)
+    scene.core.tick(scene.now_s)
+    scene.publish(1, sequence=9)
+    assert [message.base for message in scene.exchange() if isinstance(message, m.Open)] == [9]
+
+
 def test_who_holds_nothing_makes_no_deleted_session_anew() -> None:
     scene = Scene()
     scene.publish()
