@@ -35,6 +35,9 @@ class Taking:
         """by stream"""
         self._missing = frames
 
+    def begin(self, session: str, stream: str, modality: str, *, sequence: int | None) -> None:
+        pass
+
     async def publish(
         self, session: str, stream: str, modality: str, frames: Values, event_time_s: float, *, sequence: int | None
     ) -> Receipt:
