@@ -33,6 +33,8 @@ class RelayStream:
         self.state: Literal["closed", "opening", "open"] = "closed"
         self.fused_upto = 0
         """the worker has every number up to this one"""
+        self._taken_upto = 0
+        """it has these too, where it fuses only what is settled"""
         self._held = held
         """by all streams of the caller together"""
         self._numbered: dict[int, Posted] = {}
@@ -71,7 +73,9 @@ class RelayStream:
         """The worker has all that is held, and has said so since the stream was opened there: a worker that has crashed
         knows less. Only what is durable is still to be known."""
         return not self._unnumbered and all(
-            self._is_there(posted) or (posted.code and posted.sequence <= self.fused_upto)
+            self._is_there(posted)
+            or (posted.code and posted.sequence <= self.fused_upto)
+            or (posted.is_admitted and posted.sequence <= self._taken_upto)
             for posted in self._numbered.values()
         )
 
@@ -163,7 +167,7 @@ class RelayStream:
         """The connection is another, or the stream is not open on it: the worker may have lost what it had. Return what
         may have met its numbers, refused."""
         self.close()
-        self.fused_upto = 0
+        self.fused_upto = self._taken_upto = 0
         return self.maybe_lost()
 
     def maybe_lost(self) -> list[Posted]:
@@ -171,7 +175,7 @@ class RelayStream:
         that the other has given its numbers anew. Return what may have met them, refused."""
         if not self._was_taken:
             return []
-        self.fused_upto = 0
+        self.fused_upto = self._taken_upto = 0
         return self._refuse_numbered_here("another publisher has had the stream")
 
     def open(self) -> m.Open:
@@ -217,6 +221,7 @@ class RelayStream:
         self._numbering, self._was_taken = numbering, False
         self.state = "open"
         self._known_durable, self._known_last, self.fused_upto = durable, last, durable
+        self._taken_upto = durable
         if is_reset:
             self._forget_former_life()
         for posted in self._numbered.values():
@@ -263,6 +268,7 @@ class RelayStream:
         What is not admitted waits for more: its number may have been refused.
         """
         self.fused_upto = max(self.fused_upto, fused)
+        self._taken_upto = max(self._taken_upto, taken)
         self._known_last = max(self._known_last, fused)
         self._known_durable = max(self._known_durable, durable)
         self._held.in_flight -= {posted for posted in self._numbered.values() if posted.sequence <= taken}

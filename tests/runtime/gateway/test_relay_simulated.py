@@ -261,6 +261,15 @@ def test_a_quiet_stream_of_two_gateways_becomes_durable(idle_timeout_s: float, n
     durable(world, posted(world, others, numbers[1]), one)
 
 
+def test_a_stream_of_two_gateways_settles_though_nothing_is_fused_before() -> None:
+    world = World(24, gateways=2, policy=EnginePolicy(order=OrderPolicy(mode="hold", idle_timeout_s=2.0), capacity=64))
+    ours, others = world.gateways
+    first = posted(world, ours, 1)
+    world.run(200)
+    assert (first.is_sent, first.is_fused) == (True, False)
+    durable(world, first, posted(world, others, 2))
+
+
 def test_a_stream_is_not_left_while_the_worker_may_lack_what_it_had() -> None:
     world = World(16, gateways=1)
     (gateway,) = world.gateways
