@@ -22,8 +22,8 @@ from connectors.kinds import AnyEncoder
 from connectors.windowing import WindowOptions
 
 _TOKEN = re.compile(r"\{(\w+)\}|\*\*|\*")
-NO_KEY = ""
-"""of a sample that does not say what its key is made of: no pattern matches it"""
+NO_KEY = "\0"
+"""of a sample that does not say what its key is made of: no pattern matches it, and no transport has it"""
 MAX_KEYS = 100_000
 """stream keys whose targets are remembered; beyond, one that comes back is matched again"""
 
