@@ -12,7 +12,8 @@ from connectors.base import Source
 from connectors.config import SourceEntry
 from connectors.encoding import Encoding
 from connectors.errors import ConnectorError
-from connectors.pipeline import Pipeline, Segment
+from connectors.numbered_streams import Segment
+from connectors.pipeline import Pipeline
 from connectors.routes import NO_KEY
 from connectors.supervisor import pipeline_of
 from connectors.tally import Tally

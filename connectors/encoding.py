@@ -13,7 +13,8 @@ from connectors.encoders.base import Encoder, EncoderFactory
 from connectors.errors import BadSample
 from connectors.known_streams import StreamName
 from connectors.media import time_of
-from connectors.pipeline import Accepted, Pipeline, Segment
+from connectors.numbered_streams import Segment
+from connectors.pipeline import Accepted, Pipeline
 from connectors.routes import Target
 
 

@@ -25,9 +25,6 @@ class KnownStreams:
         self._targets: dict[StreamName, Target] = {}
         """the stream whose last sample is longest ago first"""
 
-    def __getitem__(self, name: StreamName) -> Target:
-        return self._targets[name]
-
     def touch(self, target: Target) -> None:
         """A sample has come for it. Raises SourceBroken if the stream is made by two routes."""
         known = self._targets.pop(target.name, target)

@@ -8,8 +8,7 @@
 What it decides depends on the samples alone, so a pipeline restored from a snapshot makes of the samples after it the
 very segments, with the very numbers, that this one makes. That, and the worker's memory of numbers, is exactly once.
 
-Streams that were silent longest are forgotten to make room (`known_streams`). One number is left of them: every stream
-that begins later is numbered from above it, for it may be one that returns.
+Streams that were silent longest are forgotten to make room (`known_streams`).
 """
 
 from __future__ import annotations
@@ -29,26 +28,14 @@ from connectors.decoding import Decode, Decoded, KeyOptions, decoder, key_reader
 from connectors.encoders.base import Frames
 from connectors.errors import BadSample, SnapshotError
 from connectors.known_streams import MAX_STREAMS, KnownStreams, StreamName
+from connectors.numbered_streams import NumberedStreams, Segment
 from connectors.routes import NO_KEY, RouteOptions, Routing, Target
 from connectors.tally import Tally
-from connectors.windowing import Window
 from runtime.wire import MAX_EVENT_TIME_S
 
 SNAPSHOT_VERSION = 1
 NO_VALUES: Values = np.empty((0, 0), dtype=np.float32)
 NO_TIMES: Times = np.empty(0, dtype=np.float64)
-
-
-class Segment(NamedTuple):
-    session: str
-    stream: str
-    modality: str
-    frames: Values
-    """[T, F]"""
-    event_time_s: float
-    """of the last frame, wall time"""
-    sequence: int
-    """1, 2, 3, ... within the stream"""
 
 
 class Accepted(NamedTuple):
@@ -61,16 +48,6 @@ class Accepted(NamedTuple):
     """[T, F], empty where an encoder makes them"""
     times_s: Times
     """[T]"""
-
-
-class _Stream:
-    __slots__ = ("left_out", "modality", "next_sequence", "window")
-
-    def __init__(self, window: Window, modality: str, next_sequence: int) -> None:
-        self.window = window
-        self.modality = modality
-        self.next_sequence = next_sequence
-        self.left_out = 0
 
 
 class Pipeline:
@@ -89,7 +66,6 @@ class Pipeline:
         self.tally = Tally()
         self.position: Position = None
         """of the newest sample taken"""
-        self._routes = routes
         self._routing = Routing(routes)
         self._key_of = None if key is None else key_reader(key)
         self._decoders: list[Decode] = [
@@ -99,9 +75,7 @@ class Pipeline:
         self._clock_options = clock
         self._clock_counts = Counter[str]()
         self._clocks: dict[tuple[int, str], Clock] = {}
-        self._streams: dict[StreamName, _Stream] = {}
-        self._first_sequence = 1
-        """of a stream that begins"""
+        self._streams = NumberedStreams(routes, set_back_s=clock.jump_s)
         self._shift_s: float | None = None
         self._may_repeat = may_repeat
         self._recent = OrderedDict[str, None]()
@@ -127,7 +101,7 @@ class Pipeline:
             try:
                 key = self._key_of(sample)
             except BadSample as bad:
-                self._count_bad(sample, bad)
+                self._count_bad(sample.stream_key, bad)
                 key = NO_KEY
             keyed.append(sample._replace(stream_key=key))
         return keyed
@@ -137,16 +111,16 @@ class Pipeline:
         try:
             key = sample.stream_key if self._key_of is None else self._key_of(sample)
         except BadSample as bad:
-            self._count_bad(sample, bad)
+            self._count_bad(sample.stream_key, bad)
             return str(bad)
         if self._routing.targets(key):
             return ""
         self.tally.unrouted += 1
         return f"no route matches {key!r}"
 
-    def _count_bad(self, sample: Sample, bad: BadSample) -> None:
+    def _count_bad(self, whose: str, bad: BadSample) -> None:
         self.tally.bad[bad.reason] += 1
-        self.tally.last_bad = f"{sample.stream_key}: {bad}"
+        self.tally.last_bad = f"{whose}: {bad}"
 
     def accept(self, samples: Sequence[Sample], *, wall_s: float) -> list[Accepted]:
         """Decoded and timed, in order; bad ones, known ones and those of no route are counted and left out.
@@ -167,7 +141,7 @@ class Pipeline:
                 try:
                     one = self._accept(target, sample, wall_s)
                 except BadSample as bad:
-                    self._count_bad(sample, bad)
+                    self._count_bad(sample.stream_key, bad)
                 else:
                     if one is not None:
                         accepted.append(one)
@@ -187,12 +161,7 @@ class Pipeline:
     def forget(self, name: StreamName) -> list[Segment]:
         """What is left in its window; then all that is known of it but how far its numbers went."""
         self._known.forget(name)
-        stream = self._streams.pop(name, None)
-        if stream is None:
-            return []
-        segments = self._numbered(*name, stream, stream.window.end())
-        self._first_sequence = max(self._first_sequence, stream.next_sequence)
-        return segments
+        return self._counted(self._streams.forget(name))
 
     def _accept(self, target: Target, sample: Sample, wall_s: float) -> Accepted | None:
         decoded = self._decoders[target.route](sample)
@@ -271,57 +240,34 @@ class Pipeline:
         segments: list[Segment] = []
         for values, times_s in frames:
             segments += self._add(target, values, times_s)
-        stream = self._streams.get(target.name)
-        if stream is not None and self._clock_options.on_backward != "keep":  # else the clock promises no less
-            segments += self._numbered(*target.name, stream, stream.window.pass_by(until_s))
+        if self._clock_options.on_backward != "keep":  # else the clock promises no less
+            segments += self._counted(self._streams.pass_by(target, until_s))
         return segments
+
+    def _add(self, target: Target, values: Values, times_s: Times) -> list[Segment]:
+        try:
+            return self._counted(self._streams.add(target, values, times_s))
+        except BadSample as bad:
+            self._count_bad(f"{target.session}/{target.stream}", bad)
+            return []
 
     def begin(self, target: Target) -> int:
         """Remember a stream that may have no frames yet; return the number of its next segment."""
-        return self._stream(target).next_sequence
-
-    def _stream(self, target: Target) -> _Stream:
-        stream = self._streams.get(target.name)
-        if stream is None:
-            window = self._window(target.route)
-            stream = self._streams[target.name] = _Stream(window, target.modality, self._first_sequence)
-        return stream
-
-    def _add(self, target: Target, values: Values, times_s: Times) -> list[Segment]:
-        stream = self._stream(target)
-        try:
-            windowed = stream.window.add(values, times_s)
-        except ValueError as error:
-            self.tally.bad["shape"] += 1
-            self.tally.last_bad = f"{target.session}/{target.stream}: {error}"
-            return []
-        return self._numbered(*target.name, stream, windowed)
-
-    def _window(self, route: int) -> Window:
-        return Window(self._routes[route].window, set_back_s=self._clock_options.jump_s)
-
-    def _numbered(self, session: str, name: str, stream: _Stream, windowed: Iterable[Any]) -> list[Segment]:
-        segments = []
-        for values, event_s in windowed:
-            segments.append(Segment(session, name, stream.modality, values, event_s, stream.next_sequence))
-            stream.next_sequence += 1
-        self.tally.segments += len(segments)
-        left_out = stream.window.left_out
-        self.tally.frames_left_out += left_out - stream.left_out
-        stream.left_out = left_out
-        return segments
+        return self._streams.begin(target)
 
     def end(self) -> list[Segment]:
         """Nothing more comes from the source: what is left in the windows."""
-        segments: list[Segment] = []
-        for (session, name), stream in self._streams.items():
-            segments += self._numbered(session, name, stream, stream.window.end())
-        return segments
+        return self._counted(self._streams.end())
 
     @property
     def streams(self) -> list[StreamName]:
         """All that are remembered and have begun."""
-        return list(self._streams)
+        return self._streams.names
+
+    def _counted(self, segments: list[Segment]) -> list[Segment]:
+        self.tally.segments += len(segments)
+        self.tally.frames_left_out += self._streams.take_left_out()
+        return segments
 
     def take_tally(self) -> Tally:
         """What happened since this was last called."""
@@ -339,12 +285,8 @@ class Pipeline:
             "position": self.position,
             "shift_s": self._shift_s,
             "clocks": [[*key, clock.snapshot()] for key, clock in self._clocks.items()],
-            "streams": [
-                [*name, self._known[name].route, stream.modality, stream.next_sequence, stream.window.snapshot()]
-                for name, stream in self._streams.items()
-            ],
+            **self._streams.snapshot(),
             "known": self._known.snapshot(),
-            "first_sequence": self._first_sequence,
             "recent": list(self._recent),
             "newest": [[*key, stamp_s] for key, stamp_s in self._newest_s.items()],
         }
@@ -363,13 +305,8 @@ class Pipeline:
         for route, key, clock_state in state["clocks"]:
             clock = self._clocks[route, key] = Clock(self._clock_options, self._clock_counts)
             clock.restore(clock_state)
-        for session, name, route, modality, next_sequence, window_state in state["streams"]:
-            stream = _Stream(self._window(route), modality, next_sequence)
-            stream.window.restore(window_state)
-            stream.left_out = stream.window.left_out
-            self._streams[session, name] = stream
-        # Snapshots of before streams were forgotten tell neither.
-        self._first_sequence = state.get("first_sequence", 1)
+        self._streams.restore(state)
+        # Snapshots of before streams were forgotten do not tell.
         self._known.restore(
             state.get("known") or [[route, *name, kind] for *name, route, kind, _, _ in state["streams"]]
         )

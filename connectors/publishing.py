@@ -9,7 +9,8 @@ from contextlib import suppress
 from connectors.delivery import Delivery
 from connectors.known_streams import StreamName
 from connectors.metrics import ConnectMetrics
-from connectors.pipeline import Pipeline, Segment
+from connectors.numbered_streams import Segment
+from connectors.pipeline import Pipeline
 from connectors.routes import Target
 from connectors.sink import Sink
 from runtime.client import StreamRefused

@@ -18,7 +18,8 @@ from connectors.config import ConnectOptions, load_config
 from connectors.contract import run
 from connectors.encoding import Encoding
 from connectors.errors import BadSample
-from connectors.pipeline import Pipeline, Segment
+from connectors.numbered_streams import Segment
+from connectors.pipeline import Pipeline
 from connectors.process import find_beside
 from connectors.supervisor import pipeline_of
 from grf_core.bundle import load_bundle

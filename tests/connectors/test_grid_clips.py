@@ -18,7 +18,8 @@ from connectors.encoders.recognizers import PocketsphinxOptions
 from connectors.encoders.transcription import TranscriptionOptions, TranscriptionWorkshop
 from connectors.encoding import Encoding
 from connectors.media_file import MediaFileOptions
-from connectors.pipeline import Pipeline, Segment
+from connectors.numbered_streams import Segment
+from connectors.pipeline import Pipeline
 from connectors.windowing import Window, WindowOptions
 from grf_core.bundle import load_bundle
 from grf_core.data.grid_s1 import PLACES, STACKED, is_test, read_grid_s1
