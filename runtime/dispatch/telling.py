@@ -11,7 +11,7 @@ from runtime.dispatch.questions import Questions
 from runtime.engine.engine import Engine
 from runtime.engine.order import Entry
 from runtime.engine.outcomes import Failure
-from runtime.engine.session import Session
+from runtime.engine.session import Session, StreamState
 from runtime.engine.view import StateView
 from runtime.keys import SessionKey
 from runtime.messages import UpdateRow
@@ -56,7 +56,7 @@ class Teller:
         version = session.live_version
         for name in streams:
             stream = session.streams[name]
-            peer = self._peers.owner(stream.owner)
+            peer = self._told_owner(stream)
             if peer is not None:
                 fused = stream.told_fused = stream.fused.upto
                 durable = stream.told_durable = stream.durable
@@ -67,13 +67,18 @@ class Teller:
                     rows = acks[peer.identity] = []
                 rows.append(tuple_of(m.StreamAck, (session.key.session, name, fused, durable, version, taken)))
 
+    def _told_owner(self, stream: StreamState) -> Peer | None:
+        """Who has the stream, once it was told `opened`, and before that what was refused: else it would take that for
+        durable."""
+        return self._peers.owner(stream.owner) if stream.stored == "yes" else None
+
     def _collect_held_back(
         self, session: Session, streams: Iterable[str], acks: dict[bytes, list[m.StreamAck]]
     ) -> None:
         """Nothing is fused, but room in the window: what is held back waits for segments that could not come else."""
         for name in streams:
             stream = session.streams[name]
-            peer = self._peers.owner(stream.owner)
+            peer = self._told_owner(stream)
             if peer is not None:
                 acks.setdefault(peer.identity, []).append(_ack(session, name, stream.received.upto))
 

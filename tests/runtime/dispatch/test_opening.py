@@ -134,6 +134,25 @@ def test_what_a_client_sent_on_an_old_connection_does_not_take_the_stream_from_i
     assert desk.dispatcher.engine.sessions[SessionKey("default", "s")].timeline.waits_for("mic", desk.now_s)
 
 
+def test_what_becomes_durable_while_a_stream_is_opened_is_told_behind_what_was_refused() -> None:
+    desk = Desk()
+    desk.hello(b"a")
+    desk.say(b"a", OPEN)
+    desk.store_is_stuck = True
+    bad = m.SegmentEntry(1, 0.1, np.full((1, 3), nan, np.float32))
+    desk.say(b"a", m.Segments((m.StreamSegments("s", "mic", 1, (bad,)),)))
+    desk.work(3.0)
+    desk.hello(b"b")
+    desk.say(b"b", OPEN)
+    desk.all_heard(b"b")
+    desk.store_is_stuck = False
+    desk.work(0.1)
+    nack, *others = desk.all_heard(b"b")
+    assert isinstance(nack, m.Nack)
+    assert (nack.code, nack.sequence) == ("bad_segment", 1)
+    assert any(isinstance(message, m.Opened) for message in others)
+
+
 def test_a_refusal_is_told_again_until_its_number_is_let_go_of_even_after_a_crash() -> None:
     desk = Desk()
     desk.hello(b"a")
