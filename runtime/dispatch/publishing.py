@@ -145,6 +145,9 @@ class Publishing:
             self._engine.wait_for_opening(session, one.message.stream, now_s)
             if stream.stored == "yes":
                 self._tell_opened(one, session, stream)
+                if stream.owner != one.peer.owner:  # said before, when it could have been late news
+                    refuse = partial(self._outbox.refuse_segment, one.peer, one.message.session, one.message.stream)
+                    refuse(0, "stream_taken", "another client has opened this stream meanwhile")
             else:
                 self._keep_opening(one)
 
