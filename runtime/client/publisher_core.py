@@ -301,8 +301,9 @@ class PublisherCore:
                 self._unserved.add(name)
                 if not self._is_routed:
                     self.link.lose()
-        elif nack.code == "not_found" and buffer.is_opening:
-            buffer.deleted()
+        elif nack.code == "not_found":  # in answer to an Open: it is no fault of the segment with that number
+            if buffer.is_opening:
+                buffer.deleted()
         elif nack.code == "stream_taken" or (buffer.is_opening and nack.code in OPENING_CODES):
             self._tell(nack, self._stream_refused(buffer, nack))
         elif nack.code in NOTICE_CODES:

@@ -93,7 +93,9 @@ class StreamBuffer:
 
     def begin(self, sequence: int | None) -> None:
         """Segments may follow; with a number that of the first, which the user gives then."""
-        if self._end_sent:
+        if self.is_empty:
+            self._state, self._born = "closed", 0  # a session that was deleted meanwhile is to be made anew
+        elif self._end_sent:
             self._state = "closed"
         self._ended = self._end_sent = self._is_gone = False
         if sequence is not None and self._next is None and not self._unnumbered:

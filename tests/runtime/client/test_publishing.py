@@ -81,10 +81,10 @@ def test_a_stream_may_begin_before_its_first_segment() -> None:
     scene.connect(durable=5, last=7)
     assert opens(scene) == [("mic", 1)]
     assert (scene.numbers(), scene.core.unfinished) == ([], 0)
-    scene.core.begin("s", "mic", "audio")
     scene.publish(2)
     assert scene.numbers() == [8, 9]
-    assert opens(scene) == [("mic", 1)], "it is open"
+    scene.core.begin("s", "mic", "audio")
+    assert scene.exchange() == [], "it is open, and what is held tells if it is not"
     with pytest.raises(ValueError, match="was published as 'audio'"):
         scene.core.begin("s", "mic", "imu")
     with pytest.raises(InvalidId):
@@ -150,6 +150,56 @@ def test_who_holds_nothing_makes_no_deleted_session_anew() -> None:
     assert isinstance(asked, m.Open)
     assert (asked.known_durable, asked.known_born) == (1, 0), "what goes on begins it anew"
     assert not receipt.is_final
+
+
+@pytest.mark.parametrize("was_ended", [False, True])
+def test_who_begins_again_makes_a_deleted_session_anew(was_ended: bool) -> None:
+    scene = Scene()
+    scene.core.begin("s", "mic", "audio")
+    scene.connect()
+    scene.say(m.Opened("s", "mic", 0, 0, 0, born=7, numbering=1))
+    if was_ended:
+        scene.core.end("s", "mic")
+        scene.exchange()
+    scene.core.begin("s", "mic", "audio")
+    [asked] = scene.exchange()
+    assert isinstance(asked, m.Open)
+    assert asked.known_born == 0
+
+
+def test_who_begins_again_while_a_deleted_session_is_asked_for_makes_it_anew() -> None:
+    scene = Scene()
+    scene.core.begin("s", "mic", "audio")
+    scene.connect()
+    scene.say(m.Opened("s", "mic", 0, 0, 0, born=7, numbering=1))
+    scene.nack("not_open", 0)
+    [asked] = scene.exchange()
+    scene.core.begin("s", "mic", "audio")
+    [again] = scene.exchange()
+    assert isinstance(asked, m.Open)
+    assert isinstance(again, m.Open)
+    assert (asked.known_born, again.known_born) == (7, 0)
+    scene.nack("not_found", asked.base)
+    scene.say(m.Opened("s", "mic", 0, 0, 0, born=8, numbering=2))
+    scene.publish()
+    assert scene.numbers() == [1]
+
+
+def test_a_session_that_is_not_found_twice_costs_no_segment() -> None:
+    scene = Scene()
+    scene.core.begin("s", "mic", "audio")
+    scene.connect()
+    scene.say(m.Opened("s", "mic", 0, 0, 0, born=7, numbering=1))
+    for _ in range(2):
+        scene.nack("not_open", 0)
+        assert len(scene.exchange()) == 1
+    scene.nack("not_found", 1)
+    [receipt] = scene.publish()
+    scene.nack("not_found", 1)
+    assert not receipt.is_refused
+    scene.exchange()
+    scene.say(m.Opened("s", "mic", 0, 0, 0, born=8, numbering=2))
+    assert scene.numbers() == [1]
 
 
 def test_what_is_published_while_a_deleted_session_is_asked_for_makes_another() -> None:
