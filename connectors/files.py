@@ -15,8 +15,9 @@ pipeline to count; a file that is cut short, or whose header lies about its size
 
 A file is read to its end; rows that are added to it are read by the next run, and so are files that a pattern finds
 then and did not find before. They are told apart by their names below the pattern's folder, and may be taken away once
-they were read. One with fewer rows than were read breaks the source, for it is another. One that was replaced and has
-more is read from there on: give it another name.
+they were read. A file with fewer rows than were read breaks the source, for it is another, and so does a table more, or
+less: tables are told apart by their places. A file that was replaced and has more rows is read from there on: give it
+another name.
 """
 
 from __future__ import annotations
@@ -149,10 +150,15 @@ def _rows_of(position: Position, names: list[str]) -> tuple[list[int], int, dict
             return [0] * len(names), 0, {}
         case [list(rows), int(skip)] if len(rows) == len(names):
             return rows.copy(), skip, {}
-        case [list(rows), int(skip), list(known), dict(gone)]:
+        case [list(rows), int(skip), list(known), dict(gone)] if _tables(names) == _tables([*known, *gone]):
             read = gone | dict(zip(known, rows, strict=True))
             return [read.pop(name, 0) for name in names], skip, read
     raise SourceBroken(f"a position in other files than these {len(names)}")
+
+
+def _tables(names: list[str]) -> set[tuple[str, ...]]:
+    """Number of each table whose files these are, and whether it is a pattern: the others would be read as it was."""
+    return {name.partition("/")[:2] for name in names}
 
 
 def _files(number: int, options: TableOptions) -> list[_File]:

@@ -187,6 +187,19 @@ def test_files_that_a_pattern_finds_later_are_read_by_the_next_run_and_read_ones
     assert found(position, b=[1, 3, 6, 8])[0] == [("b", 8)]  # one that was away for a while
 
 
+@pytest.mark.parametrize("paths", [["b.csv", "a.csv", "c.csv"], ["c.csv"], ["*.csv", "c.csv"]])
+def test_a_position_in_other_tables_is_refused_though_they_have_rows_enough(tmp_path: Path, paths: list[str]) -> None:
+    def opened(*paths: str) -> Source:
+        tables = [{"path": str(tmp_path / path)} for path in paths]
+        return FilesOptions.model_validate({"kind": "files", "tables": tables}).build()
+
+    for name in "abc":
+        (tmp_path / f"{name}.csv").write_text("t,v\n1,1\n2,1\n")
+    samples, _ = read(opened("a.csv", "c.csv"))
+    samples, error = read(opened(*paths), samples[-1].position)
+    assert (samples, error[:26]) == ([], "a position in other files ")
+
+
 def test_a_position_of_rows_and_of_merged_rows_after_them_is_taken(tmp_path: Path) -> None:
     """As snapshots have it that were written before all tables' rows were in every position."""
     (tmp_path / "a.csv").write_text("t,x\n1,1\n3,3\n")
