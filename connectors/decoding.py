@@ -32,6 +32,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from connectors.base import Options, Sample
 from connectors.errors import BadSample
+from runtime.keys import InvalidId, check_id
 
 MAX_FRAMES = 65_536
 LARGEST = float(np.finfo(np.float32).max)
@@ -178,9 +179,12 @@ def key_reader(options: KeyOptions) -> Callable[[Sample], str]:
 
 def _text(content: Any, field: str | int) -> str:
     value = _at(content, field)
-    if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
-        return str(value)
-    raise BadSample("field", f"{field!r} is neither a text nor a whole number")
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise BadSample("field", f"{field!r} is neither a text nor a whole number")
+    try:
+        return check_id(repr(field), str(value))  # else it could be in no id, nor, as a lone surrogate, in a snapshot
+    except InvalidId as error:
+        raise BadSample("field", str(error)) from None
 
 
 def undecoded(sample: Sample) -> Decoded:

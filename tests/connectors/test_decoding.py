@@ -78,6 +78,7 @@ def test_what_a_payload_says_of_whose_it_is_becomes_part_of_its_key(
     ("value", "reason"),
     [
         *((value, "field") for value in (b"{}", b'{"id": null}', b'{"id": 7.5}', b'{"id": true}', b'{"id": ""}')),
+        *((b'{"id": "' + text + b'"}', "field") for text in (b"\\ud800", b"a\\u0000", b"x" * 201)),
         *((value, "format") for value in (b"car-7", b"\xff")),
     ],
 )
