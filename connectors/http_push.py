@@ -9,8 +9,8 @@ field (`decode.time`) or the header X-Event-Time, in seconds; arrival is now.
 
 **Live**: 202 says that a sample was taken, not that it is durable (the gateway's own API does, docs/http.md), nor that
 its body can be decoded. What no route takes is answered 404 with the reason; of several lines some may be `left_out`.
-When the queue is full, `block` lets the answer wait, and then says 503 with Retry-After; `drop_oldest` gives up the
-oldest.
+When the queue is full, `block` lets the answer wait, and then says 503 with Retry-After, and how many lines came before
+those to send again (`taken` and `left_out`); `drop_oldest` gives up the oldest.
 
 Browsers let a page of another server neither read the answer nor send a token or JSON, unless `allowed_origins` names
 its origin: `[https://desk.example]`. What any page may send unasked (a plain post) is taken, so set a token as well.
@@ -22,6 +22,7 @@ import asyncio
 import hmac
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Annotated, Literal
@@ -166,21 +167,22 @@ class HttpSource(ListeningSource):
         parts = [line for line in body.split(b"\n") if line.strip()] if "lines" in request.query_params else [body]
         samples = [Sample(key, part, time_s, time.time()) for part in parts]
         faults = [self._fault_of(sample) for sample in samples]
-        routed = [sample for sample, fault in zip(samples, faults, strict=True) if not fault]
-        if samples and not routed:
+        if samples and all(faults):
             return JSONResponse({"error": faults[0]}, 404)
-        return await self._taken(routed, left_out=len(samples) - len(routed))
+        return await self._taken(samples, faults)
 
-    async def _taken(self, samples: Sequence[Sample], left_out: int) -> Response:
-        taken = 0
+    async def _taken(self, samples: Sequence[Sample], faults: Sequence[str]) -> Response:
+        """How many were taken, and how many no route takes: of the first ones, where the others did not fit."""
+        counts = Counter(taken=0)
         try:
             async with asyncio.timeout(WAIT_S):
-                for sample in samples:
-                    await self._intake.put(sample)
-                    taken += 1
+                for sample, fault in zip(samples, faults, strict=True):
+                    if not fault:
+                        await self._intake.put(sample)
+                    counts["left_out" if fault else "taken"] += 1
         except TimeoutError:
-            return JSONResponse({"error": "full", "taken": taken}, 503, {"Retry-After": "1"})
-        return JSONResponse({"taken": taken} | ({"left_out": left_out} if left_out else {}), 202)
+            return JSONResponse({"error": "full", **counts}, 503, {"Retry-After": "1"})
+        return JSONResponse(counts, 202)
 
     async def _body(self, request: Request) -> bytes | None:
         """None once it is too large; the rest is not read."""

@@ -93,6 +93,18 @@ def test_what_no_route_takes_is_told_to_who_posted_it() -> None:
     run(main())
 
 
+def test_who_posts_more_lines_than_fit_is_told_where_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("connectors.http_push.WAIT_S", 0.0)
+
+    async def main() -> None:
+        async with http(queue=1) as (source, client):
+            source.ask(lambda sample: "" if sample.value.startswith(b"1") else "no route")
+            answer = await client.post("/belt/7?lines", content=b"2\n1\n2\n11\n2\n")
+            assert (answer.status_code, answer.json()) == (503, {"error": "full", "taken": 1, "left_out": 2})
+
+    run(main())
+
+
 def test_a_socket_whose_message_no_route_takes_is_closed() -> None:
     async def main() -> None:
         source = WebSocketOptions(port=0).build()
