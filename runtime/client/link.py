@@ -77,8 +77,12 @@ class Link:
         self.is_lost = False
         self._heard_s = now_s
         self._asked_s = now_s
-        self._ping_at_s = now_s + PING_EVERY_S
+        self._ask_again_at(now_s)
         self._to_send = [self._hello()]
+
+    def _ask_again_at(self, now_s: float) -> None:
+        """A hello that is not answered yet is followed by none: each would be welcomed, and all subscribed again."""
+        self._ping_at_s = now_s + (PING_EVERY_S if self.refusal is None else HELLO_AGAIN_S)
 
     def _hello(self) -> m.Hello:
         return m.Hello(self._identity.client, self._identity.tenant, self._identity.token)
@@ -94,7 +98,7 @@ class Link:
                 self.is_lost = True
             case m.Nack(code) if self.welcome is None and code in ("unauthorised", "bad_id", "version"):
                 self.refusal = message
-                self._ping_at_s = now_s + HELLO_AGAIN_S
+                self._ask_again_at(now_s)
             case m.Pong(_, incarnation) if self.welcome and incarnation != self.welcome.incarnation:
                 self.is_lost = True
             case _:
@@ -109,7 +113,7 @@ class Link:
         if now_s >= self._asked_s + LOST_AFTER_S:
             self.is_lost = True
         if now_s >= self._ping_at_s:
-            self._ping_at_s = now_s + PING_EVERY_S
+            self._ask_again_at(now_s)
             # Before the welcome too: what answers then does not know this connection.
             self._nonce += 1
             self._to_send.append(m.Ping(self._nonce) if self.refusal is None else self._hello())

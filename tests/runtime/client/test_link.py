@@ -125,6 +125,17 @@ def test_a_refused_hello_says_why_and_is_said_again_after_a_while(code: str) -> 
     assert line.link.is_welcome
 
 
+def test_who_was_refused_says_one_hello_on_each_connection_until_it_is_answered() -> None:
+    line = Line()
+    (hello,) = line.sent()
+    line.hear(m.Nack("unauthorised", "no"))
+    assert line.pass_time(HELLO_AGAIN_S + LOST_AFTER_S - 0.1) == [hello]
+    line.pass_time(0.2)
+    assert line.link.is_lost
+    line.link.connected(line.now_s)
+    assert line.pass_time(LOST_AFTER_S - 0.1) == [hello]
+
+
 def test_a_worker_that_has_refused_and_answers_no_more_is_lost() -> None:
     line = Line()
     line.hear(m.Nack("unauthorised", "no"))
