@@ -129,8 +129,8 @@ class Publisher:
         """Segments of this stream may follow, though the first is not there yet.
 
         For one whose segments come late, as a transcript does: from now on its session keeps the lateness of this
-        modality, where it would have settled beyond the first. `sequence` is the number of the first, if you number
-        them. Raises StreamRefused, ValueError.
+        modality, where it would have settled beyond the first; one that was deleted is made anew. `sequence` is the
+        number of the first, if you number them. Raises StreamRefused, ValueError.
         """
         number = as_sequence(sequence)
         with self._driver.changed:
