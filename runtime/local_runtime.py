@@ -24,6 +24,21 @@ from runtime.store_source import open_store, put_together
 
 RAY_ATTEMPTS = 3
 DRAIN_S = 5.0
+RAY_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray would run the worker at niceness 15: behind every publisher on the same machine.
+    "RAY_worker_niceness": "0",
+    # Serve replaces its HTTP proxy after three checks that fail: ten seconds apart, nobody is answered meanwhile.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # Two dozen logs would come to 3 GB each within months, and what our own processes say has no limit at all.
+    "RAY_ROTATION_MAX_BYTES": str(16 << 20),
+    "RAY_ROTATION_BACKUP_COUNT": "1",
+    # Each process would write there once a minute how often it has done what.
+    "RAY_event_stats_print_interval_ms": "0",
+    # The last 100,000 calls would be kept, and beats are calls, for a dashboard that is not there.
+    "RAY_task_events_report_interval_ms": "0",
+}
+"""of Ray's processes, where the operator has not set something else"""
 
 
 class LocalRuntime:
@@ -115,13 +130,10 @@ class LocalRuntime:
 
     def _start(self, on_progress: Callable[[str], None]) -> str:
         """The address of the Ray that was started."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in RAY_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         # In a file they are noise.
         os.environ.setdefault("RAY_COLOR_PREFIX", str(int(sys.stderr.isatty())))
-        # Ray would run the worker at niceness 15: behind every publisher on the same machine.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        # Serve replaces its HTTP proxy after three checks that fail: ten seconds apart, nobody is answered meanwhile.
-        os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "1")
         import ray
 
         from runtime.actor_names import NAMESPACE

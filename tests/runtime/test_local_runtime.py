@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from runtime.local_runtime import RAY_ATTEMPTS, LocalRuntime
+from runtime.local_runtime import RAY_ATTEMPTS, RAY_ENVIRONMENT, LocalRuntime
 from runtime.settings import Settings, load_settings
 from runtime.state_dir import Note, StartError, has_left_note, take_lock, write_note
 from runtime.store.sqlite import SqliteStore, read_records
@@ -46,6 +47,25 @@ def test_ray_is_started_again_where_it_does_not_answer_in_time(
     LocalRuntime(Settings())._start_ray("namespace", told.append)
     assert done == ["init", "shutdown", "init"]
     assert told == ["Ray did not answer in time: starting it again"]
+
+
+def test_what_ray_writes_is_bounded_unless_the_operator_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_when_ray_starts: dict[str, str] = {}
+
+    def init(**_: Any) -> None:
+        set_when_ray_starts.update(os.environ)
+        raise StartError("far enough")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    for name in RAY_ENVIRONMENT:
+        monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_ROTATION_BACKUP_COUNT", "9")
+    with pytest.raises(StartError):
+        LocalRuntime(Settings())._start(lambda text: None)
+    assert int(set_when_ray_starts["RAY_ROTATION_MAX_BYTES"]) <= 1 << 25
+    assert set_when_ray_starts["RAY_ROTATION_BACKUP_COUNT"] == "9"
 
 
 def test_what_a_start_of_ray_has_left_ends_with_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
