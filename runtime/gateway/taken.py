@@ -55,9 +55,21 @@ class _Reader:
         self._told = 0
         self._is_due = asyncio.Event()
         self._coming: asyncio.Future[Message] | None = None
+        self._is_gone = False
 
     async def send(self, message: Message) -> None:
-        """Waits while the connection takes nothing, and ends it where that takes too long."""
+        """Waits while the connection takes nothing, and ends it where that takes too long.
+
+        That a reader is gone both Serve and the gateway hear by `receive`; raised here, it is logged as a fault.
+        """
+        if self._is_gone:
+            return
+        try:
+            await self._send_on(message)
+        except OSError:
+            self._is_gone = True
+
+    async def _send_on(self, message: Message) -> None:
         if TAKEN not in message:
             await self._send(message)
             return

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runtime.gateway.taken import TELL_AFTER_BYTES, WINDOW_BYTES, TellsTaken, Window
+from runtime.gateway.taken import TAKEN, TELL_AFTER_BYTES, WINDOW_BYTES, TellsTaken, Window
 
 pytestmark = pytest.mark.anyio
 
@@ -130,6 +130,29 @@ async def test_an_application_of_others_behind_the_same_proxy_hears_its_reader_a
 
     await TellsTaken(others)(scope, said.get, write)
     assert heard == [{"type": f"{scope['type']}.disconnect"}]
+
+
+@pytest.mark.parametrize(("scope", "event"), [(STREAM, EVENT), (SOCKET, TEXT)])
+async def test_what_is_said_to_a_reader_that_is_gone_is_no_error_of_the_proxy(
+    scope: dict[str, Any], event: dict[str, Any]
+) -> None:
+    """uvicorn raises it; Serve would log it with a traceback, and leave its own work on the request undone."""
+    tried = list[Any]()
+
+    async def broken(message: Any) -> None:
+        tried.append(message)
+        raise ConnectionResetError
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        await send({**event, TAKEN: 60.0})
+        await send({**event, TAKEN: 60.0})
+        await send(event)
+
+    async def unused() -> Any:
+        raise AssertionError
+
+    await TellsTaken(app)(scope, unused, broken)
+    assert len(tried) == 1
 
 
 async def test_a_reader_that_takes_nothing_for_too_long_is_cut_off() -> None:
