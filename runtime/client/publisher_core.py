@@ -6,6 +6,7 @@ are opened again and sent again from the durable mark; the worker's sequence num
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from operator import attrgetter
 from typing import Literal
@@ -20,6 +21,9 @@ from runtime.client.stream_buffer import StreamBuffer
 from runtime.keys import check_id
 from runtime.messages import Float32Array
 from runtime.nack_codes import NOTICE_CODES, OPENING_CODES, RETRY_CODES
+
+MAX_ENDED = 10_000
+"""streams that have ended and are remembered: how far they came, and that they were refused"""
 
 
 class PublisherCore:
@@ -45,6 +49,8 @@ class PublisherCore:
         """streams for which a control message may be due"""
         self._leaving: dict[StreamName, None] = {}
         """streams to be forgotten"""
+        self._ended: OrderedDict[StreamName, None] = OrderedDict()
+        """streams of which nothing more comes, longest ago first; in time they are forgotten too"""
         self._unserved: set[StreamName] = set()
         """streams that this worker does not own and that wait for it: it may before long, and will say so"""
         self._was_connected = False
@@ -95,8 +101,11 @@ class PublisherCore:
         if buffer.refusal is not None or buffer.modality != modality:
             raise _fault(buffer)
         entry = Entry(event_time_s, frames, now_s, self.stats.published)
+        had_ended = buffer.has_ended
         self._account.n_bytes += sum(kept.n_bytes for kept in buffer.append(entry, sequence))
         self._streams[name] = buffer
+        if had_ended:
+            del self._ended[name]
         if buffer.is_leaving:
             buffer.is_leaving = False
             del self._leaving[name]
@@ -114,6 +123,8 @@ class PublisherCore:
         if buffer is not None:
             buffer.end()
             self._to_open_or_end[session, stream] = None
+            self._ended[session, stream] = None
+            self._ended.move_to_end((session, stream))
 
     def forget(self, session: str, stream: str) -> None:
         """End it, and let go of it once all is durable; publishing to it then opens it again, at any higher number."""
@@ -129,7 +140,14 @@ class PublisherCore:
 
     def _let_go(self) -> None:
         for name in [name for name in self._leaving if self._streams[name].can_leave]:
-            del self._leaving[name], self._streams[name]
+            del self._leaving[name], self._ended[name], self._streams[name]
+        while len(self._ended) > MAX_ENDED:
+            name = next(iter(self._ended))
+            if not self._streams[name].can_leave:  # something of it is not durable: the next one is looked at next time
+                self._ended.move_to_end(name)
+                break
+            del self._ended[name], self._streams[name]
+            self._leaving.pop(name, None)
 
     def has_reached(self, receipt: Receipt, until: Literal["fused", "durable"]) -> bool:
         """No more is to be waited for: the segment came so far, or never will."""
@@ -176,6 +194,7 @@ class PublisherCore:
             self._queue.go_on(name)
             self._to_open_or_end.pop(name, None)
             self._leaving.pop(name, None)
+            self._ended.pop(name, None)
         self._queue.recount()
         return released
 
@@ -185,6 +204,8 @@ class PublisherCore:
         self._streams[name] = buffer
         if buffer.is_leaving:
             self._leaving[name] = None
+        if buffer.has_ended:
+            self._ended[name] = None
         self.stats.resent += buffer.reconnect()
         self._make_sendable(name)
 

@@ -60,6 +60,11 @@ class StreamBuffer:
         return not len(self)
 
     @property
+    def has_ended(self) -> bool:
+        """Nothing more comes, says the user, for now."""
+        return self._ended
+
+    @property
     def can_leave(self) -> bool:
         """Nothing is kept, and the worker knows that it has ended, if it needs to."""
         is_told = self._ended and (self._end_sent or self._state == "closed")

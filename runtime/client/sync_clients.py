@@ -138,7 +138,10 @@ class Publisher:
             self._driver.core.begin(session, stream, modality, number)
 
     def end(self, session: str, stream: str) -> None:
-        """Nothing more comes on this stream for now: its session settles without waiting for it."""
+        """Nothing more comes on this stream for now: its session settles without waiting for it.
+
+        Of the streams that have ended, and are durable, the last 10,000 are remembered; of the others all.
+        """
         with self._driver.changed:
             self._driver.core.end(session, stream)
             self._driver.wake()

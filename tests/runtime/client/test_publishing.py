@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from runtime import messages as m
+from runtime.client import publisher_core
 from runtime.client.errors import StreamRefused
 from runtime.client.link import Identity
 from runtime.client.published import ENTRY_OVERHEAD_BYTES, Receipt
@@ -380,6 +381,32 @@ def test_the_end_of_a_stream_follows_its_last_segment_and_a_new_one_opens_it_aga
     scene.ack(fused=2, durable=2)
     scene.publish(1)
     assert [type(message).__name__ for message in scene.exchange()] == ["Open"]
+
+
+def test_of_the_streams_that_have_ended_the_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A publisher may run for a year, and have a session a minute."""
+    monkeypatch.setattr(publisher_core, "MAX_ENDED", 2)
+    scene = Scene()
+    scene.connect()
+
+    def play(session: str, durable: int, *, ends: bool = True) -> None:
+        scene.core.publish(session, "mic", "audio", FRAMES, 0.0, scene.now_s)
+        scene.exchange()
+        scene.say(m.Opened(session, "mic", 0, 0, 0))
+        if ends:
+            scene.core.end(session, "mic")
+        scene.exchange()
+        scene.say(m.Ack((m.StreamAck(session, "mic", 1, durable, 1, 1),)))
+        scene.core.tick(scene.now_s)
+
+    play("not durable", 0)
+    play("goes on", 1, ends=False)
+    for session in ("a", "b", "c", "d"):
+        play(session, 1)
+    assert scene.core.sessions == {"not durable", "goes on", "c", "d"}
+    play("a", 1)
+    assert scene.core.sessions == {"not durable", "goes on", "a"}, "one that returns is opened again"
+    assert scene.core.stats.durable == 6
 
 
 def test_silence_after_a_ping_and_another_incarnation_both_end_a_connection() -> None:
