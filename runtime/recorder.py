@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,8 @@ from runtime.messages import Tapped
 
 SLACK = 2048
 """how many numbers below the newest one of a stream are remembered one by one"""
+MAX_STREAMS = 100_000
+"""that are remembered, those that spoke last: what comes again after a crash was not durable, so it is young"""
 
 
 class Recorder:
@@ -28,7 +31,8 @@ class Recorder:
         )
         self._writer = RecordingWriter(path, head)
         self._tenant = tenant
-        self._seen: dict[tuple[str, str], SequenceSet] = {}
+        self._seen: OrderedDict[tuple[str, str], SequenceSet] = OrderedDict()
+        """by session and stream, longest silent first"""
         self.recorded = 0
         self.missed = 0
 
@@ -46,6 +50,9 @@ class Recorder:
         seen = self._seen.get(name)
         if seen is None:
             seen = self._seen[name] = SequenceSet(max(segment.sequence - SLACK, 0))
+            if len(self._seen) > MAX_STREAMS:
+                self._seen.popitem(last=False)
+        self._seen.move_to_end(name)
         if segment.sequence in seen:
             return False
         seen.add(segment.sequence)

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from grf_core.recording import RecordedSegment, RecordingReader
+from runtime import recorder as recorder_module
 from runtime.cli.replaying import record
 from runtime.client import StateClient
 from runtime.demo.playlist import Recorded, playlist, rounds_in
@@ -58,6 +59,16 @@ def test_a_recorder_writes_each_accepted_segment_once(tmp_path: Path) -> None:
     recorded = list(RecordingReader(tmp_path / "live.grfrec"))
     assert [item.sequence for item in recorded if isinstance(item, RecordedSegment)] == [7, 8, 6, 9]
     assert {item.tenant for item in recorded} == {"acme"}
+
+
+def test_a_recorder_remembers_the_streams_that_spoke_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may run for a year, and every session that ever was has streams."""
+    monkeypatch.setattr(recorder_module, "MAX_STREAMS", 2)
+    signature = {"name": "toy", "modalities": [{"name": "audio", "width": 3, "max_frames": 8}]}
+    with Recorder(tmp_path / "live.grfrec", signature, "acme") as recorder:
+        recorder.write([Tapped(s, "mic", "audio", 7, 0.7, 1000.7, 0, FRAMES) for s in ("a", "b", "a", "c", "a", "c")])
+        assert recorder.recorded == 3
+        assert [session for session, _ in recorder._seen] == ["a", "c"]
 
 
 def test_a_recorder_counts_what_the_worker_could_not_send(tmp_path: Path) -> None:
