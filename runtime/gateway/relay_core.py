@@ -107,17 +107,12 @@ class RelayCore:
             self._streams.pop(name).give_up("session_reset", "the session was deleted")
 
     def tidy(self, unused_since_s: float, posted_before_s: float) -> int:
-        """Forget streams nobody uses; give up what has been held for too long, and return how much that was.
-
-        Called every few seconds: a gap that is there the second time is given up.
-        """
+        """Forget streams nobody uses; give up what has been held for too long, and return how much that was."""
         given_up = 0
         for name, relay in list(self._streams.items()):
             given_up += len(relay.give_up("timeout", "given up: no worker made it durable", posted_before_s))
             if relay.is_empty and relay.used_s < unused_since_s:
                 del self._streams[name]
-            elif relay.pass_gap():
-                self._gaps[name] = None
         return given_up
 
     @property

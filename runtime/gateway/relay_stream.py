@@ -54,8 +54,6 @@ class RelayStream:
         """when the stream was last to be opened"""
         self._was_taken = False
         """by another publisher, since what is held was numbered"""
-        self._behind_gap: Posted | None = None
-        """lowest that is held, when that was last found to wait for numbers below it which are not held here"""
         self._left_at_durable = 0
         self._times_left = 0
         """in a row, while no more of it became durable"""
@@ -154,7 +152,6 @@ class RelayStream:
     def close(self) -> None:
         """The stream is not open on the worker, or not as ours: all is sent again once it is."""
         self.state = "closed"
-        self._behind_gap = None
         self.send_again_from(0)
 
     def send_again_from(self, sequence: int) -> None:
@@ -291,21 +288,6 @@ class RelayStream:
         lowest = self._numbered[min(self._numbered)]
         was_sent, lowest.is_sent = lowest.is_sent, False
         return was_sent
-
-    def pass_gap(self) -> bool:
-        """Give up the numbers that what was numbered here waits for, if it did so too when this was last asked: another
-        gateway had given them, to what a crash of the worker has lost, and would have sent it again by now.
-
-        True if the worker hears of it only with what was sent already.
-        """
-        lowest = self._numbered.get(min(self._numbered, default=0))
-        if lowest is None or lowest.is_given or not lowest.is_sent or lowest.sequence <= self.fused_upto + 1:
-            self._behind_gap = None
-            return False
-        waited, self._behind_gap = self._behind_gap, lowest
-        if waited is lowest and self.state == "open":
-            self._declared_oldest = max(self._declared_oldest, lowest.sequence)
-        return self.tell_gap()
 
     def refuse(self, nack: m.Nack) -> bool:
         """The worker has refused this number for good; True if that is news. The number stays until it is durable."""

@@ -315,44 +315,6 @@ def test_a_gateway_that_left_a_stream_knows_nothing_of_it_once_its_worker_has_lo
     assert refusal(world, held) == "stream_taken"
 
 
-def crash_between_two_gateways() -> tuple[World, Posted, Posted]:
-    """One gave the number below the other's, and the worker has lost both."""
-    world = World(23, gateways=2, policy=EnginePolicy(order=OrderPolicy(idle_timeout_s=2.0), capacity=64))
-    ours, others = world.gateways
-    first = posted(world, others, 1)
-    fused(world, first)
-    second = posted(world, ours, 0)
-    fused(world, second)
-    world.crash_worker()
-    return world, first, second
-
-
-def tidy(world: World) -> None:
-    for _ in range(4):
-        world.run(1_000)
-        for gateway in world.gateways:
-            gateway.core.tidy(0.0, 0.0)
-
-
-def test_a_gap_that_nobody_fills_is_given_up_after_a_while() -> None:
-    world, _, second = crash_between_two_gateways()
-    world.restart_gateway(world.gateways[1])
-    tidy(world)
-    durable(world, second)
-    record = world.stored("s")
-    assert record is not None
-    assert record.version == 1
-
-
-def test_a_gap_that_another_gateway_fills_is_not_given_up() -> None:
-    world, first, second = crash_between_two_gateways()
-    tidy(world)
-    durable(world, first)
-    record = world.stored("s")
-    assert record is not None
-    assert record.version == 1 + second.is_durable
-
-
 @pytest.mark.parametrize("seed", range(12))
 def test_what_another_gateway_held_of_a_deleted_session_does_not_bring_it_back(seed: int) -> None:
     world = World(seed, gateways=2, policy=EnginePolicy(order=OrderPolicy(idle_timeout_s=60.0), capacity=64))
