@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +9,15 @@ import pytest
 from tests.connectors.media_materials import RtpStream
 from tests.connectors.servers import Mosquitto, Nats
 from tests.servers import free_port
+
+
+@pytest.fixture(autouse=True)
+def clients_log() -> Iterator[None]:
+    """The command makes the client's log quieter for its whole process, and tests of others look into it."""
+    logger = logging.getLogger("runtime.client")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
