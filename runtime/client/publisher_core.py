@@ -74,6 +74,7 @@ class PublisherCore:
         buffer.begin(sequence)
         buffer.is_leaving = False
         self._leaving.pop(name, None)
+        self._ended.pop(name, None)
         if not buffer.is_open:
             self._to_open_or_end[name] = None
 

@@ -407,6 +407,10 @@ def test_of_the_streams_that_have_ended_the_last_are_remembered(monkeypatch: pyt
     play("a", 1)
     assert scene.core.sessions == {"not durable", "goes on", "a"}, "one that returns is opened again"
     assert scene.core.stats.durable == 6
+    scene.core.begin("a", "mic", "audio")
+    for session in ("e", "f", "g"):
+        play(session, 1)
+    assert scene.core.sessions == {"not durable", "goes on", "a", "g"}, "one that has begun again does not count"
 
 
 def test_silence_after_a_ping_and_another_incarnation_both_end_a_connection() -> None:
