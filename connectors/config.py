@@ -18,12 +18,12 @@ from pydantic import ConfigDict, Field, StringConstraints, ValidationError, fiel
 from connectors.backoff import RestartOptions
 from connectors.base import Options
 from connectors.clock import ClockOptions
-from connectors.decoding import KeyOptions
 from connectors.delivery import SnapshotOptions
 from connectors.errors import ConfigError
 from connectors.kinds import AnySource
 from connectors.known_streams import MAX_STREAMS
 from connectors.routes import RouteOptions
+from connectors.stream_keys import KeyOptions
 from runtime.client.locate import locator
 from runtime.keys import check_tenant
 

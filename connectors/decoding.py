@@ -14,25 +14,20 @@ Shapes: T frames, F features.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from zoneinfo import ZoneInfo
 
-import msgpack
 import numpy as np
 import numpy.typing as npt
-import orjson
 from pydantic import AfterValidator, Field, model_validator
 
 from connectors.base import Options, Sample
 from connectors.errors import BadSample
-from runtime.keys import InvalidId, check_id
+from connectors.parsing import PARSERS, at, check_columns, part
 
 MAX_FRAMES = 65_536
 LARGEST = float(np.finfo(np.float32).max)
@@ -55,11 +50,6 @@ TimeZone = Annotated[
         "the first is meant."
     ),
 ]
-
-
-def _check_columns(format: str, columns: Iterable[str | int]) -> None:
-    if format == "csv" and not all(isinstance(column, int) and column >= 0 for column in columns):
-        raise ValueError("format csv: columns are numbers, counted from 0")
 
 
 class DecodeOptions(Options):
@@ -105,27 +95,12 @@ class DecodeOptions(Options):
         if isinstance(self.scale, tuple) and features not in (None, len(self.scale)):
             raise ValueError(f"scale has {len(self.scale)} numbers, for {features} features")
         columns = [*self.fields, *(x for x in (self.time, self.identity) if x is not None)]
-        _check_columns(self.format, columns)
+        check_columns(self.format, columns)
         named = self.time is not None or self.identity is not None
         if self.format == "values" and named and not (self.fields or self.values):
             raise ValueError("format values has time and identity among what it names: say fields or values too")
         if self.format == "floats" and (self.fields or self.values or self.time is not None):
             raise ValueError("format floats has nothing but numbers: no fields, values or time")
-        return self
-
-
-class KeyOptions(Options):
-    format: Literal["values", "json", "msgpack", "csv"] = Field("json", description="As in decode.")
-    fields: tuple[str | int, ...] = Field(
-        min_length=1,
-        description="Paths or columns, as in decode: texts or whole numbers that are appended to the stream key, each "
-        "behind a slash, for `match` to find.",
-    )
-    delimiter: str = Field(",", min_length=1, max_length=1, description="Format csv.")
-
-    @model_validator(mode="after")
-    def _fits_its_format(self) -> Self:
-        _check_columns(self.format, self.fields)
         return self
 
 
@@ -162,31 +137,6 @@ def _shallow(read: Callable[[DecodeOptions, Sample], Decoded], options: DecodeOp
         raise BadSample("format", "nested too deep") from None
 
 
-def key_reader(options: KeyOptions) -> Callable[[Sample], str]:
-    """What makes the stream key of a sample of its own and of what its payload says. Raises BadSample."""
-    parse = _PARSERS[options.format]
-    read = DecodeOptions(format=options.format, fields=options.fields, delimiter=options.delimiter)
-
-    def key_of(sample: Sample) -> str:
-        try:
-            content = parse(read, sample.value)
-            return "/".join([sample.stream_key, *(_text(content, field) for field in options.fields)])
-        except RecursionError:
-            raise BadSample("format", "nested too deep") from None
-
-    return key_of
-
-
-def _text(content: Any, field: str | int) -> str:
-    value = _at(content, field)
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        raise BadSample("field", f"{field!r} is neither a text nor a whole number")
-    try:
-        return check_id(repr(field), str(value))  # else it could be in no id, nor, as a lone surrogate, in a snapshot
-    except InvalidId as error:
-        raise BadSample("field", str(error)) from None
-
-
 def undecoded(sample: Sample) -> Decoded:
     """For an encoder that takes the sample as it is."""
     if isinstance(sample.value, Unreadable):
@@ -195,15 +145,15 @@ def undecoded(sample: Sample) -> Decoded:
 
 
 def _parsed(options: DecodeOptions, sample: Sample) -> Decoded:
-    content = _PARSERS[options.format](options, sample.value)
+    content = PARSERS[options.format](sample.value, options.delimiter)
     if options.values:
-        values = _numbers(_at(content, options.values), options)
+        values = _numbers(at(content, options.values), options)
     else:
         values = _numbers([_number(content, field, options) for field in options.fields], options)
     stamp_s = sample.event_time_s if options.time is None else _stamp(content, options)
     identity = sample.identity
     if options.identity is not None:
-        identity = str(_at(content, options.identity))
+        identity = str(at(content, options.identity))
     return Decoded(values, stamp_s, _before(values, options), identity)
 
 
@@ -266,33 +216,9 @@ def _numbers(value: Any, options: DecodeOptions) -> npt.NDArray[np.float32]:
     return array.astype(np.float32)
 
 
-def _at(content: Any, path: str | int) -> Any:
-    if isinstance(path, str) and isinstance(content, dict) and path in content:
-        return content[path]
-    here = content
-    for step in [path] if isinstance(path, int) else path.split("."):
-        try:
-            here = _part(here, step)
-        except (KeyError, IndexError, ValueError, TypeError, AttributeError):
-            raise BadSample("field", f"there is no {path!r}") from None
-    return here
-
-
-def _part(content: Any, step: str | int) -> Any:
-    """Of a list, an array, a map, or an object as ROS messages are."""
-    if isinstance(content, list | tuple | np.ndarray):
-        return content[int(step)]
-    if isinstance(content, Mapping):
-        return content[step]
-    name = str(step)
-    if name.startswith("_"):
-        raise AttributeError(name)
-    return getattr(content, name)
-
-
 def _number(content: Any, field: str | int, options: DecodeOptions) -> float:
     try:
-        value = _at(content, field)
+        value = at(content, field)
         if value is not None and value != "":
             return float(value)
     except BadSample:
@@ -317,12 +243,12 @@ def iso8601_s(text: str, zone: str) -> float:
 
 def _stamp(content: Any, options: DecodeOptions) -> float:
     assert options.time is not None
-    value = _at(content, options.time)
+    value = at(content, options.time)
     try:
         if options.time_unit == "iso8601":
             stamp_s = iso8601_s(value, options.time_zone)
         elif options.time_unit == "ros":
-            stamp_s = float(_part(value, "sec")) + float(_part(value, "nanosec")) * 1e-9
+            stamp_s = float(part(value, "sec")) + float(part(value, "nanosec")) * 1e-9
         else:
             stamp_s = float(value) * SECONDS[options.time_unit]
     except (TypeError, ValueError, OverflowError, KeyError, AttributeError):
@@ -330,44 +256,3 @@ def _stamp(content: Any, options: DecodeOptions) -> float:
     if not math.isfinite(stamp_s):
         raise BadSample("time", f"{options.time!r} is not finite")
     return stamp_s
-
-
-def _as_given(options: DecodeOptions, value: Any) -> Any:
-    return value
-
-
-def _json(options: DecodeOptions, value: Any) -> Any:
-    if not isinstance(value, bytes | str):
-        return value  # the source has read it already
-    with suppress(orjson.JSONDecodeError):
-        return orjson.loads(value)
-    try:
-        return json.loads(value)  # NaN, numbers of any length
-    except (ValueError, TypeError, RecursionError) as error:
-        raise BadSample("format", f"not JSON: {error}") from None
-
-
-def _msgpack(options: DecodeOptions, value: Any) -> Any:
-    try:
-        return msgpack.unpackb(value, timestamp=1)
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
-        raise BadSample("format", f"not msgpack: {error}") from None
-
-
-def _csv(options: DecodeOptions, value: Any) -> Any:
-    try:
-        text = value.decode() if isinstance(value, bytes) else str(value)
-        rows = [row for row in csv.reader([text.strip()], delimiter=options.delimiter) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BadSample("format", f"not a line of CSV: {error}") from None
-    if len(rows) != 1:
-        raise BadSample("format", "not one line of CSV")
-    return rows[0]
-
-
-_PARSERS: Mapping[str, Callable[[DecodeOptions, Any], Any]] = {
-    "json": _json,
-    "msgpack": _msgpack,
-    "csv": _csv,
-    "values": _as_given,
-}

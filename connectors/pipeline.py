@@ -24,12 +24,13 @@ import numpy.typing as npt
 from connectors.base import Position, Sample
 from connectors.clock import Clock, ClockOptions
 from connectors.cutting import Times, Values
-from connectors.decoding import Decode, Decoded, KeyOptions, decoder, key_reader, undecoded
+from connectors.decoding import Decode, Decoded, decoder, undecoded
 from connectors.encoders.base import Frames
 from connectors.errors import BadSample, SnapshotError
 from connectors.known_streams import MAX_STREAMS, KnownStreams, StreamName
 from connectors.numbered_streams import NumberedStreams, Segment
 from connectors.routes import NO_KEY, RouteOptions, Routing, Target
+from connectors.stream_keys import KeyOptions, key_reader
 from connectors.tally import Tally
 from runtime.wire import MAX_EVENT_TIME_S
 

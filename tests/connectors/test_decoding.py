@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from connectors.base import Sample
-from connectors.decoding import Decoded, DecodeOptions, KeyOptions, decoder, key_reader
+from connectors.decoding import Decoded, DecodeOptions, decoder
 from connectors.errors import BadSample
+from connectors.stream_keys import KeyOptions, key_reader
 
 NESTED = b"[" * 990 + b"]" * 990
 """as deep as a parser goes, and deeper than `str` does"""

@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry
 from connectors.backoff import Backoff, RestartOptions
 from connectors.base import Sample, Source
 from connectors.clock import ClockOptions
-from connectors.decoding import KeyOptions
 from connectors.delivery import SnapshotOptions
 from connectors.encoders.base import Encoder, EncoderFactory, Frames
 from connectors.errors import BadSample, SnapshotError, SourceBroken
@@ -23,6 +22,7 @@ from connectors.metrics import ConnectMetrics
 from connectors.pipeline import Pipeline
 from connectors.routes import RouteOptions
 from connectors.runner import Clocks, Runner
+from connectors.stream_keys import KeyOptions
 from connectors.testing import CRASH, DUPLICATE, END, LATE, PAUSE, ScriptedSource, Step, row
 from runtime.client import Refused, StreamRefused
 from tests.connectors.fake_runtime import FakeRuntime, FakeSink, MemorySnapshots
