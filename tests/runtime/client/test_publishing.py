@@ -64,6 +64,15 @@ class Scene:
         self.say(m.Nack(code, "because", "s", "mic", sequence, 0, retry_after_ms))
 
 
+def begun() -> Scene:
+    """Its stream is open, of a session born as 7, and nothing was published."""
+    scene = Scene()
+    scene.core.begin("s", "mic", "audio")
+    scene.connect()
+    scene.say(m.Opened("s", "mic", 0, 0, 0, born=7, numbering=1))
+    return scene
+
+
 def test_a_new_publisher_numbers_on_from_where_the_stream_stands() -> None:
     scene = Scene()
     receipts = scene.publish(2)
@@ -155,10 +164,7 @@ def test_who_holds_nothing_makes_no_deleted_session_anew() -> None:
 
 @pytest.mark.parametrize("was_ended", [False, True])
 def test_who_begins_again_makes_a_deleted_session_anew(was_ended: bool) -> None:
-    scene = Scene()
-    scene.core.begin("s", "mic", "audio")
-    scene.connect()
-    scene.say(m.Opened("s", "mic", 0, 0, 0, born=7, numbering=1))
+    scene = begun()
     if was_ended:
         scene.core.end("s", "mic")
         scene.exchange()
@@ -169,10 +175,7 @@ def test_who_begins_again_makes_a_deleted_session_anew(was_ended: bool) -> None:
 
 
 def test_who_begins_again_while_a_deleted_session_is_asked_for_makes_it_anew() -> None:
-    scene = Scene()
-    scene.core.begin("s", "mic", "audio")
-    scene.connect()
-    scene.say(m.Opened("s", "mic", 0, 0, 0, born=7, numbering=1))
+    scene = begun()
     scene.nack("not_open", 0)
     [asked] = scene.exchange()
     scene.core.begin("s", "mic", "audio")
@@ -187,10 +190,7 @@ def test_who_begins_again_while_a_deleted_session_is_asked_for_makes_it_anew() -
 
 
 def test_a_session_that_is_not_found_twice_costs_no_segment() -> None:
-    scene = Scene()
-    scene.core.begin("s", "mic", "audio")
-    scene.connect()
-    scene.say(m.Opened("s", "mic", 0, 0, 0, born=7, numbering=1))
+    scene = begun()
     for _ in range(2):
         scene.nack("not_open", 0)
         assert len(scene.exchange()) == 1
@@ -204,10 +204,7 @@ def test_a_session_that_is_not_found_twice_costs_no_segment() -> None:
 
 
 def test_what_is_published_while_a_deleted_session_is_asked_for_makes_another() -> None:
-    scene = Scene()
-    scene.core.begin("s", "mic", "audio")
-    scene.connect()
-    scene.say(m.Opened("s", "mic", 0, 0, 0, born=7, numbering=1))
+    scene = begun()
     scene.nack("not_open", 0)
     [asked] = scene.exchange()
     assert isinstance(asked, m.Open)
